@@ -1,0 +1,56 @@
+"""Units and how figures are printed. Inside the library sizes are bytes and times seconds."""
+
+from pathlib import Path
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+
+GB = 10**9  # gigabyte, SI: what disks, networks and prices use
+GIB = 2**30  # gibibyte: what operating systems, torch and nvidia-smi print
+HOUR = 3600.0
+DAY = 86400.0
+
+BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "fp8": 1, "int8": 1}
+
+_PREFIXES = ((1e24, "Y"), (1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def gb(size: float) -> str:
+    """Bytes as decimal gigabytes: ``gb(16e9)`` is ``'16.00 GB'``."""
+    return f"{size / GB:,.2f} GB"
+
+
+def gib(size: float) -> str:
+    """Bytes as binary gibibytes: ``gib(2**30)`` is ``'1.00 GiB'``."""
+    return f"{size / GIB:,.2f} GiB"
+
+
+def si(value: float, unit: str = "") -> str:
+    """Three significant digits with an SI prefix: ``si(3.15e23, 'FLOP')`` is ``'315 ZFLOP'``."""
+    for factor, prefix in _PREFIXES:
+        if abs(value) >= factor:
+            return f"{_three(value / factor)} {prefix}{unit}".rstrip()
+    return f"{_three(value)} {unit}".rstrip()
+
+
+def count(value: float) -> str:
+    """Parameters or tokens as people write them: ``count(124439808)`` is ``'124.4 M'``."""
+    for factor, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{value / factor:.4g} {suffix}"
+    return f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit a person would choose: ``duration(5400)`` is ``'1.50 h'``."""
+    if seconds >= 2 * DAY:
+        return f"{_three(seconds / DAY)} days"
+    for limit, factor, unit in ((HOUR, HOUR, "h"), (120, 60, "min"), (1, 1, "s"), (1e-3, 1e-3, "ms")):
+        if seconds >= limit:
+            return f"{_three(seconds / factor)} {unit}"
+    return f"{_three(seconds / 1e-6)} µs"
+
+
+def _three(value: float) -> str:
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if value == 0 or abs(value) < 1 else f"{value:.{2 if abs(value) < 10 else 1}f}"
