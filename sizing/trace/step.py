@@ -1,0 +1,99 @@
+"""One optimizer step of a run, taken as a trainer takes it, on real or on fake tensors."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+from torch import nn
+
+from ..run import Run
+from . import build, optimizers
+
+
+class Step:
+    """Model, optimizer and data of a run; calling it takes one optimizer step.
+
+    The loss is the model's own, computed from labels; the caller keeps the loss alone, so that the
+    logits are released before the backward pass, as in transformers' Trainer. Gradients are set to
+    None after the step. Every micro-batch after the second costs what the second costs: only two
+    are taken.
+
+    Args:
+        run: the training run on one GPU.
+        lora: rank of the adapters on every linear layer inside the blocks; 0 trains all weights.
+        attention: overrides transformers' attention implementation.
+    """
+
+    def __init__(self, run: Run, lora: int = 0, attention: str | None = None):
+        self.run = run
+        self.model = build.model(run, attention)
+        if lora:
+            build.add_adapters(self.model, lora)
+        self.batch = torch.zeros(run.micro_batch, run.sequence, dtype=torch.long)
+        self.micro_batches = min(run.accumulation, 2)
+        self.named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+        self.buffers = self._gradient_buffers()
+        self.optimizer = self._optimizer()
+
+    def _optimizer(self):
+        outer = [self.model.get_input_embeddings(), self.model.get_output_embeddings()]
+        tables = {
+            p for m in self.model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()
+        }
+        tables |= {p for module in outer for p in module.parameters()}
+        hidden = {n for n, p in self.named if p.ndim == 2 and p not in tables}
+
+        def make(named):
+            return optimizers.build(self.run.optimizer, named, hidden)
+
+        if self.run.precision == "bf16-master":
+            return optimizers.MasterWeights(self.named, make)
+        return make(self.named)
+
+    def _gradient_buffers(self) -> list[torch.Tensor]:
+        """fp32 accumulation buffers; each gradient is added to its buffer and released at once."""
+        if self.run.gradients == "same" or build.DTYPES[self.run.precision] == torch.float32:
+            return []
+        buffers = []
+        for _, p in self.named:
+            buffer = torch.zeros_like(p, dtype=torch.float32)
+            buffers.append(buffer)
+
+            def accumulate(p, buffer=buffer):
+                buffer.add_(p.grad)
+                p.grad = None
+
+            p.register_post_accumulate_grad_hook(accumulate)
+        return buffers
+
+    def forward(self) -> torch.Tensor:
+        mixed = self.run.precision == "bf16-mixed"
+        device = self.batch.device.type
+        with torch.autocast(device, torch.bfloat16) if mixed else nullcontext():
+            return self.model(input_ids=self.batch, labels=self.batch, use_cache=False).loss
+
+    def update(self) -> None:
+        if not self.buffers:
+            self.optimizer.step()
+        elif self.run.precision == "bf16-master":
+            self.optimizer.step(self.buffers)
+        else:
+            for (_, p), buffer in zip(self.named, self.buffers, strict=True):
+                p.grad = buffer.to(p.dtype)
+            self.optimizer.step()
+        for _, p in self.named:
+            p.grad = None
+        for buffer in self.buffers:
+            buffer.zero_()
+
+    def __call__(self, enter=lambda phase: None) -> None:
+        """Take the step; `enter` is called with "forward", "loss" and "optimizer" as they begin."""
+        for _ in range(self.micro_batches):
+            enter("forward")
+            loss = self.forward()
+            enter("loss")
+            loss.backward()
+            del loss
+        enter("optimizer")
+        self.update()
