@@ -87,7 +87,8 @@ class Fields:
             value = default
         if value is None:
             raise ValueError(
-                f"{name}: missing from the {self.family!r} config; needed: a whole number >= {least}"
+                f"{name}: missing from the {self.family!r} config; needed: a whole number "
+                f">= {least}"
             )
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name}: {value!r} given; allowed: a whole number >= {least}")
@@ -123,7 +124,9 @@ def _linear(name, out, into, part, bias=False) -> tuple[Weight, ...]:
 
 def _conv1d(name, out, into, part) -> tuple[Weight, ...]:
     # GPT-2 keeps its matrices transposed, shape (in, out)
-    return Weight(f"{name}.weight", (into, out), part), Weight(f"{name}.bias", (out,), part, "vector")
+    return Weight(f"{name}.weight", (into, out), part), Weight(
+        f"{name}.bias", (out,), part, "vector"
+    )
 
 
 def _rms_norm(name, width) -> tuple[Weight, ...]:
@@ -271,7 +274,9 @@ def _experts(f: Fields, hidden, ffn, experts, chosen) -> tuple[Weight, ...]:
         raise ValueError(f"num_experts_per_tok: {chosen} given; allowed: 1 to {experts} experts")
     return (
         Weight("layers.*.mlp.gate.weight", (experts, hidden), "router"),
-        Weight("layers.*.mlp.experts.gate_up_proj", (experts, 2 * ffn, hidden), "mlp", chosen=chosen),
+        Weight(
+            "layers.*.mlp.experts.gate_up_proj", (experts, 2 * ffn, hidden), "mlp", chosen=chosen
+        ),
         Weight("layers.*.mlp.experts.down_proj", (experts, hidden, ffn), "mlp", chosen=chosen),
     )
 
@@ -376,7 +381,7 @@ def _default_layer_types(f: Fields, layers) -> list[str]:
 
 
 def _deepseek_v3(f: Fields) -> Architecture:
-    """Multi-head latent attention, shared and routed experts, dense first layers (arXiv:2412.19437)."""
+    """Latent attention, shared and routed experts, dense first layers (arXiv:2412.19437)."""
     vocab, hidden, ffn = f.size("vocab_size"), f.size("hidden_size"), f.size("intermediate_size")
     layers, heads = f.size("num_hidden_layers"), f.size("num_attention_heads")
     kv_heads = f.size("num_key_value_heads", heads)
@@ -437,7 +442,17 @@ FAMILIES: dict[str, Callable[[Fields], Architecture]] = {
     "opt": _opt,
     "deepseek_v3": _deepseek_v3,
     **dict.fromkeys(
-        ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo2", "mixtral", "qwen3_moe"),
+        (
+            "llama",
+            "mistral",
+            "qwen2",
+            "qwen3",
+            "gemma2",
+            "gemma3_text",
+            "olmo2",
+            "mixtral",
+            "qwen3_moe",
+        ),
         _llama_like,
     ),
 }

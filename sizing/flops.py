@@ -1,8 +1,8 @@
 """Floating-point operations of a training step, matmul by matmul.
 
-Only matrix products count, 2 FLOPs per multiply-add; norms, activations and softmax are memory-bound
-and below 1 % of the work of any model of interest. The backward pass multiplies each matrix twice
-(gradient of the input, gradient of the weight), hence forward : backward = 1 : 2.
+Only matrix products count, 2 FLOPs per multiply-add: norms, activations and softmax wait for
+memory, not for arithmetic. The backward pass multiplies each matrix twice (gradient of the input,
+gradient of the weight), hence forward : backward = 1 : 2.
 
 The formulas of the literature stand at the end under their own names, to be compared.
 """

@@ -44,7 +44,7 @@ class Parameters:
 
     @property
     def non_embedding(self) -> int:
-        """Total less token and position embeddings and an untied head (Kaplan's N, arXiv:2001.08361)."""
+        """Total less embeddings and an untied head: N in Kaplan et al. (arXiv:2001.08361)."""
         return self.total - self.embedding - self.head
 
 
@@ -77,7 +77,8 @@ class Model:
         family = config.get("model_type")
         if family not in FAMILIES:
             raise ValueError(
-                f"model_type: unknown architecture {family!r}; allowed: {', '.join(sorted(FAMILIES))}"
+                f"model_type: unknown architecture {family!r}; "
+                f"allowed: {', '.join(sorted(FAMILIES))}"
             )
         fields = Fields(family, config)
         parts = FAMILIES[family](fields)
@@ -131,7 +132,8 @@ class Model:
         unknown = sorted(set(changes) - set(self.config))
         if unknown:
             raise ValueError(
-                f"{unknown[0]}: not a field of {self.family!r}; it has {', '.join(sorted(self.config))}"
+                f"{unknown[0]}: not a field of {self.family!r}; "
+                f"allowed: {', '.join(sorted(self.config))}"
             )
         return Model({**self.config, **changes}, name=f"{self.name}*")
 
@@ -167,14 +169,17 @@ def _read_file(source: str | Path) -> tuple[dict, str]:
     if not path.is_file():
         near = difflib.get_close_matches(str(source), presets(), n=4, cutoff=0.4) or presets()
         raise ValueError(
-            f"source: no preset and no file is called {str(source)!r}; presets near it: {', '.join(near)}"
+            f"source: no preset and no file is called {str(source)!r}; "
+            f"presets near it: {', '.join(near)}"
         )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"source: {path.name} is not JSON: {error}") from error
     if not isinstance(config, dict):
-        raise ValueError(f"source: {path.name} holds a {type(config).__name__}; an object is needed")
+        raise ValueError(
+            f"source: {path.name} holds a {type(config).__name__}; an object is needed"
+        )
     return config, path.parent.name if path.name == "config.json" else path.stem
 
 

@@ -11,7 +11,16 @@ DAY = 86400.0
 
 BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "fp8": 1, "int8": 1}
 
-_PREFIXES = ((1e24, "Y"), (1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+_PREFIXES = (
+    (1e24, "Y"),
+    (1e21, "Z"),
+    (1e18, "E"),
+    (1e15, "P"),
+    (1e12, "T"),
+    (1e9, "G"),
+    (1e6, "M"),
+    (1e3, "k"),
+)
 
 
 def gb(size: float) -> str:
@@ -44,7 +53,12 @@ def duration(seconds: float) -> str:
     """Seconds in the unit a person would choose: ``duration(5400)`` is ``'1.50 h'``."""
     if seconds >= 2 * DAY:
         return f"{_three(seconds / DAY)} days"
-    for limit, factor, unit in ((HOUR, HOUR, "h"), (120, 60, "min"), (1, 1, "s"), (1e-3, 1e-3, "ms")):
+    for limit, factor, unit in (
+        (HOUR, HOUR, "h"),
+        (120, 60, "min"),
+        (1, 1, "s"),
+        (1e-3, 1e-3, "ms"),
+    ):
         if seconds >= limit:
             return f"{_three(seconds / factor)} {unit}"
     return f"{_three(seconds / 1e-6)} µs"
@@ -53,4 +67,8 @@ def duration(seconds: float) -> str:
 def _three(value: float) -> str:
     if abs(value) >= 100:
         return f"{value:,.0f}"
-    return f"{value:.3g}" if value == 0 or abs(value) < 1 else f"{value:.{2 if abs(value) < 10 else 1}f}"
+    return (
+        f"{value:.3g}"
+        if value == 0 or abs(value) < 1
+        else f"{value:.{2 if abs(value) < 10 else 1}f}"
+    )

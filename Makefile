@@ -1,0 +1,49 @@
+# make lab: everything that is needed, then JupyterLab at lesson 00.   make test: the same, then all tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: lab test quick bench record notebooks labs lint clean
+
+lab: $(READY)
+	$(BIN)/jupyter lab notebooks/00-start-here.ipynb
+
+test: $(READY) lint
+	SIZING_RECORDED=1 $(BIN)/python -m pytest
+
+# The tests that take seconds: formulas, no notebooks and no browser.
+quick: $(READY)
+	SIZING_RECORDED=1 $(BIN)/python -m pytest -m "not browser and not slow" tests --ignore=tests/test_notebooks.py
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(READY)
+	$(BIN)/python bench/bench.py
+
+# Measure every experiment on this machine; the rows go to data/measurements/<device>/.
+record: $(READY)
+	$(BIN)/python -m sizing.experiments record
+
+# Execute the notebooks again, in recorded mode, and write their outputs.
+notebooks: $(READY)
+	$(BIN)/python -m sizing.course.notebooks execute notebooks/*.ipynb solutions/*.ipynb
+	$(BIN)/python -m sizing.course.labs
+
+# The labs from the solutions.
+labs: $(READY)
+	$(BIN)/python -m sizing.course.labs
+
+$(READY): requirements.txt pyproject.toml jupyter/overrides.json
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name it: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	mkdir -p $(VENV)/share/jupyter/lab/settings
+	cp jupyter/overrides.json $(VENV)/share/jupyter/lab/settings/overrides.json
+	touch $@
+
+clean:
+	rm -rf $(VENV) build .pytest_cache .ruff_cache
