@@ -1,0 +1,127 @@
+"""Memory of one training step: its peak on any device, and the CPU allocator's events.
+
+On CUDA torch keeps the peak itself. On a CPU the process's size says little, because freed memory
+stays with the process; torch's profiler instead reports every block that torch's CPU allocator
+hands out or takes back. Scratch memory inside kernels is in neither.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from ..trace.step import Step
+from .device import Device
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """A block handed out (bytes > 0) or taken back (bytes < 0) by the CPU allocator.
+
+    Attributes:
+        time: nanoseconds on the profiler's clock.
+        address: of the block.
+        bytes: its size, negative when it is freed.
+    """
+
+    time: int
+    address: int
+    bytes: int
+
+
+def peak(step: Step, device: Device) -> dict:
+    """Take one step and report the most memory in use during it.
+
+    Returns:
+        ``peak_bytes``, allocated by tensors; ``reserved_bytes``, what torch held from the driver
+        at most (CUDA only); ``peak_source``, who counted.
+    """
+    if device.cuda:
+        device.release()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        torch.cuda.synchronize()
+        return {
+            "peak_bytes": torch.cuda.max_memory_allocated(),
+            "reserved_bytes": torch.cuda.max_memory_reserved(),
+            "peak_source": "torch.cuda.max_memory_allocated",
+        }
+    events = cpu_events(step)
+    above = max(accumulate((event.bytes for event in events), initial=0))
+    return {
+        "peak_bytes": resident(step) + above,
+        "reserved_bytes": None,
+        "peak_source": "CPU allocator events",
+    }
+
+
+def cpu_events(step: Step) -> list[Allocation]:
+    """Take one step on the CPU and list what its allocator did, in order."""
+    profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+    with _quiet():
+        profiler.start()
+    step()
+    with _quiet():
+        profiler.stop()
+    tree = profiler.profiler.kineto_results.experimental_event_tree()
+    found = [
+        Allocation(event.start_time_ns, event.extra_fields.ptr, event.extra_fields.alloc_size)
+        for event in _walk(tree)
+        if event.tag == torch._C._profiler._EventType.Allocation
+    ]
+    return sorted(found, key=lambda event: event.time)
+
+
+def resident(step: Step) -> int:
+    """Bytes that stay between steps: weights, buffers, optimizer state, the batch."""
+    return sum(dict(owned(step)).values())
+
+
+def owned(step: Step) -> Iterator[tuple[int, int]]:
+    """(address, bytes) of every storage that stays between steps."""
+    for tensor in (
+        *step.model.parameters(),
+        *step.model.buffers(),
+        *optimizer_tensors(step.optimizer.state),
+        *step.buffers,
+        step.batch,
+    ):
+        storage = tensor.untyped_storage()
+        yield storage.data_ptr(), storage.nbytes()
+
+
+def optimizer_tensors(state) -> Iterator[torch.Tensor]:
+    """Every tensor in an optimizer's state, however nested."""
+    if isinstance(state, torch.Tensor):
+        yield state
+    elif isinstance(state, dict):
+        for value in state.values():
+            yield from optimizer_tensors(value)
+    elif isinstance(state, list | tuple):
+        for value in state:
+            yield from optimizer_tensors(value)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Drop what torch's profiler writes to the process's stderr as it starts and stops."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _walk(events) -> Iterator:
+    for event in events:
+        yield event
+        yield from _walk(event.children)

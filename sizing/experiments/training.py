@@ -1,0 +1,90 @@
+"""A real training step of a `Run` on this device, timed: what most experiments measure."""
+
+from __future__ import annotations
+
+import torch
+
+from ..flops import flops
+from ..model import Model
+from ..run import Run
+from ..trace.step import Step
+from .allocations import peak
+from .device import Device
+from .timing import timed
+
+_SHAPE = (
+    "sequence",
+    "micro_batch",
+    "accumulation",
+    "precision",
+    "optimizer",
+    "recompute",
+    "attention",
+)
+
+
+def real_step(run: Run, device: Device) -> Step:
+    """The transformers model of a run with random weights and random tokens, on the device.
+
+    Raises:
+        DeviceTooSmall: a CPU has not enough memory free, by an estimate.
+    """
+    device.require(rough_size(run))
+    torch.manual_seed(0)
+    with torch.device(device.kind):
+        step = Step(run)
+    step.batch.random_(run.model.vocab)
+    step.micro_batches = run.accumulation
+    return step
+
+
+def rough_size(run: Run) -> int:
+    """Bytes for a CPU to refuse what it surely cannot hold: 16 a parameter, and the loss's 12 a
+    logit. Activations are left out, so this is low."""
+    tokens = run.micro_batch * run.sequence
+    return 16 * run.model.parameters.total + 12 * tokens * run.model.vocab
+
+
+def default_precision(device: Device) -> str:
+    """What one would train in here: autocast to bf16 on a GPU, fp32 on a CPU."""
+    return "bf16-mixed" if device.cuda else "fp32"
+
+
+def matmul_dtype(run: Run) -> str:
+    """The dtype, by its name in `ceilings`, in which a run multiplies its matrices."""
+    return "fp32" if run.precision == "fp32" else "bf16"
+
+
+def describe(run: Run) -> dict:
+    """A run as columns of a recording; its model is a preset."""
+    shape = {key: getattr(run, key) for key in _SHAPE}
+    return {"model": run.model.name, "parameters": run.model.parameters.total, **shape}
+
+
+def as_run(point: dict) -> Run:
+    """The run that `describe` described."""
+    shape = {key: value for key, value in point.items() if key in _SHAPE}
+    return Run(Model(point["model"]), **shape)
+
+
+def measure_step(run: Run, device: Device, budget: float | None = None) -> dict:
+    """Time, throughput and peak memory of a steady training step.
+
+    Args:
+        budget: seconds of timed steps, at least three; by default 2 on a CPU, 1 on a GPU.
+
+    Returns:
+        Columns: ``seconds`` (median, with spread), ``tokens_per_second``, ``flops`` (model FLOPs of
+        the step, all s x s pairs counted), ``flops_per_second``, and those of `peak`.
+    """
+    step = real_step(run, device)
+    timing = timed(step, device, budget or (1.0 if device.cuda else 2.0), most=20, shortest=0)
+    work = flops(run).model
+    return {
+        "tokens": run.tokens,
+        **timing.row,
+        "tokens_per_second": run.tokens / timing.median,
+        "flops": work,
+        "flops_per_second": work / timing.median,
+        **peak(step, device),
+    }

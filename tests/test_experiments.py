@@ -1,0 +1,407 @@
+"""The protocol of experiments, on a tiny one, and the sanity of what the real ones measure."""
+
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import sizing
+from sizing import experiments
+from sizing.experiments import __main__ as command_line
+from sizing.experiments import allocations, ceilings, device, protocol, recording, timing, training
+
+HERE = device.Device("cpu", "Test(R) CPU @ 2.00GHz", 8 * 10**9, 2)
+
+
+def fake(measure, points=3):
+    """An experiment of a few numbered points."""
+    return protocol.Experiment("fake", lambda device: [{"x": x} for x in range(points)], measure)
+
+
+def measured(experiment, path, **options):
+    points = experiment.points(HERE)
+    return protocol.measure(experiment, HERE, points, path, "a command", progress=False, **options)
+
+
+@pytest.fixture
+def learner(tmp_path, monkeypatch):
+    """A learner's directory of its own, and live runs."""
+    monkeypatch.setenv("SIZING_LEARNER_DIR", str(tmp_path))
+    monkeypatch.delenv("SIZING_RECORDED", raising=False)
+    return tmp_path / "measurements"
+
+
+@pytest.fixture
+def fake_registered(learner, monkeypatch):
+    """`fake` under its name, on the device `HERE`."""
+    chosen = fake(lambda point, device: {"square": point["x"] ** 2})
+    monkeypatch.setattr(experiments, "experiment", lambda name: chosen)
+    monkeypatch.setattr(device, "find", lambda: HERE)
+    return learner
+
+
+# The runner
+
+
+def test_a_row_for_each_point(tmp_path):
+    path = tmp_path / "fake.csv"
+    result = measured(fake(lambda point, device: {"square": point["x"] ** 2}), path)
+    assert result.column("square") == [0, 1, 4]
+    assert result.column("status") == ["ok"] * 3
+    assert protocol.complete(result)
+
+
+def test_a_series_gives_several_rows(tmp_path):
+    series = fake(lambda point, device: [{"t": t} for t in range(point["x"])])
+    rows = measured(series, tmp_path / "fake.csv").rows
+    assert [(row["x"], row["t"]) for row in rows] == [(1, 0), (2, 0), (2, 1)]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("too much"),
+        device.DeviceTooSmall("too much"),
+        torch.OutOfMemoryError("too much\nand a long report"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: too much"),
+    ],
+)
+def test_out_of_memory_is_a_row_and_is_survived(tmp_path, error):
+    def measure(point, device):
+        if point["x"] == 1:
+            raise error
+        return {"square": point["x"] ** 2}
+
+    result = measured(fake(measure), tmp_path / "fake.csv")
+    assert result.column("status") == ["ok", "out of memory", "ok"]
+    assert "too much" in result.rows[1]["note"] and "\n" not in result.rows[1]["note"]
+    assert [row["x"] for row in result.ok] == [0, 2]
+
+
+def test_out_of_memory_frees_what_the_point_held(tmp_path):
+    alive = []
+
+    class Held:
+        def __init__(self):
+            self.cycle = self
+            alive.append(True)
+
+        def __del__(self):
+            alive.pop()
+
+    def measure(point, device):
+        assert not alive, "the last point's memory is still held"
+        held = Held()
+        raise MemoryError(f"{held}")
+
+    assert measured(fake(measure), tmp_path / "fake.csv").column("status") == ["out of memory"] * 3
+    assert not alive
+
+
+def test_a_missing_library_is_a_row(tmp_path):
+    def measure(point, device):
+        raise protocol.Unavailable("no such library")
+
+    row = measured(fake(measure, points=1), tmp_path / "fake.csv").rows[0]
+    assert (row["status"], row["note"]) == ("not available", "no such library")
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("bug"), RuntimeError("bug")])
+def test_another_error_is_raised_and_earlier_rows_are_kept(tmp_path, error):
+    def measure(point, device):
+        if point["x"] == 2:
+            raise error
+        return {"square": point["x"] ** 2}
+
+    path = tmp_path / "fake.csv"
+    with pytest.raises(type(error), match="bug"):
+        measured(fake(measure), path)
+    kept = recording.read(path)
+    assert kept.column("square") == [0, 1]
+    assert kept.provenance["points"] == "2 of 3"
+    assert not protocol.complete(kept)
+
+
+def test_the_deadline_keeps_what_was_measured(tmp_path):
+    import time
+
+    def measure(point, device):
+        time.sleep(0.05)
+        return {}
+
+    end = time.monotonic() + 0.08
+    result = measured(fake(measure, points=50), tmp_path / "fake.csv", deadline=end)
+    assert 1 <= len(result.rows) < 50 and not protocol.complete(result)
+    with pytest.raises(TimeoutError, match="fake"):
+        measured(fake(measure), tmp_path / "none.csv", deadline=time.monotonic() - 1)
+    assert not (tmp_path / "none.csv").exists()
+
+
+def test_a_cpu_refuses_what_it_cannot_hold():
+    HERE.require(1)
+    if device._free_memory() is None:
+        pytest.skip("this operating system does not say how much memory is free")
+    with pytest.raises(device.DeviceTooSmall, match=r"not tried: estimated 1000000\.00 GB"):
+        HERE.require(1e15)
+
+
+# Files
+
+
+def test_provenance_and_rows_survive_the_file(tmp_path):
+    rows = [
+        {"x": 1, "name": 'a, "b"', "status": "ok", "note": None, "value": 0.1 + 0.2},
+        {"x": 2, "name": "# c", "status": "ok", "note": None, "large": 2**63, "small": 1e-12},
+    ]
+    facts = device.provenance(HERE, "fake", "run: this")
+    path = recording.write(
+        recording.Recording("fake", HERE.slug, rows, facts), tmp_path / "fake.csv"
+    )
+    found = recording.read(path)
+    assert found.provenance == facts
+    assert found.name == "fake"
+    for key in ("x", "name", "note", "value", "large", "small"):
+        assert found.column(key) == [row.get(key) for row in rows]
+    assert list(found.frame().x) == [1, 2]
+
+
+def test_provenance_says_how_it_was_made():
+    facts = device.provenance(HERE, "fake", "a command")
+    for key in ("device", "driver", "cuda", "torch", "transformers", "python", "date", "commit"):
+        assert facts[key]
+    assert facts["torch"] == torch.__version__
+    assert facts["threads"] == str(torch.get_num_threads())
+    assert os.path.expanduser("~") not in " ".join(facts.values())
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "slug"),
+    [
+        ("cuda", "NVIDIA H100 80GB HBM3", "h100-80gb-hbm3"),
+        ("cuda", "NVIDIA GeForce RTX 4070 Laptop GPU", "rtx-4070-laptop"),
+        ("cuda", "Tesla T4", "t4"),
+        ("cuda", "NVIDIA A100-SXM4-40GB", "a100-sxm4-40gb"),
+        ("cpu", "Intel(R) Xeon(R) CPU @ 2.20GHz", "intel-xeon-4-core"),
+        ("cpu", "AMD EPYC 7763 64-Core Processor", "amd-epyc-7763-4-core"),
+        ("cpu", "", "cpu-4-core"),
+    ],
+)
+def test_slugs(kind, name, slug):
+    assert device.Device(kind, name, None, 4).slug == slug
+
+
+def test_a_learners_runs_are_kept_beside_each_other(fake_registered):
+    first, second = experiments.run("fake"), experiments.run("fake")
+    files = sorted(fake_registered.glob(f"{HERE.slug}/fake.*.csv"))
+    assert len(files) == 2
+    assert [recording.read(path).provenance["date"] for path in files] == [
+        first.provenance["date"],
+        second.provenance["date"],
+    ]
+    assert experiments.own("fake").column("square") == [0, 1, 4]
+    assert experiments.devices("fake") == (HERE.slug,)
+    assert experiments.load("fake", HERE.slug[:6]).device == HERE.slug
+    assert experiments.load("fake").rows == second.rows
+
+
+def test_a_run_stopped_before_its_first_row_is_not_read(fake_registered):
+    recording.new_file("fake", HERE.slug)
+    assert experiments.own("fake") is None
+    with pytest.raises(ValueError, match="name: no recording of 'fake'"):
+        experiments.load("fake", "test")
+
+
+def test_recordings_go_before_a_learners_runs(fake_registered, tmp_path, monkeypatch):
+    monkeypatch.setattr(recording, "MEASUREMENTS", tmp_path / "shipped")
+    for slug, kind in ((HERE.slug, "cpu"), ("h100-pcie", "cuda"), ("h100-80gb", "cuda")):
+        path = tmp_path / "shipped" / slug / "fake.csv"
+        row = {"square": -1, "status": "ok", "note": None}
+        recording.write(recording.Recording("fake", slug, [row], {"kind": kind}), path)
+    experiments.run("fake")
+    assert experiments.load("fake", HERE.slug).column("square") == [-1]
+    assert [r.device for r in experiments.recordings("fake", gpu=True)] == [
+        "h100-80gb",
+        "h100-pcie",
+    ]
+    assert [r.device for r in experiments.recordings("fake", gpu=False)] == [HERE.slug]
+    assert experiments.load("fake", "h100-p").device == "h100-pcie"
+    with pytest.raises(ValueError, match="device: 'h100' is ambiguous; allowed: h100-80gb, h100-p"):
+        experiments.load("fake", "h100")
+    with pytest.raises(ValueError, match=r"device: .*'a100'; allowed: h100-80gb, h100-pcie, test"):
+        experiments.load("fake", "a100")
+
+
+def test_unknown_names_say_what_is_allowed(learner):
+    with pytest.raises(
+        ValueError, match=r"unknown experiment 'ceiling'; allowed: ceilings, model-"
+    ):
+        experiments.run("ceiling")
+    with pytest.raises(ValueError, match=r"option: ceilings has no 'size'; allowed: dtypes, sizes"):
+        experiments.run("ceilings", size=3)
+    with pytest.raises(ValueError, match="name: no recording of 'ceiling'; allowed: ceilings"):
+        experiments.load("ceiling", "h100")
+    with pytest.raises(ValueError, match="dtypes: unknown dtype 'fp64'; allowed: fp32"):
+        experiments.run("ceilings", dtypes=("fp64",))
+    with pytest.raises(ValueError, match=r"column: 'times' .* allowed: x"):
+        recording.Recording("fake", "here", [{"x": 1}]).column("times")
+
+
+# Recorded mode
+
+
+@pytest.mark.parametrize("name", experiments.names())
+def test_recorded_mode_measures_nothing(name, learner, monkeypatch):
+    monkeypatch.setenv("SIZING_RECORDED", "1")
+    first, second = experiments.run(name), experiments.run(name)
+    assert first == second == experiments.load(name)
+    assert first.device == experiments.REFERENCE
+    assert not learner.exists()
+
+
+@pytest.mark.parametrize("name", experiments.names())
+def test_the_reference_recording_is_whole(name):
+    recorded = experiments.load(name, experiments.REFERENCE)
+    assert protocol.complete(recorded)
+    assert recorded.provenance["kind"] == "cpu"
+    assert "dirty" not in recorded.provenance["commit"]
+    assert {row["status"] for row in recorded.rows} <= {"ok", "not available"}
+
+
+def test_reading_a_recording_needs_no_torch():
+    code = (
+        "import sys, sizing; sizing.experiments.load('ceilings', sizing.experiments.REFERENCE);"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# The command line
+
+
+def test_record_goes_on_after_a_failure(tmp_path, monkeypatch, capsys):
+    def broken(point, device):
+        raise ZeroDivisionError("bug")
+
+    chosen = {
+        "ceilings": fake(broken),
+        "model-size": fake(lambda point, device: {"square": point["x"] ** 2}),
+    }
+    monkeypatch.setattr(command_line, "experiment", chosen.get)
+    monkeypatch.setattr(command_line, "find", lambda: HERE)
+    code = command_line.main(["record", "ceilings", "model-size", "--out", str(tmp_path)])
+    assert code == 1
+    assert "ceilings: ZeroDivisionError: bug" in capsys.readouterr().err
+    assert recording.read(tmp_path / HERE.slug / "model-size.csv").column("square") == [0, 1, 4]
+    assert command_line.main(["record", "model-size", "--out", str(tmp_path)]) == 0
+
+
+def test_record_refuses_an_unknown_name(capsys):
+    with pytest.raises(SystemExit):
+        command_line.main(["record", "ceiling"])
+    assert "allowed: ceilings, model-size" in capsys.readouterr().err
+
+
+# Timing
+
+
+def test_the_median_and_its_spread():
+    found = timing.summary([5.0, 1.0, 2.0, 3.0, 4.0, 100.0, 2.5])
+    assert (found.median, found.low, found.high, found.samples) == (3.0, 1.0, 100.0, 7)
+    assert timing.summary([1.0] * 4).row["seconds_p90"] == 1.0
+
+
+def test_short_calls_share_a_sample_and_long_ones_do_not():
+    counted = []
+    cpu = device.Device("cpu", "", None, 1)
+    short = timing.timed(lambda: counted.append(1), cpu, budget=0.01, warm=0)
+    assert short.calls > 1
+    assert len(counted) == 2 + short.samples * short.calls  # a warm-up and an estimate before
+    assert timing.timed(lambda: None, cpu, budget=0.01, warm=0, shortest=0, most=7).samples == 7
+
+
+# Ceilings
+
+
+def test_product_flops_are_what_torch_counts():
+    size = 64
+    with FlopCounterMode(display=False) as counter:
+        torch.randn(size, size) @ torch.randn(size, size)
+    assert ceilings.product_flops(size) == counter.get_total_flops()
+
+
+def test_ceilings_on_this_cpu(learner):
+    cpu = device.Device("cpu", "test", None, os.cpu_count())
+    points = ceilings.grid(cpu, dtypes=("fp32", "bf16"), sizes=(64, 256), copies=(2**20,))
+    assert [(p["kind"], p["dtype"], p["size"]) for p in points] == [
+        ("matmul", "fp32", 64),
+        ("matmul", "fp32", 256),
+        ("matmul", "bf16", 64),
+        ("matmul", "bf16", 256),
+        ("copy", None, 2**20),
+    ]
+    product, copy = ceilings.measure(points[1], cpu), ceilings.measure(points[-1], cpu)
+    assert product["flops_per_second"] == pytest.approx(product["flops"] / product["seconds"])
+    # No core does 32 lanes x 2 units x 2 operations at 8 GHz, none copies at a TB/s.
+    assert 1e6 < product["flops_per_second"] < os.cpu_count() * 32 * 2 * 2 * 8e9
+    assert copy["bytes"] == 2 * 2**20
+    assert 1e6 < copy["bytes_per_second"] < 1e12
+    assert product["seconds_p10"] <= product["seconds"] <= product["seconds_p90"]
+
+
+def test_grids_grow_with_the_gpu(monkeypatch):
+    monkeypatch.setattr(ceilings, "_probe", lambda dtype, device: 1e13)
+    small = device.Device("cuda", "NVIDIA GeForce RTX 4060", 8 * 2**30, 24)
+    large = device.Device("cuda", "NVIDIA H100 80GB HBM3", 80 * 2**30, 132)
+    assert max(p["size"] for p in ceilings.grid(small) if p["kind"] == "copy") == 2**30
+    assert max(p["size"] for p in ceilings.grid(large) if p["kind"] == "copy") == 2**32
+    assert {p["dtype"] for p in ceilings.grid(large)} == {"fp32", "tf32", "bf16", "fp16", None}
+    sizes = experiments.experiment("model-size")
+    assert sizes.points(small)[-1]["parameters"] < sizes.points(large)[-1]["parameters"]
+    assert {p["micro_batch"] for p in sizes.points(large)} == {8}
+
+
+# Training steps
+
+
+@pytest.fixture(scope="module")
+def step_row():
+    """One measured step of the smallest model."""
+    cpu = device.find() if not torch.cuda.is_available() else device.Device("cpu", "", None, 1)
+    sizes = experiments.experiment("model-size")
+    point = sizes.points(cpu, models=("pythia-14m",), sequence=32)[0]
+    return {**point, **sizes.measure(point, cpu)}
+
+
+def test_model_size_measures_a_real_step(step_row):
+    run = sizing.Run(sizing.Model("pythia-14m"), sequence=32, precision="fp32")
+    assert step_row["tokens"] == 32
+    assert step_row["flops"] == sizing.flops(run).total
+    assert step_row["tokens_per_second"] == pytest.approx(32 / step_row["seconds"])
+    assert 0 < step_row["mfu_ceiling"] < 1.5
+    assert training.as_run(step_row) == run
+
+
+def test_the_peak_on_a_cpu_is_what_the_trace_says(step_row):
+    from sizing import trace
+
+    assert step_row["peak_source"] == "CPU allocator events"
+    expected = trace.memory(training.as_run(step_row)).total
+    assert step_row["peak_bytes"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_step_returns_all_that_it_allocates():
+    cpu = device.Device("cpu", "", None, 1)
+    run = sizing.Run(sizing.Model("pythia-14m"), sequence=16, precision="fp32")
+    step = training.real_step(run, cpu)
+    assert 0 < step.batch.max() < run.model.vocab
+    before = training.real_step(run, cpu).batch
+    assert torch.equal(step.batch, before)  # the same tokens every time
+    step()
+    events = allocations.cpu_events(step)
+    assert sum(event.bytes for event in events) == 0
+    # Weights and AdamW's two moments, with a step counter a tensor, and buffers of positions.
+    assert math.isclose(allocations.resident(step), 12 * run.model.parameters.total, rel_tol=0.01)
