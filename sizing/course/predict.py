@@ -35,9 +35,13 @@ class Prediction(widgets.VBox):
         super().__init__([widgets.HTML(f"<b>Predict.</b> {escape(question)}"), line, self.status])
 
     def _before(self) -> str:
-        earlier = [e for e in self.guesses.entries() if e["name"] == self.name and "guess" in e]
+        try:
+            entries = self.guesses.entries()
+        except OSError as error:
+            return f"The earlier guesses could not be read: {error}."
         if self.guesses.set_aside:
             return f"The earlier guesses could not be read; they are in {self.guesses.set_aside}."
+        earlier = [entry for entry in entries if entry["name"] == self.name and "guess" in entry]
         if not earlier:
             return "Commit a guess before you read on: within a factor of 2 is good."
         return f"Your guess so far: {_quantity(earlier[-1]['guess'], self.unit)}."
@@ -60,12 +64,19 @@ class Prediction(widgets.VBox):
             text = f"The guess could not be kept: {error}."
         self.status.value = escape(text)
 
+    @property
+    def text(self) -> str:
+        """The question and how it stands, in plain words."""
+        return f"Predict. {self._asked}\n{unescape(self.status.value)}"
+
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         """The widget, and beside it what GitHub, a screen reader or a test can read."""
-        unit = f" (in {self.unit})" if self.unit else ""
-        html = f"<p><b>Predict.</b> {escape(self.question + unit)}<br>{self.status.value}</p>"
-        text = f"Predict. {self.question}{unit}\n{unescape(self.status.value)}"
-        return super()._repr_mimebundle_(**kwargs) | {"text/plain": text, "text/html": html}
+        html = f"<p><b>Predict.</b> {escape(self._asked)}<br>{self.status.value}</p>"
+        return super()._repr_mimebundle_(**kwargs) | {"text/plain": self.text, "text/html": html}
+
+    @property
+    def _asked(self) -> str:
+        return f"{self.question} (in {self.unit})" if self.unit else self.question
 
 
 def predict(name: str, question: str, unit: str = "") -> Prediction:
@@ -86,14 +97,20 @@ def reveal(name: str, actual: float) -> None:
     if not 0 < actual < math.inf:
         raise ValueError(f"actual of {name!r} is {actual!r}; allowed: a positive, finite number")
     unit, guesses = _units.get(name, ""), _guesses()
-    guess = guesses.reveal(name, actual)
+    measured = f"it is {_quantity(actual, unit)}"
+    try:
+        guess = guesses.reveal(name, actual)
+        entries = guesses.entries()
+    except OSError as error:
+        print(f"{name}: {measured}. The guesses could not be read: {error}.")
+        return
     if guesses.set_aside:
         print(f"The earlier guesses could not be read; they are in {guesses.set_aside}.")
     if guess is None:
-        print(f"{name}: it is {_quantity(actual, unit)}. No guess was committed.")
+        print(f"{name}: {measured}. No guess was committed.")
         return
-    print(f"{name}: you guessed {_quantity(guess, unit)}, it is {_quantity(actual, unit)}:")
-    print(f"  {_ratio(guess / actual)}. {calibration(guesses.entries())}")
+    print(f"{name}: you guessed {_quantity(guess, unit)}, {measured}:")
+    print(f"  {_ratio(guess / actual)}. {calibration(entries)}")
 
 
 def read_number(text: str) -> float:

@@ -1,0 +1,25 @@
+"""How the notebooks are tested: strict nbval in recorded mode, whatever the machine.
+
+`pytest` collects notebooks/, labs/ and solutions/ beside tests/ (see pyproject.toml). Everything
+here holds for the kernels as well, which inherit this process's environment.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+_SANITIZE = Path(__file__).resolve().parent / "tests" / "nbval_sanitize.cfg"
+
+
+def pytest_configure(config):
+    learner = tempfile.TemporaryDirectory(prefix="learner-")
+    config.add_cleanup(learner.cleanup)
+    os.environ["SIZING_RECORDED"] = "1"
+    os.environ["SIZING_LEARNER_DIR"] = learner.name  # a learner's own guesses stay untouched
+    config.option.nbval_sanitize_with = str(_SANITIZE)  # nbval reads it from each notebook's folder
+
+
+def pytest_collection_finish(session):
+    if any(item.path.suffix == ".ipynb" for item in session.items):
+        # On a new machine matplotlib reports on stderr that it builds its font cache, once.
+        import matplotlib.font_manager  # noqa: F401
