@@ -24,6 +24,8 @@ from .recording import (
 _MODULES = {
     "ceilings": "ceilings",
     "model-size": "model_size",
+    "recompute": "recompute",
+    "batch": "batch",
 }
 
 

@@ -8,7 +8,7 @@ hands out or takes back. Scratch memory inside kernels is in neither.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
@@ -35,8 +35,11 @@ class Allocation:
     bytes: int
 
 
-def peak(step: Step, device: Device) -> dict:
-    """Take one step and report the most memory in use during it.
+def peak(call: Callable[[], object], device: Device, resident: int = 0) -> dict:
+    """Make a call and report the most memory in use during it.
+
+    Args:
+        resident: bytes that were there before the call and stay, which a CPU's events do not show.
 
     Returns:
         ``peak_bytes``, allocated by tensors; ``reserved_bytes``, what torch held from the driver
@@ -45,28 +48,27 @@ def peak(step: Step, device: Device) -> dict:
     if device.cuda:
         device.release()
         torch.cuda.reset_peak_memory_stats()
-        step()
+        call()
         torch.cuda.synchronize()
         return {
             "peak_bytes": torch.cuda.max_memory_allocated(),
             "reserved_bytes": torch.cuda.max_memory_reserved(),
             "peak_source": "torch.cuda.max_memory_allocated",
         }
-    events = cpu_events(step)
-    above = max(accumulate((event.bytes for event in events), initial=0))
+    above = max(accumulate((event.bytes for event in cpu_events(call)), initial=0))
     return {
-        "peak_bytes": resident(step) + above,
+        "peak_bytes": resident + above,
         "reserved_bytes": None,
         "peak_source": "CPU allocator events",
     }
 
 
-def cpu_events(step: Step) -> list[Allocation]:
-    """Take one step on the CPU and list what its allocator did, in order."""
+def cpu_events(call: Callable[[], object]) -> list[Allocation]:
+    """Make a call and list what the CPU's allocator did meanwhile, in order."""
     profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
     with _quiet():
         profiler.start()
-    step()
+    call()
     with _quiet():
         profiler.stop()
     tree = profiler.profiler.kineto_results.experimental_event_tree()
@@ -80,20 +82,19 @@ def cpu_events(step: Step) -> list[Allocation]:
 
 def resident(step: Step) -> int:
     """Bytes that stay between steps: weights, buffers, optimizer state, the batch."""
-    return sum(dict(owned(step)).values())
-
-
-def owned(step: Step) -> Iterator[tuple[int, int]]:
-    """(address, bytes) of every storage that stays between steps."""
-    for tensor in (
+    return storage_bytes(
         *step.model.parameters(),
         *step.model.buffers(),
         *optimizer_tensors(step.optimizer.state),
         *step.buffers,
         step.batch,
-    ):
-        storage = tensor.untyped_storage()
-        yield storage.data_ptr(), storage.nbytes()
+    )
+
+
+def storage_bytes(*tensors: torch.Tensor) -> int:
+    """Bytes of the storages under tensors; one that several share counts once."""
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def optimizer_tensors(state) -> Iterator[torch.Tensor]:

@@ -154,7 +154,9 @@ def _load() -> str:
 def _commit() -> str:
     """Commit of the course, with "+dirty" when the library differs from it."""
     commit = _output("git", "-C", str(_ROOT), "rev-parse", "--short=12", "HEAD")
-    changes = _output("git", "-C", str(_ROOT), "status", "--porcelain", "--", "sizing")
+    changes = _output(
+        "git", "-C", str(_ROOT), "status", "--porcelain", "--", "sizing", "data/models"
+    )
     return f"{commit}+dirty" if commit != "unknown" and changes else commit
 
 

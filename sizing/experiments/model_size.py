@@ -48,9 +48,7 @@ def grid(
 
 def family(device: Device) -> list[str]:
     """Names of the Pythia models to try on a device, smallest first."""
-    sizes = {
-        name: Model(name).parameters.total for name in presets() if name.startswith("pythia-")
-    }
+    sizes = {name: Model(name).parameters.total for name in presets() if name.startswith("pythia-")}
     most = device.memory / 4 if device.cuda else LARGEST_ON_CPU
     return sorted((name for name in sizes if sizes[name] <= most), key=sizes.get)
 

@@ -118,7 +118,18 @@ def _attempt(experiment: Experiment, point: Row, device: Device) -> list[Row]:
     # The error is gone by here, and with it the frames that held the tensors.
     device.release()
     rows = measured if isinstance(measured, list) else [measured]
-    return [{**point, "status": status, "note": note, **row} for row in rows]
+    return [
+        {
+            key: _rounded(value)
+            for key, value in (point | {"status": status, "note": note} | row).items()
+        }
+        for row in rows
+    ]
+
+
+def _rounded(value):
+    """Six significant digits: no measurement has more."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _is_out_of_memory(error: Exception) -> bool:
