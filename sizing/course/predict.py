@@ -24,7 +24,7 @@ class Prediction(widgets.VBox):
         self.name, self.question, self.unit, self.guesses = name, question, unit, guesses
         self.box = widgets.Text(
             description="Your guess:",
-            placeholder="a number, such as 250 or 2.5e3",
+            placeholder="such as 0.5, 250 or 2.5e3",
             style={"description_width": "initial"},
         )
         self.button = widgets.Button(description="Commit", tooltip="Keep this guess")
@@ -124,7 +124,7 @@ def read_number(text: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
-        raise ValueError(f"{text!r} is not a number greater than 0, such as 250 or 2.5e3.")
+        raise ValueError(f"{text!r} is not a number greater than 0, such as 0.5, 250 or 2.5e3.")
     return value
 
 
