@@ -69,7 +69,8 @@ def memory(run: Run, lora: int = 0) -> Trace:
         step = Step(run, lora)
         tracker = LiveBytes((run.micro_batch * run.sequence, run.model.vocab))
         with tracker:
-            for tensor in (*step.model.parameters(), *step.model.buffers(), step.batch):
+            tracker.tag(step.batch, "activations")
+            for tensor in (*step.model.parameters(), *step.model.buffers()):
                 tracker.tag(tensor, "parameters")
             for tensor in step.buffers:
                 tracker.tag(tensor, "gradients")

@@ -1,0 +1,195 @@
+"""Walks a tape backward and notes what is alive at every moment that could be a peak."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .tape import NONE, Node, Region, Size, Skipped, Tape, Tensor, plus, times
+
+PARTS = ("gradients", "activations", "logits", "temporary")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A moment of a step: its phase and what is alive beyond weights and optimizer state."""
+
+    phase: str
+    parts: dict[str, Size]
+
+    @property
+    def total(self) -> Size:
+        total = NONE
+        for size in self.parts.values():
+            total = plus(total, size)
+        return total
+
+
+@dataclass(eq=False)
+class _Gradient:
+    """A gradient on its way: views of it count as further users."""
+
+    size: Size
+    part: str
+    users: int = 0
+
+
+def points(tape: Tape, forward: dict[str, Size], resident: bool) -> list[Point]:
+    """What is alive at the end of the forward pass and at each operation of the backward pass.
+
+    Args:
+        tape: the recorded forward pass, loss last.
+        forward: bytes by part that the forward pass holds at its end and the backward does not.
+        resident: whether parameters already have gradients, into which new ones are added.
+    """
+    return _Walk(tape, resident).run(forward)
+
+
+def kept(nodes: list, of_region: bool = False) -> dict[str, Size]:
+    """Bytes by part that the operations keep for the backward pass, shared tensors left out."""
+    tensors = {}
+    for tensor, _ in saved(nodes, of_region):
+        if not tensor.shared and tensor.part != "parameters":
+            tensors[tensor] = None
+    sizes: dict[str, Size] = {}
+    for tensor in tensors:
+        sizes[tensor.part] = plus(sizes.get(tensor.part, NONE), tensor.size)
+    return sizes
+
+
+def saved(nodes: list, of_region: bool = False):
+    """(storage, why) of everything saved, in order; recomputed operations save their inputs only."""
+    regions = set()
+    for node in nodes:
+        if not isinstance(node, Node):
+            continue
+        if node.region is not None and not of_region:
+            if node.region not in regions:
+                regions.add(node.region)
+                yield from ((t.storage, "input of recompute") for t in node.region.inputs)
+            continue
+        yield from ((tensor.storage, why) for tensor, why in node.saved)
+
+
+class _Walk:
+    def __init__(self, tape: Tape, resident: bool):
+        self.tape, self.resident = tape, resident
+        self.live = dict.fromkeys(PARTS, NONE)
+        self.users: dict[Tensor, int] = {}
+        self.buffers: dict[Tensor, _Gradient] = {}
+        self.waiting: dict[Tensor, int] = {}  # gradients that a parameter is still to receive
+        self.points: list[Point] = []
+
+    def run(self, forward: dict[str, Size]) -> list[Point]:
+        nodes = self.tape.nodes
+        self._hold_forward(nodes)
+        self._note("forward", forward)
+        first_of = {}
+        for node in reversed(nodes):
+            if isinstance(node, Node) and node.region is not None:
+                first_of[node.region] = node
+        entered: set[Region] = set()
+        self._deliver(nodes[-1].outputs[0], _Gradient(NONE, "temporary", 1), "loss")
+        for node in reversed(nodes):
+            if isinstance(node, Skipped):
+                self._pass_over(node)
+                continue
+            region = node.region
+            if region is not None and region not in entered:
+                entered.add(region)
+                for tensor, _ in saved([n for n in nodes if _in(n, region)], of_region=True):
+                    self._hold(tensor)
+                self._note(node.phase)
+            self._step(node)
+            if region is not None and first_of[region] is node:
+                for tensor in region.inputs:
+                    self._drop(tensor.storage)
+        return self.points
+
+    def _hold_forward(self, nodes) -> None:
+        for tensor, _ in saved(nodes):
+            self._hold(tensor)
+        for node in nodes:
+            if isinstance(node, Skipped):
+                for part, size in node.saved.items():
+                    self._change(part, size)
+                continue
+            for tensor, _ in node.grads:
+                if tensor.part == "parameters":
+                    self.waiting[tensor] = self.waiting.get(tensor, 0) + 1
+
+    def _step(self, node: Node) -> None:
+        """Run the backward pass of one operation."""
+        self._note(node.phase, {node.part: node.extra})
+        incoming = [self.buffers.pop(out) for out in node.outputs if out in self.buffers]
+        gradients = []
+        for tensor, alias in node.grads:
+            gradient = incoming[0] if alias and incoming else self._new(tensor)
+            gradient.users += 1
+            gradients.append((tensor, gradient))
+        for gradient in incoming:
+            self._release(gradient)
+        for tensor, _ in node.saved:
+            self._drop(tensor.storage)
+        for tensor, gradient in gradients:
+            self._deliver(tensor, gradient, node.phase)
+
+    def _deliver(self, tensor: Tensor, gradient: _Gradient, phase: str) -> None:
+        other = self.buffers.pop(tensor, None)
+        if other is not None:  # added into a third tensor
+            total = self._new(tensor)
+            total.users = 1
+            self._note(phase)
+            self._release(other)
+            self._release(gradient)
+            gradient = total
+        self.buffers[tensor] = gradient
+        if tensor.part == "parameters":
+            self.waiting[tensor] -= 1
+            if not self.waiting[tensor]:
+                self._finish(self.buffers.pop(tensor), phase)
+
+    def _finish(self, gradient: _Gradient, phase: str) -> None:
+        """The gradient of a parameter is complete."""
+        self._release(gradient)
+        if not self.resident:
+            self._change("gradients", gradient.size)
+            self._note(phase)
+
+    def _pass_over(self, layers: Skipped) -> None:
+        for part, size in layers.saved.items():
+            self._change(part, times(-1, size))
+        if not self.resident:
+            self._change("gradients", layers.gradients)
+
+    def _new(self, tensor: Tensor) -> _Gradient:
+        part = "logits" if tensor.part == "logits" else "temporary"
+        self._change(part, tensor.size)
+        return _Gradient(tensor.size, part)
+
+    def _release(self, gradient: _Gradient) -> None:
+        gradient.users -= 1
+        if gradient.users == 0:
+            self._change(gradient.part, times(-1, gradient.size))
+
+    def _hold(self, tensor: Tensor) -> None:
+        self.users[tensor] = self.users.get(tensor, 0) + 1
+        if self.users[tensor] == 1 and tensor.part != "parameters":
+            self._change(tensor.part, tensor.size)
+
+    def _drop(self, tensor: Tensor) -> None:
+        self.users[tensor] -= 1
+        if self.users[tensor] == 0 and tensor.part != "parameters":
+            self._change(tensor.part, times(-1, tensor.size))
+
+    def _change(self, part: str, size: Size) -> None:
+        self.live[part] = plus(self.live[part], size)
+
+    def _note(self, phase: str, more: dict[str, Size] | None = None) -> None:
+        parts = dict(self.live)
+        for part, size in (more or {}).items():
+            parts[part] = plus(parts[part], size)
+        self.points.append(Point(phase, parts))
+
+
+def _in(node, region: Region) -> bool:
+    return isinstance(node, Node) and node.region is region

@@ -1,0 +1,296 @@
+"""What PyTorch's autograd keeps and allocates, operation by operation, for shapes left symbolic.
+
+A `Tape` records a forward pass as autograd does: one node an operation, with the tensors that the
+operation saves for its backward pass. `peaks` then walks the nodes backward and adds up what is
+alive: tensors still saved, gradients on their way, gradients of parameters, the temporaries of the
+operation itself. Every size is a polynomial in the micro-batch b and the sequence length s, so one
+walk serves all batches and lengths of a model.
+
+The rules are those of torch/tools/autograd/derivatives.yaml and of the engine: saved tensors and
+incoming gradients are released when a node has run; two gradients of one tensor are added into a
+third; a gradient that reaches a parameter stays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+
+BYTES = {"fp32": 4, "bf16": 2, "bool": 1, "int64": 8}
+
+# The monomials that sizes are made of, as powers of (b, s).
+MONOMIALS = ((0, 0), (0, 1), (1, 1), (0, 2), (1, 2))
+Size = tuple[int, int, int, int, int]  # one coefficient a monomial, in bytes
+NONE: Size = (0, 0, 0, 0, 0)
+
+
+def size_of(shape: tuple, dtype: str) -> Size:
+    """Bytes of a tensor whose dimensions are integers, "b" or "s"."""
+    powers = (shape.count("b"), shape.count("s"))
+    coefficient = prod(n for n in shape if not isinstance(n, str)) * BYTES[dtype]
+    return tuple(coefficient if powers == monomial else 0 for monomial in MONOMIALS)
+
+
+def plus(a: Size, b: Size) -> Size:
+    return tuple(x + y for x, y in zip(a, b, strict=True))
+
+
+def times(factor: int, a: Size) -> Size:
+    return tuple(factor * x for x in a)
+
+
+@dataclass(eq=False)
+class Tensor:
+    """A symbolic tensor; views share the `storage` of what they look at.
+
+    `part` is where its bytes count: "activations", "logits", "temporary" (autocast's copies of
+    weights), "parameters" (held anyway, never counted here). `shared` tensors serve all layers.
+    """
+
+    shape: tuple
+    dtype: str
+    name: str = ""
+    part: str = "activations"
+    grad: bool = True
+    shared: bool = False
+    storage: Tensor | None = None
+
+    def __post_init__(self):
+        self.storage = self.storage.storage if self.storage else self
+
+    @property
+    def size(self) -> Size:
+        return size_of(self.shape, self.dtype)
+
+
+@dataclass(eq=False)
+class Node:
+    """One operation: what it saved, and what its backward pass makes.
+
+    `grads` lists (input, alias): the gradient of that input is a view of the incoming gradient, or
+    a new tensor. `extra` is what the backward pass allocates at once, results included.
+    """
+
+    name: str
+    phase: str
+    outputs: tuple[Tensor, ...]
+    grads: list[tuple[Tensor, bool]]
+    saved: list[tuple[Tensor, str]]
+    extra: Size
+    part: str
+    region: Region | None = None
+
+
+@dataclass(eq=False)
+class Region:
+    """Operations that are run again in the backward pass, and the inputs kept for that."""
+
+    inputs: list[Tensor]
+
+
+@dataclass(eq=False)
+class Skipped:
+    """Layers left out of a tape because they equal one on it: what they keep, what they leave."""
+
+    count: int
+    saved: dict[str, Size]
+    gradients: Size
+
+
+@dataclass(eq=False)
+class Tape:
+    """Records operations. `autocast` is torch.autocast to bf16; `device` chooses its operator list.
+
+    `batched` says whether the micro-batch is above one: a transposed batch of heads must then be
+    copied before a batched matmul.
+    """
+
+    autocast: bool = False
+    device: str = "cpu"
+    batched: bool = True
+    phase: str = "embedding"
+    nodes: list = field(default_factory=list)
+    casts: dict = field(default_factory=dict)
+    region: Region | None = None
+
+    def emit(self, name, out, grads, saved=(), extra=None):
+        """Record an operation; it exists for autograd only if some input needs a gradient."""
+        outputs = out if isinstance(out, tuple) else (out,)
+        grads = [(tensor, alias) for tensor, alias in grads if tensor.grad]
+        if not grads:
+            for tensor in outputs:
+                tensor.grad = False
+            return out
+        if extra is None:
+            extra = NONE
+            for tensor, alias in grads:
+                extra = extra if alias else plus(extra, tensor.size)
+        saved = [(tensor, why) for tensor, why in saved if tensor is not None]
+        part = "logits" if grads[0][0].part == "logits" else "temporary"
+        self.nodes.append(
+            Node(name, self.phase, outputs, grads, saved, extra, part, self.region)
+        )
+        return out
+
+    # -- views and copies
+
+    def view(self, x: Tensor, shape: tuple, name="view") -> Tensor:
+        out = Tensor(shape, x.dtype, x.name, x.part, storage=x)
+        return self.emit(name, out, [(x, True)])
+
+    def copy(self, x: Tensor, shape: tuple, name="copy") -> Tensor:
+        """A reshape that must copy; its gradient is a view."""
+        out = Tensor(shape, x.dtype, f"{name} of {x.name}", x.part)
+        return self.emit(name, out, [(x, True)])
+
+    def to_heads(self, x: Tensor, shape: tuple, copied: bool) -> Tensor:
+        """(b, s, heads * width) seen as (b, heads, s, width); `copied` if the gradient returns
+        in another order of dimensions and must be copied to pass the view."""
+        out = Tensor(shape, x.dtype, x.name, storage=x)
+        return self.emit("to_heads", out, [(x, not copied)])
+
+    def cast(self, x: Tensor, dtype: str) -> Tensor:
+        if x.dtype == dtype:
+            return x
+        out = Tensor(x.shape, dtype, f"{x.name} in {dtype}", x.part)
+        if x.part == "parameters":
+            out.part = "temporary"
+        return self.emit("cast", out, [(x, False)])
+
+    def slice(self, x: Tensor, shape: tuple) -> Tensor:
+        out = Tensor(shape, x.dtype, x.name, storage=x)
+        return self.emit("slice", out, [(x, False)])
+
+    def split(self, x: Tensor, shapes: list[tuple]) -> tuple[Tensor, ...]:
+        outs = tuple(Tensor(shape, x.dtype, x.name, storage=x) for shape in shapes)
+        return self.emit("split", outs, [(x, False)])
+
+    def cat(self, parts: list[Tensor], shape: tuple, name="cat") -> Tensor:
+        dtype = _promote(*parts)
+        out = Tensor(shape, dtype, name)
+        # each part's gradient is a slice of the incoming one, cast where the part was promoted
+        return self.emit(name, out, [(part, part.dtype == dtype) for part in parts])
+
+    def expand_heads(self, x: Tensor, shape: tuple) -> Tensor:
+        """Key or value heads repeated for each query head; the gradient is summed over them."""
+        out = Tensor(shape, x.dtype, f"{x.name} for every query head")
+        return self.emit("repeat", out, [(x, False)])
+
+    # -- elementwise
+
+    def add(self, x: Tensor, y: Tensor, name="sum") -> Tensor:
+        shape = x.shape if len(x.shape) >= len(y.shape) and "b" in x.shape else y.shape
+        out = Tensor(shape, _promote(x, y), name)
+        grads = [(t, t.dtype == out.dtype and t.shape == shape) for t in (x, y)]
+        return self.emit("add", out, grads)
+
+    def scale(self, x: Tensor, name="") -> Tensor:
+        """Times or divided by a number: saves nothing."""
+        out = Tensor(x.shape, x.dtype, name or x.name, x.part)
+        return self.emit("scale", out, [(x, False)])
+
+    def mul(self, x: Tensor, y: Tensor, name="product", why="factor") -> Tensor:
+        """Elementwise product with broadcasting: each factor is saved for the other's gradient."""
+        big = x if _rank(x) >= _rank(y) else y
+        out = Tensor(big.shape, _promote(x, y), name)
+        saved = [(x, why)] if y.grad else []
+        saved += [(y, why)] if x.grad else []
+        extra = NONE
+        for t in (x, y):  # computed at the product's size and dtype, then summed or cast
+            if t.grad:
+                extra = plus(extra, out.size)
+                extra = plus(extra, t.size) if t.dtype != out.dtype else extra
+        return self.emit("mul", out, [(x, False), (y, False)], saved, extra)
+
+    def unary(self, name, x: Tensor, keeps="input", temporaries=1) -> Tensor:
+        """An elementwise function; `keeps` its "input" or its "output" for the gradient."""
+        out = Tensor(x.shape, x.dtype, f"{name} of {x.name}", x.part)
+        kept = x if keeps == "input" else out
+        saved = [(kept, f"{keeps} of {name}")]
+        return self.emit(name, out, [(x, False)], saved, times(temporaries, x.size))
+
+    def power(self, x: Tensor) -> Tensor:
+        if self.autocast and self.device == "cuda":  # on CUDA's list of fp32 operators
+            x = self.cast(x, "fp32")
+        return self.unary("pow", x, temporaries=3)
+
+    def dropout(self, x: Tensor, rate: float) -> Tensor:
+        if not rate:
+            return x
+        dtype = "bool" if self.device == "cuda" else x.dtype  # the CPU keeps scaled noise
+        mask = Tensor(x.shape, dtype, f"dropout mask of {x.name}", grad=False)
+        out = Tensor(x.shape, x.dtype, f"{x.name} after dropout")
+        return self.emit("dropout", out, [(x, False)], [(mask, "dropped elements")])
+
+    # -- reductions and norms
+
+    def softmax(self, x: Tensor, name="softmax") -> Tensor:
+        return self.unary(name, x, keeps="output")
+
+    def inverse_rms(self, x: Tensor) -> Tensor:
+        """1 / sqrt(mean(x²) + eps) over the last dimension."""
+        squares = self.unary("pow", x, temporaries=3)
+        mean = self.emit("mean", Tensor((*x.shape[:-1], 1), x.dtype, "mean"), [(squares, False)])
+        return self.unary("rsqrt", mean, keeps="output", temporaries=3)
+
+    def layer_norm(self, x: Tensor, weight: Tensor | None, bias: Tensor | None, name) -> Tensor:
+        if weight is not None and self.autocast and self.device == "cuda":
+            x = self.cast(x, "fp32")
+        out = Tensor(x.shape, x.dtype, f"output of {name}")
+        statistic = Tensor((*x.shape[:-1], 1), x.dtype, f"mean of {name}", grad=False)
+        deviation = Tensor((*x.shape[:-1], 1), x.dtype, f"1/deviation of {name}", grad=False)
+        saved = [(x, f"input of {name}"), (statistic, "statistics"), (deviation, "statistics")]
+        grads = [(x, False)] + [(p, False) for p in (weight, bias) if p is not None]
+        return self.emit(name, out, grads, saved)
+
+    # -- matrix products
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, out_dim: int, name) -> Tensor:
+        """x @ weight (+ bias): keeps x for the weight's gradient, the weight for x's."""
+        if self.autocast:
+            weight = self._cast_weight(weight)
+            x = self.cast(x, "bf16")
+            bias = self._cast_weight(bias) if bias is not None else None
+        out = Tensor((*x.shape[:-1], out_dim), x.dtype, f"output of {name}")
+        saved = [(x, f"input of {name}")] if weight.grad else []
+        saved += [(weight, f"weight of {name}")] if x.grad else []
+        grads = [(x, False), (weight, False)] + ([(bias, False)] if bias is not None else [])
+        return self.emit(name, out, grads, saved)
+
+    def matmul(self, x: Tensor, y: Tensor, shape: tuple, name) -> Tensor:
+        out = Tensor(shape, x.dtype, name)
+        saved = [(x, f"factor of {name}"), (y, f"factor of {name}")]
+        return self.emit(name, out, [(x, False), (y, False)], saved)
+
+    def lower(self, x: Tensor) -> Tensor:
+        """What autocast does to the inputs of a matrix product."""
+        return self.cast(x, "bf16") if self.autocast else x
+
+    def _cast_weight(self, weight: Tensor) -> Tensor:
+        """Autocast copies each weight once a forward pass."""
+        if weight.dtype == "bf16":
+            return weight
+        if weight not in self.casts or self.casts[weight][1] is not self.region:
+            self.casts[weight] = (self.cast(weight, "bf16"), self.region)
+        return self.casts[weight][0]
+
+    # -- recompute
+
+    def begin_recompute(self, inputs: list[Tensor]) -> None:
+        self.region = Region(inputs)
+
+    def end_recompute(self) -> None:
+        self.region = None
+
+
+def _promote(*tensors: Tensor) -> str:
+    return "fp32" if any(t.dtype == "fp32" for t in tensors) else "bf16"
+
+
+def _rank(x: Tensor) -> tuple:
+    """Orders operands by size: the larger shape is the product's."""
+    return len(x.shape), sum(isinstance(n, str) for n in x.shape), prod(_sizes(x))
+
+
+def _sizes(x: Tensor) -> list[int]:
+    return [n for n in x.shape if not isinstance(n, str)]
