@@ -78,9 +78,10 @@ def judge(exercise: Exercise, given: Any) -> Verdict:
     except (Exception, SystemExit) as error:  # the learner's own code: anything can happen in it
         what = "Your function" if exercise.inputs else "Reading your answer"
         return Verdict(WRONG, f"{what} stops with {type(error).__name__}: {error}")
-    for label, leaf in found.items():
-        if leaf is ...:
-            return Verdict(UNANSWERED, f"{_subject(label)} is `...`. {_asked(exercise, expected)}")
+    missing = [label for label, leaf in found.items() if leaf is ...]
+    if missing:
+        where = f"{_subject(missing[0])} is `...`. " if len(missing) < len(found) else ""
+        return Verdict(UNANSWERED, where + _asked(exercise, expected))
     fault = _fault(exercise, expected, found)
     if fault is None:
         return Verdict(RIGHT, _praise(exercise, expected))
@@ -151,7 +152,7 @@ def _fault_of_word(right: str, given: Any, choices: list[str]) -> str | None:
 
 
 def _fault_of_number(exercise: Exercise, right: float, given: Any) -> str | None:
-    unit = f" in {exercise.unit}" if exercise.unit else ""
+    unit = f" ({exercise.unit})" if exercise.unit else ""
     if isinstance(given, bool) or not isinstance(given, Real | Decimal):
         return f"must be a number{unit}, not {_kind(given)}."
     try:
@@ -196,8 +197,7 @@ def _asked(exercise: Exercise, expected: dict[str, Any]) -> str:
     elif isinstance(first, str):
         form = f"one of {', '.join(_choices(exercise, next(iter(expected))))}"
     else:
-        form = f"a number in {exercise.unit}" if exercise.unit else "a number"
-        form += f" ({exercise.precision})"
+        form = f"a number ({', '.join(filter(None, (exercise.unit, exercise.precision)))})"
     if len(expected) > 1:
         form = f"{len(expected)} values, each {form}"
     return f"Asked for: {form}."

@@ -10,6 +10,7 @@ machine. A cell that fails is named and its notebook is left as it was.
 import argparse
 import hashlib
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -41,7 +42,8 @@ def execute(notebook: NotebookNode, folder: Path, timeout: float = 600) -> Noteb
             record_timing=False,
             resources={"metadata": {"path": str(folder)}},
         )
-        client.execute(env=os.environ | {"SIZING_RECORDED": "1", "SIZING_LEARNER_DIR": learner})
+        env = os.environ | {"SIZING_RECORDED": "1", "SIZING_LEARNER_DIR": learner}
+        client.execute(env=env, stderr=subprocess.DEVNULL)  # the kernel's own log, not the cells'
     return normalise(notebook)
 
 
