@@ -104,7 +104,7 @@ class Price:
 
 
 def gpus() -> tuple[str, ...]:
-    """Slugs of all accelerators in data/gpus.csv, in the order of their announcement."""
+    """Slugs of all accelerators in data/gpus.csv: NVIDIA by generation, then AMD, then Google."""
     return tuple(_table())
 
 
