@@ -66,7 +66,6 @@ class Forward:
         t = self.tape
         x = self._embed()
         self._shared()
-        t.phase = "layers"
         for block, position in self._representatives():
             if position == "skip":
                 t.nodes.append(self._skipped(block))
@@ -86,6 +85,7 @@ class Forward:
         x = self._lookup(table, ("b", "s"))
         if self.family in ("gemma2", "gemma3_text"):
             x = t.scale(x, "scaled embedding")
+        t.phase = "layers"
         if "project_in" in self.outer:
             x = self._outer_linear(x, "project_in", self.model.hidden)
         if positions:
@@ -132,19 +132,13 @@ class Forward:
         labels = Tensor(("b", "s"), "int64", "labels", grad=False)
         loss = Tensor((1,), "fp32", "loss")
         t.emit("nll_loss", loss, [(log_probabilities, False)], [(labels, "targets")])
-        # The forward pass ends with the logits and autocast's copies of recomputed weights alive.
+        # The forward pass ends with these alive beside what is saved: the logits, the last hidden
+        # state if the head saved its own copy, autocast's copies of weights to be recomputed.
         sizes = NONE
         for tensor in held:
             sizes = plus(sizes, tensor.size)
-        self.forward = {"logits": sizes, "temporary": self.uncast, "activations": self._held()}
-
-    def _held(self) -> Size:
-        """Masks that the model's forward pass still refers to, where no layer keeps them."""
-        total = NONE
-        if self.run.recompute == "none":
-            for mask in self.masks.values():
-                total = plus(total, mask.size) if mask is not None else total
-        return total
+        last = x.size if t.autocast and x.dtype == "fp32" else NONE
+        self.forward = {"logits": sizes, "temporary": self.uncast, "activations": last}
 
     def _outer_tensor(self, name: str) -> Tensor:
         if name not in self.tables:
@@ -232,9 +226,8 @@ class Forward:
         self.weights[block] = []
         self.named = {w.name.split("*.", 1)[1]: w for w in block.weights}
         if self.run.recompute == "full":
-            shared = [tensor for pair in self.rope.values() for tensor in pair]
-            shared += [mask for mask in self.masks.values() if mask is not None]
-            t.begin_recompute([x, *shared])
+            mask = self.masks[block.window]
+            t.begin_recompute([x, *self._rotary(), *([mask] if mask is not None else [])])
         x = _LAYERS.get(self.family, Forward._llama_layer)(self, x)
         t.end_recompute()
         self.layers[block] = t.nodes[start:]
@@ -303,11 +296,14 @@ class Forward:
 
     # -- attention
 
+    def _rotary(self) -> list[Tensor]:
+        """Cosines and sines of the layer; Gemma 3 has two sets, the others one."""
+        return self.rope.get(self.block.window) or self.rope.get(None, [])
+
     def _rotate(self, x: Tensor) -> Tensor:
         """x cos + rotate_half(x) sin."""
         t = self.tape
-        kinds = self.rope
-        cos, sin = kinds.get(self.block.window, kinds[next(iter(kinds))])
+        cos, sin = self._rotary()
         width, half = cos.shape[-1], cos.shape[-1] // 2
         heads = x.shape[:-1]
         turned = t.slice(x, (*heads, width)) if width < x.shape[-1] else x
@@ -347,7 +343,9 @@ class Forward:
         sums = Tensor(("b", heads, "s"), "fp32", "log-sum-exp of scores", grad=False)
         saved += [(out, "output"), (sums, "normalisation of each row")]
         out = t.emit("flash attention", out, [(q, False), (k, False), (v, False)], saved)
-        return t.view(out, ("b", "s", heads * v.shape[-1]), "attention output")
+        # The kernel lays its output out as the queries, which concatenation left head by head.
+        reshape = t.copy if self.family == "gpt_neox" else t.view
+        return reshape(out, ("b", "s", heads * v.shape[-1]), "attention output")
 
     def _eager(self, q, k, v, mask) -> Tensor:
         t = self.tape

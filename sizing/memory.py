@@ -151,17 +151,28 @@ def _plan(
     moments = [
         _with_state(point, held) for point in points(forward.tape, forward.forward, resident)
     ]
-    # The update meets gradients of its own dtype: a copy of all where theirs is another. The bf16
-    # gradients are released once fp32 masters have theirs.
-    update = temporary_bytes(optimizer, trained, master)
-    if master and not wide:
-        update += 4 * sum(t.total for t in trained)
-        state_then = {**state, "gradients": 0}
-    else:
-        update += 2 * sum(t.total for t in trained) if wide and not master else 0
-        state_then = state
-    moments.append(_with_state(Point("optimizer", {"temporary": _constant(update)}), state_then))
+    moments += _updates(optimizer, master, wide, trained, state)
     return _Plan(state, moments)
+
+
+def _updates(optimizer, master, wide, trained, state) -> list[Point]:
+    """Moments of the optimizer's step, which needs gradients in the dtype that it works in."""
+    count = sum(t.total for t in trained)
+    temporary = temporary_bytes(optimizer, trained, master)
+    if not master or wide:
+        narrowed = 2 * count if wide and not master else 0
+        return [_update(state, temporary + narrowed)]
+    # bf16 gradients become fp32 one after the other; each is released when its copy exists.
+    worst, done = 0, 0
+    for t in trained:
+        done += t.total
+        worst = max(worst, 2 * count + 2 * done + 2 * t.elements)
+    released = {**state, "gradients": 0}
+    return [_update(released, max(worst, 4 * count + temporary))]
+
+
+def _update(state: dict[str, int], temporary: int) -> Point:
+    return _with_state(Point("optimizer", {"temporary": _constant(temporary)}), state)
 
 
 def _with_state(point: Point, state: dict[str, int]) -> Point:
@@ -216,5 +227,7 @@ def _windows(model: Model) -> tuple[int, ...]:
 
 def _sequence_beyond(model: Model, beyond: tuple[bool, ...]) -> int:
     """Some sequence length that reaches exactly those of the model's windows."""
-    reached = [window for window, is_beyond in zip(_windows(model), beyond, strict=True) if is_beyond]
+    reached = [
+        window for window, is_beyond in zip(_windows(model), beyond, strict=True) if is_beyond
+    ]
     return max(reached, default=1)

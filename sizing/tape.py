@@ -127,9 +127,7 @@ class Tape:
                 extra = extra if alias else plus(extra, tensor.size)
         saved = [(tensor, why) for tensor, why in saved if tensor is not None]
         part = "logits" if grads[0][0].part == "logits" else "temporary"
-        self.nodes.append(
-            Node(name, self.phase, outputs, grads, saved, extra, part, self.region)
-        )
+        self.nodes.append(Node(name, self.phase, outputs, grads, saved, extra, part, self.region))
         return out
 
     # -- views and copies
