@@ -2,7 +2,9 @@
 
 import importlib
 
+from . import hardware
 from .flops import flops
+from .memory import memory
 from .model import Model, presets
 from .run import Run
 
@@ -20,4 +22,4 @@ def __dir__():
     return sorted([*__all__, *_LAZY])
 
 
-__all__ = ["Model", "Run", "flops", "presets"]
+__all__ = ["Model", "Run", "flops", "hardware", "memory", "presets"]

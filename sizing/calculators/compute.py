@@ -1,0 +1,141 @@
+"""ComputeCalculator: FLOPs of a training run, and the time they take."""
+
+from __future__ import annotations
+
+import csv
+from functools import cache
+from statistics import quantiles
+
+from ..cost import training_time
+from ..flops import flops, megatron, palm, six_nd
+from ..hardware import GPU, gpu
+from ..model import Model, presets
+from ..run import Run
+from ..units import DATA, HOUR, count, duration, si
+from . import style
+from .base import Calculator, Result, decades, dropdown, percent, powers_of_two, scale
+from .device_card import device, device_options
+
+CONVENTIONS = {
+    "all query-key pairs": "every product of the step, all s x s pairs",
+    "causal pairs": "every product of the step, only the pairs that the mask leaves",
+    "6ND": "6 x parameters x tokens",
+    "PaLM": "6N + 12LHQT a token",
+    "Megatron": "72 l h^2 (1 + s/6h) + 6hV a token",
+}
+COUNTS = powers_of_two(1, 65536)
+
+
+def training_flops(model: Model, sequence: int, tokens: float, convention: str) -> float:
+    """Model FLOPs of training on `tokens` tokens in sequences of `sequence`, by a convention."""
+    if convention == "6ND":
+        return six_nd(model.parameters.active, tokens)
+    if convention == "PaLM":
+        return palm(model.parameters.active, model, sequence, tokens)
+    if convention == "Megatron":
+        return megatron(model, sequence, tokens, recompute=False)
+    attention = "causal" if convention == "causal pairs" else "full"
+    step = flops(Run(model, sequence=sequence), attention=attention).model
+    return step / sequence * tokens
+
+
+@cache
+def published_utilisation() -> tuple[int, float, float, float]:
+    """(runs, 10th percentile, median, 90th percentile) of MFU over the whole runs in data/runs.csv:
+    6ND over GPU-hours x dense peak, with active parameters where there are experts."""
+    implied = []
+    with (DATA / "runs.csv").open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            if row["kind"] == "run" and row["tokens"] and row["gpu_hours"]:
+                n = float(row["active_params"] or row["params"])
+                peak = gpu(row["gpu"]).peak_flops(row["peak_dtype"])
+                seconds = float(row["gpu_hours"]) * HOUR
+                implied.append(six_nd(n, float(row["tokens"])) / (seconds * peak))
+    tenths = quantiles(implied, n=10)
+    return len(implied), tenths[0], tenths[4], tenths[8]
+
+
+def best_dtype(card: GPU) -> str:
+    """The dtype to train in: bf16 where the device has it, else fp16, else fp32."""
+    return next(dtype for dtype in ("bf16", "fp16", "fp32") if dtype in card.peak)
+
+
+class ComputeCalculator(Calculator):
+    """FLOPs, hours, GPU-hours. Settings: model, sequence, tokens, convention, gpu, count, mfu."""
+
+    title = "Compute and time"
+
+    def make_controls(self):
+        return {
+            "model": dropdown("model", list(presets()), "llama-3.1-8b"),
+            "sequence": scale(
+                "sequence", powers_of_two(128, 131072), 4096, lambda v: f"{v:,} tokens"
+            ),
+            "tokens": scale("train on", decades(1e8, 3e13), 1e12, lambda v: f"{count(v)} tokens"),
+            "convention": dropdown("FLOPs counted", list(CONVENTIONS), "all query-key pairs"),
+            "gpu": dropdown("device", device_options(), "h100-sxm"),
+            "count": scale("how many", COUNTS, 64, lambda v: f"{v:,}"),
+            "mfu": percent("MFU", 0.4, 0.05, 0.75),
+        }
+
+    def result(self, model, sequence, tokens, convention, gpu, count, mfu) -> Result:
+        chosen, card = Model(model), device(gpu)
+        dtype = best_dtype(card)
+        peak = card.peak_flops(dtype)
+        work = {c: training_flops(chosen, sequence, tokens, c) for c in CONVENTIONS}
+        seconds = training_time(work[convention], card, count, mfu, dtype)
+        runs, low, middle, high = published_utilisation()
+        rows = tuple(
+            (name, si(f, "FLOP"), f"{f / work['all query-key pairs']:.2f}",
+             duration(training_time(f, card, count, mfu, dtype)))
+            for name, f in work.items()
+        )  # fmt: skip
+        fast, slow = (training_time(work[convention], card, count, u, dtype) for u in (high, low))
+        return Result(
+            value=seconds,
+            headline=f"{duration(seconds)} on {count:,} x {card.label}",
+            formula=(
+                f"FLOPs / (GPUs x peak x MFU) = {si(work[convention], 'FLOP')} / ({count:,} x "
+                f"{si(peak, 'FLOP/s')} {dtype} x {mfu:.0%}) = {seconds:,.0f} s"
+            ),
+            columns=("FLOPs counted", "FLOPs", "over the first", "time"),
+            rows=rows,
+            caption=(
+                f"Hours against the number of GPUs at {mfu:.0%} MFU; the band is the MFU of eight "
+                f"in ten published runs."
+            ),
+            notes=(
+                f"{si(work[convention], 'FLOP')}: {CONVENTIONS[convention]}.",
+                f"{seconds * count / HOUR:,.0f} GPU-hours, whatever the number of GPUs.",
+            ),
+            accuracy=(
+                f"FLOPs exact; time as good as the MFU. {runs} published runs had {middle:.0%} in "
+                f"the median, eight in ten {low:.0%} to {high:.0%}: here {duration(fast)} to "
+                f"{duration(slow)} (data/runs.csv)."
+            ),
+            data=(work[convention] / peak / HOUR, count, mfu, low, high),
+        )
+
+    def prepare(self, figure):
+        axes = figure.subplots()
+        axes.set(xscale="log", yscale="log", xlim=(1, COUNTS[-1]), ylim=(0.1, 1e7))
+        axes.set(xlabel="GPUs", ylabel="hours")
+        (self._line,) = axes.plot([], [], color=style.BLUE, label="at this MFU")
+        self._band = axes.fill_between([1, 2], [1, 1], [2, 2], color=style.SKY, alpha=0.3)
+        self._band.set_label("published MFU")
+        (self._point,) = axes.plot([], [], "o", color=style.RED, label="this plan")
+        for hours, label in ((24, "a day"), (24 * 30, "30 days"), (24 * 365, "a year")):
+            axes.axhline(hours, color="grey", linewidth=0.8, linestyle=":")
+            axes.text(1.15, hours * 1.15, label, color="#555555", fontsize=9)
+        axes.legend(loc="upper right")
+        return [self._band, self._line, self._point]
+
+    def update(self, result):
+        gpu_hours, count, mfu, low, high = result.data
+        ends = [COUNTS[0], COUNTS[-1]]
+        self._line.set_data(ends, [gpu_hours / mfu / n for n in ends])
+        corners = [
+            (n, gpu_hours / u / n) for u, side in ((low, 1), (high, -1)) for n in ends[::side]
+        ]
+        self._band.set_verts([corners])
+        self._point.set_data([count], [gpu_hours / mfu / count])

@@ -1,0 +1,52 @@
+"""Colours and fonts of the course's figures: safe for colour blindness, legible on a dark page."""
+
+# Okabe and Ito's palette, https://jfly.uni-koeln.de/color/ (2002)
+BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"
+PINK, SKY, RED, YELLOW, BLACK = "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#222222"
+
+SERIES = (BLUE, ORANGE, GREEN, RED, PINK, SKY, BLACK, YELLOW)
+
+# One colour a part, the same in every figure.
+COLOURS = {
+    "embedding": PINK,
+    "attention": BLUE,
+    "mlp": ORANGE,
+    "norm": GREEN,
+    "head": RED,
+    "router": SKY,
+    "parameters": BLUE,
+    "gradients": ORANGE,
+    "optimizer": GREEN,
+    "activations": PINK,
+    "logits": RED,
+    "temporary": SKY,
+}
+
+# An opaque light panel: a figure's black text stays legible where the page is dark.
+RC = {
+    "figure.figsize": (7.0, 4.0),
+    "figure.dpi": 100,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "axes.facecolor": "white",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": "#dddddd",
+    "font.size": 10.5,
+    "axes.titlesize": 12,
+    "legend.frameon": False,
+    "lines.linewidth": 2.0,
+    "lines.markersize": 6.5,
+    "figure.autolayout": True,
+}
+
+
+def use() -> None:
+    """Draw matplotlib's figures in the course's style from here on."""
+    import matplotlib
+    from cycler import cycler
+
+    matplotlib.rcParams.update(RC)
+    matplotlib.rcParams["axes.prop_cycle"] = cycler(color=SERIES)
