@@ -344,7 +344,7 @@ def _table_html(result: Result) -> str:
     if not result.rows:
         return ""
     cell = "style='text-align:right;padding:2px 10px'"
-    first = "style='text-align:left;padding:2px 10px'"
+    first = "style='text-align:left;padding:2px 10px;white-space:nowrap'"
     head = "".join(
         f"<th {cell if i else first}>{escape(name)}</th>" for i, name in enumerate(result.columns)
     )
@@ -354,4 +354,4 @@ def _table_html(result: Result) -> str:
         + "</tr>"
         for row in result.rows
     )
-    return f"<table><tr>{head}</tr>{body}</table>"
+    return f"<table style='width:auto'><tr>{head}</tr>{body}</table>"

@@ -51,7 +51,7 @@ def published_utilisation() -> tuple[int, float, float, float]:
                 peak = gpu(row["gpu"]).peak_flops(row["peak_dtype"])
                 seconds = float(row["gpu_hours"]) * HOUR
                 implied.append(six_nd(n, float(row["tokens"])) / (seconds * peak))
-    tenths = quantiles(implied, n=10)
+    tenths = quantiles(implied, n=10, method="inclusive")
     return len(implied), tenths[0], tenths[4], tenths[8]
 
 

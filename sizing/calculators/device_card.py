@@ -77,7 +77,6 @@ class DeviceCard(Calculator):
             ("bandwidth", si(card.bandwidth, "B/s")),
             ("link, one direction", si(card.link, "B/s") if card.link else "not known"),
             ("power", f"{card.power:.0f} W" if card.power else "not known"),
-            ("source", card.source),
         ]
         return Result(
             value=reached,
@@ -95,7 +94,7 @@ class DeviceCard(Calculator):
             notes=(f"Ridge: {ridge:.3g} FLOP per byte.", card.notes),
             accuracy=(
                 "an upper bound. Peaks and bandwidth are the maker's; a real product of matrices "
-                "reaches less, which the experiment 'ceilings' measures."
+                f"reaches less, which the experiment 'ceilings' measures. Source: {card.source}."
                 if card.name != "measured"
                 else "measured on this machine by the experiment 'ceilings'."
             ),
