@@ -19,6 +19,7 @@ from .recording import (
     recorded_only,
     recordings,
 )
+from .roofline import roofline
 
 # In the order of recording: the quick ones that others are read against come first.
 _MODULES = {
@@ -26,6 +27,10 @@ _MODULES = {
     "model-size": "model_size",
     "recompute": "recompute",
     "batch": "batch",
+    "sequence-length": "sequence_length",
+    "optimizers": "optimizers",
+    "accumulation": "accumulation",
+    "memory-timeline": "memory_timeline",
 }
 
 
@@ -78,5 +83,6 @@ __all__ = [
     "names",
     "own",
     "recordings",
+    "roofline",
     "run",
 ]

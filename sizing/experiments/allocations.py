@@ -42,22 +42,26 @@ def peak(call: Callable[[], object], device: Device, resident: int = 0) -> dict:
         resident: bytes that were there before the call and stay, which a CPU's events do not show.
 
     Returns:
-        ``peak_bytes``, allocated by tensors; ``reserved_bytes``, what torch held from the driver
-        at most (CUDA only); ``peak_source``, who counted.
+        ``peak_bytes``, allocated by tensors; ``transient_bytes``, the part of it that was not there
+        before; ``reserved_bytes``, what torch held from the driver at most (CUDA only);
+        ``peak_source``, who counted.
     """
     if device.cuda:
         device.release()
         torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
         call()
         torch.cuda.synchronize()
         return {
             "peak_bytes": torch.cuda.max_memory_allocated(),
+            "transient_bytes": torch.cuda.max_memory_allocated() - before,
             "reserved_bytes": torch.cuda.max_memory_reserved(),
             "peak_source": "torch.cuda.max_memory_allocated",
         }
     above = max(accumulate((event.bytes for event in cpu_events(call)), initial=0))
     return {
         "peak_bytes": resident + above,
+        "transient_bytes": above,
         "reserved_bytes": None,
         "peak_source": "CPU allocator events",
     }

@@ -13,7 +13,10 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import psutil
 import torch
+
+from ..hardware import gpu, gpus
 
 _ROOT = Path(__file__).resolve().parents[2]
 _NOISE = re.compile(
@@ -33,13 +36,13 @@ class Device:
     Attributes:
         kind: "cuda" or "cpu", as torch names it.
         name: what the driver or the operating system calls it.
-        memory: bytes of memory, None where the operating system does not say.
+        memory: bytes of memory, the GPU's or the computer's.
         cores: multiprocessors of a GPU, logical cores of a CPU.
     """
 
     kind: str
     name: str
-    memory: int | None
+    memory: int
     cores: int
 
     @property
@@ -55,7 +58,8 @@ class Device:
 
     def datasheet(self, dtype: str) -> float | None:
         """The dense peak FLOP/s on this GPU's datasheet; None for a CPU or a GPU not listed."""
-        return None
+        name = _datasheet_name(self.slug) if self.cuda else None
+        return gpu(name).peak.get(dtype) if name else None
 
     def synchronize(self) -> None:
         """Wait until the device has done what it was given."""
@@ -80,8 +84,8 @@ class Device:
         Raises:
             DeviceTooSmall: the estimate does not fit.
         """
-        free = None if self.cuda else _free_memory()
-        if free is not None and size > 0.9 * free:
+        free = psutil.virtual_memory().available
+        if not self.cuda and size > 0.9 * free:
             raise DeviceTooSmall(
                 f"not tried: estimated {size / 1e9:.2f} GB, {free / 1e9:.2f} GB of memory free"
             )
@@ -92,7 +96,7 @@ def find() -> Device:
     if torch.cuda.is_available():
         found = torch.cuda.get_device_properties(0)
         return Device("cuda", found.name, found.total_memory, found.multi_processor_count)
-    return Device("cpu", _cpu_name(), _meminfo("MemTotal"), os.cpu_count() or 1)
+    return Device("cpu", _cpu_name(), psutil.virtual_memory().total, os.cpu_count() or 1)
 
 
 def provenance(device: Device, name: str, command: str) -> dict[str, str]:
@@ -117,12 +121,26 @@ def provenance(device: Device, name: str, command: str) -> dict[str, str]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "threads": torch.get_num_threads(),
-        "load": _load(),
+        "load": f"{psutil.getloadavg()[0]:.2f} before the first point",
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": _commit(),
         "command": command,
     }
     return {key: str(value) for key, value in facts.items()}
+
+
+def _datasheet_name(slug: str) -> str | None:
+    """The name in `hardware.gpus` of what a driver calls ``a100-80gb-pcie`` or ``h200``.
+
+    The words agree in some order (SXM4 is SXM); or the driver names no form factor, which from the
+    H100 on means SXM.
+    """
+    words = set(re.sub(r"\bsxm\d", "sxm", slug).split("-"))
+    for name in gpus():
+        if set(name.split("-")) == words:
+            return name
+    plain = not words & {"pcie", "nvl"} and f"{slug.split('-')[0]}-sxm"
+    return plain if plain in gpus() else None
 
 
 def _cpu_name() -> str:
@@ -132,23 +150,6 @@ def _cpu_name() -> str:
         if found:
             return found.group(1).strip()
     return platform.processor() or platform.machine()
-
-
-def _free_memory() -> int | None:
-    return _meminfo("MemAvailable")
-
-
-def _meminfo(key: str) -> int | None:
-    """A line of Linux's /proc/meminfo in bytes; elsewhere None, and no point is refused."""
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.exists():
-        return None
-    found = re.search(rf"^{key}:\s*(\d+) kB", meminfo.read_text(), re.MULTILINE)
-    return int(found.group(1)) * 1024 if found else None
-
-
-def _load() -> str:
-    return f"{os.getloadavg()[0]:.2f} before the first point" if hasattr(os, "getloadavg") else "?"
 
 
 def _commit() -> str:

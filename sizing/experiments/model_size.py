@@ -32,7 +32,7 @@ def grid(
         micro_batch: sequences in a step; by default 1 on a CPU, 8 on a GPU, 2 below 16 GB.
         precision: as in `Run`; by default fp32 on a CPU, bf16-mixed on a GPU.
     """
-    small = device.memory is not None and device.memory < 16e9
+    small = device.memory < 16e9
     return [
         describe(
             Run(
