@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..experiments.recording import own
-from ..hardware import DTYPES, GPU, gpu, gpus, measured_gpu
+from ..experiments.roofline import roofline
+from ..hardware import DTYPES, GPU, gpu, gpus
 from ..units import gb, gib, si
 from . import style
 from .base import Calculator, Result, dropdown, scale
@@ -17,17 +20,10 @@ def my_machine() -> GPU | None:
     recording = own("ceilings")
     if recording is None:
         return None
-    peak: dict[str, float] = {}
-    for row in recording.ok:
-        if row["kind"] == "matmul":
-            peak[row["dtype"]] = max(peak.get(row["dtype"], 0), row["flops_per_second"])
-    copies = [row for row in recording.ok if row["kind"] == "copy"]
-    memory = recording.provenance.get("memory", "").split(" ")[0]
-    if not peak or not copies or not memory.isdigit():
+    try:
+        return replace(roofline(recording), label=f"{recording.provenance['device']} (measured)")
+    except ValueError:  # a run that was cut off before its copies
         return None
-    largest = max(copies, key=lambda row: row["size"])
-    label = f"{recording.provenance['device']} (measured)"
-    return measured_gpu(label, peak, largest["bytes_per_second"], int(memory))
 
 
 def device_options() -> list[tuple[str, str]]:
