@@ -66,11 +66,11 @@ class Forward:
         t = self.tape
         x = self._embed()
         self._shared()
-        for block, position in self._representatives():
-            if position == "skip":
-                t.nodes.append(self._skipped(block))
-                continue
-            x = self._layer(block, x)
+        for block, skipped in self._representatives():
+            if skipped:
+                t.nodes.append(self._skipped(block, skipped))
+            else:
+                x = self._layer(block, x)
         x = self._final(x)
         self._loss(x)
 
@@ -133,11 +133,12 @@ class Forward:
         loss = Tensor((1,), "fp32", "loss")
         t.emit("nll_loss", loss, [(log_probabilities, False)], [(labels, "targets")])
         # The forward pass ends with these alive beside what is saved: the logits, the last hidden
-        # state if the head saved its own copy, autocast's copies of weights to be recomputed.
+        # state if the head did not save it, autocast's copies of weights to be recomputed.
         sizes = NONE
         for tensor in held:
             sizes = plus(sizes, tensor.size)
-        last = x.size if t.autocast and x.dtype == "fp32" else NONE
+        own_copy = t.autocast and x.dtype == "fp32"
+        last = x.size if own_copy or self.lora else NONE
         self.forward = {"logits": sizes, "temporary": self.uncast, "activations": last}
 
     def _outer_tensor(self, name: str) -> Tensor:
@@ -194,15 +195,18 @@ class Forward:
         return self.model.head_dim
 
     def _representatives(self):
-        """First and last layer of each kind, with the layers between them skipped."""
-        blocks = self.model.blocks
-        order = [(block, "first") for block in blocks]
-        order += [(block, "skip") for block in blocks if block.count > 2]
-        order += [(block, "last") for block in blocks if block.count > 1]
-        return order
+        """(block, skipped): a layer to record, or how many to skip that equal the last recorded.
 
-    def _skipped(self, block: Block) -> Skipped:
-        count = block.count - 2
+        The first and the last of each kind are recorded, since a peak is at one end. With frozen
+        embeddings the model's first layer keeps less than others: a second one stands for those.
+        """
+        lead = 2 if self.lora else 1
+        blocks = self.model.blocks
+        order = [(block, 0) for block in blocks for _ in range(min(lead, block.count))]
+        order += [(b, b.count - lead - 1) for b in blocks if b.count > lead + 1]
+        return order + [(block, 0) for block in blocks if block.count > lead]
+
+    def _skipped(self, block: Block, count: int) -> Skipped:
         sizes = {part: times(count, size) for part, size in kept(self.layers[block]).items()}
         gradients = NONE
         for tensor in self.weights[block]:
@@ -214,8 +218,9 @@ class Forward:
 
     def _casts(self, block: Block) -> Size:
         """Autocast's copies of a layer's weights."""
-        nodes = self.layers[block]
-        return kept(nodes, of_region=True).get("temporary", NONE)
+        if self.lora:  # only weights that are trained stay in autocast's cache
+            return NONE
+        return kept(self.layers[block], of_region=True).get("temporary", NONE)
 
     # -- one layer
 

@@ -9,17 +9,16 @@ Describes transformers 5.23 on PyTorch 2.13; checked against `sizing.trace` (dat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
-
-import numpy as np
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache, partial
 
 from .backward import Point, points
 from .layers import WEIGHTS, Forward
 from .model import Model
 from .optimizer import Trained, state_bytes, temporary_bytes
 from .run import Run
-from .tape import BYTES, MONOMIALS, NONE, Size, plus, size_of
+from .tape import BYTES, NONE, Size, plus, size_of
 
 PARTS = ("parameters", "gradients", "optimizer", "activations", "logits", "temporary")
 PHASES = ("forward", "loss", "layers", "embedding", "optimizer")
@@ -34,9 +33,7 @@ class Memory:
         activations: what the forward pass keeps for the backward pass, logits left out.
         logits: logits and everything of their shape, at its most.
         temporary: copies, casts and gradients on their way, at the peak.
-        phases: {phase: {part: bytes}}; the parts sum to what is alive at the phase's worst moment.
-        peak_phase: the phase with the most.
-        total: its bytes.
+        peak_phase: the phase with the most alive; `total` is its bytes.
     """
 
     parameters: int
@@ -45,9 +42,14 @@ class Memory:
     activations: int
     logits: int
     temporary: int
-    phases: dict[str, dict[str, int]]
     peak_phase: str
     total: int
+    _moments: Callable[[], dict[str, dict[str, int]]] = field(repr=False, compare=False)
+
+    @cached_property
+    def phases(self) -> dict[str, dict[str, int]]:
+        """{phase: {part: bytes}}; the parts sum to what is alive at the phase's worst moment."""
+        return self._moments()
 
 
 def memory(run: Run, *, lora: int = 0, device: str = "cpu") -> Memory:
@@ -63,7 +65,7 @@ def memory(run: Run, *, lora: int = 0, device: str = "cpu") -> Memory:
             bytes; their lists of autocast operators differ for GPT-2's activation and softmax.
 
     Raises:
-        ValueError: an activation function that the formula does not know.
+        ValueError: an activation function that the formula does not know, an unknown device.
         NotImplementedError: tensor, pipeline or context parallelism.
     """
     model, batch, sequence = run.model, run.micro_batch, run.sequence
@@ -88,38 +90,47 @@ class _Plan:
 
     def __init__(self, state: dict[str, int], moments: list[Point]):
         self.state = state
-        moments = _undominated(moments)
-        self.names = [name for name in PHASES if any(m.phase == name for m in moments)]
-        ordered = [m for name in self.names for m in moments if m.phase == name]
-        self.starts = [next(i for i, m in enumerate(ordered) if m.phase == n) for n in self.names]
-        self.ends = [*self.starts[1:], len(ordered)]
-        self.parts = np.array([[m.parts.get(p, NONE) for p in PARTS] for m in ordered])
-        self.totals = self.parts.sum(axis=1)
+        present = [name for name in PHASES if any(m.phase == name for m in moments)]
+        self.phases = {
+            name: _undominated([m for m in moments if m.phase == name]) for name in present
+        }
+        # What every call needs, reduced to the few polynomials that can win.
+        self.peaks = [(m.total, m) for m in _undominated(moments)]
+        # The backward pass starts with all that the forward pass kept.
+        self.activations = next(m for m in moments if m.phase == "loss").parts["activations"]
+        self.logits = _largest([m.parts.get("logits", NONE) for m in moments])
 
     def evaluate(self, batch: int, sequence: int) -> Memory:
-        values = np.array([batch**i * sequence**j for i, j in MONOMIALS])
-        totals = (self.totals @ values).tolist()
-        rows, best = [], None
-        for start, end in zip(self.starts, self.ends, strict=True):
-            row = max(range(start, end), key=totals.__getitem__)
-            rows.append(row)
-            if best is None or totals[row] > totals[best]:
-                best = row
-        table = (self.parts[rows] @ values).tolist()
-        phases = {
-            name: dict(zip(PARTS, row, strict=True))
-            for name, row in zip(self.names, table, strict=True)
-        }
-        peak = self.names[rows.index(best)]
+        total, peak = -1, None
+        for size, moment in self.peaks:
+            value = _at(size, batch, sequence)
+            if value > total:
+                total, peak = value, moment
         return Memory(
             **self.state,
-            activations=phases["forward"]["activations"],
-            logits=max(parts["logits"] for parts in phases.values()),
-            temporary=phases[peak]["temporary"],
-            phases=phases,
-            peak_phase=peak,
-            total=totals[best],
+            activations=_at(self.activations, batch, sequence),
+            logits=max([_at(size, batch, sequence) for size in self.logits]),
+            temporary=_at(peak.parts["temporary"], batch, sequence),
+            peak_phase=peak.phase,
+            total=total,
+            _moments=partial(self.moments, batch, sequence),
         )
+
+    def moments(self, batch: int, sequence: int) -> dict[str, dict[str, int]]:
+        worst = {
+            name: max(moments, key=lambda m: _at(m.total, batch, sequence))
+            for name, moments in self.phases.items()
+        }
+        return {
+            name: {part: _at(m.parts.get(part, NONE), batch, sequence) for part in PARTS}
+            for name, m in worst.items()
+        }
+
+
+def _at(size: Size, b: int, s: int) -> int:
+    """The polynomial's value; the order of terms is tape.MONOMIALS."""
+    constant, per_s, per_bs, per_ss, per_bss = size
+    return constant + s * (per_s + b * per_bs + s * (per_ss + b * per_bss))
 
 
 @lru_cache(maxsize=512)
@@ -189,16 +200,20 @@ def _constant(size: int) -> Size:
 
 
 def _undominated(moments: list[Point]) -> list[Point]:
-    """Those that can be the worst of their phase for some batch and length."""
-    best: list[Point] = []
-    for moment in sorted(moments, key=lambda m: m.total, reverse=True):
-        if not any(m.phase == moment.phase and _covers(m, moment) for m in best):
-            best.append(moment)
-    return best
+    """Those that can be the largest for some batch and length."""
+    best: dict[Size, Point] = {}
+    for moment in moments:
+        best.setdefault(moment.total, moment)
+    return [best[size] for size in _largest(list(best))]
 
 
-def _covers(a: Point, b: Point) -> bool:
-    return all(x >= y for x, y in zip(a.total, b.total, strict=True))
+def _largest(sizes: list[Size]) -> list[Size]:
+    """The sizes that no other one reaches in every coefficient."""
+    kept: list[Size] = []
+    for size in sorted(set(sizes), reverse=True):
+        if not any(all(x >= y for x, y in zip(other, size, strict=True)) for other in kept):
+            kept.append(size)
+    return kept
 
 
 def _trained(forward: Forward) -> list[Trained]:
@@ -221,6 +236,7 @@ def _trained(forward: Forward) -> list[Trained]:
     return [*tables, *inner, *(t for t, w in outer if w.part != "embedding")]
 
 
+@lru_cache(maxsize=512)
 def _windows(model: Model) -> tuple[int, ...]:
     return tuple(sorted({block.window for block in model.blocks if block.window is not None}))
 

@@ -7,7 +7,7 @@ formulas for the same quantities. Checked with torch 2.11 to 2.13 and transforme
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -17,9 +17,11 @@ from transformers import masking_utils
 
 from ..flops import Flops
 from ..run import Run
+from .cuda import cuda_operators
 from .step import Step
 from .tracker import PARTS, LiveBytes
 
+DEVICES = ("cpu", "cuda")
 PHASES = ("forward", "loss", "layers", "embedding", "optimizer")
 
 
@@ -51,7 +53,7 @@ class Trace:
         return sum(self.parts.values())
 
 
-def memory(run: Run, lora: int = 0) -> Trace:
+def memory(run: Run, *, lora: int = 0, device: str = "cpu") -> Trace:
     """Peak memory of one GPU in a steady training step, operation by operation.
 
     Phases: "forward"; "loss", the backward pass of loss and head; "layers", the backward pass of
@@ -60,12 +62,16 @@ def memory(run: Run, lora: int = 0) -> Trace:
     Args:
         run: the training run; its parallel degrees must be 1.
         lora: rank of the adapters on every linear layer inside the blocks; 0 trains all weights.
+        device: whose operators: "cpu", or "cuda" (see sizing.trace.cuda; the kernels' own
+            workspaces and the allocator's rounding are not part of a trace).
 
     Raises:
-        ValueError: a parallel degree above 1.
+        ValueError: a parallel degree above 1, or an unknown device.
     """
     _single(run)
-    with _fake_tensors():
+    if device not in DEVICES:
+        raise ValueError(f"device: {device!r} given; allowed: {', '.join(DEVICES)}")
+    with _fake_tensors(), cuda_operators() if device == "cuda" else nullcontext():
         step = Step(run, lora)
         tracker = LiveBytes((run.micro_batch * run.sequence, run.model.vocab))
         with tracker:
@@ -84,7 +90,8 @@ def memory(run: Run, lora: int = 0) -> Trace:
                 tracker.tag(tensor, "optimizer")
             tracker.start()
             step(enter)
-    phases = {name: {part: tracker.peaks[name][part] for part in PARTS} for name in PHASES}
+    peaks = tracker.peaks
+    phases = {name: {part: peaks[name][part] for part in PARTS} for name in PHASES if name in peaks}
     return Trace(phases, tuple(tracker.timeline))
 
 
@@ -127,7 +134,7 @@ def _fake_tensors():
 
 
 def _mark_phases(step: Step, tracker: LiveBytes) -> None:
-    """Move the tracker's phase with the backward pass, and tag each gradient when it is complete."""
+    """Move the tracker's phase with the backward pass, and tag gradients when complete."""
 
     def enter_on_gradient(tensor, phase):
         if tensor.requires_grad:

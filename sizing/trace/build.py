@@ -6,10 +6,17 @@ import sys
 import warnings
 
 import torch
+from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig
-from transformers import AutoModelForCausalLM, masking_utils
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoConfig,
+    AutoModelForCausalLM,
+    masking_utils,
+)
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.pytorch_utils import Conv1D
 
 from ..run import Run
 
@@ -38,6 +45,8 @@ def model(run: Run, attention: str | None = None) -> torch.nn.Module:
         )
         if run.recompute == "full":
             network.gradient_checkpointing_enable({"use_reentrant": False})
+    # GPT-2's class name does not say its loss: transformers would warn, and take this one.
+    network.loss_type = "ForCausalLM"
     return network.train()
 
 
@@ -60,7 +69,7 @@ def _flash(module, query, key, value, attention_mask, **kwargs):
 
 
 def _eager_recomputed(module, query, key, value, attention_mask, **kwargs):
-    """Selective recompute: the attention core keeps only its inputs (arXiv:2205.05198, section 5)."""
+    """Selective recompute (arXiv:2205.05198, section 5): the attention core keeps its inputs."""
     eager = sys.modules[type(module).__module__].eager_attention_forward
 
     def core(query, key, value):
@@ -73,3 +82,34 @@ AttentionInterface.register("fused_core", _flash)
 AttentionInterface.register("recomputed_core", _eager_recomputed)
 AttentionMaskInterface.register("fused_core", masking_utils.sdpa_mask)
 AttentionMaskInterface.register("recomputed_core", masking_utils.eager_mask)
+
+
+class LoraLinear(nn.Module):
+    """A frozen linear layer with a trained low-rank update beside it (Hu et al., arXiv:2106.09685).
+
+    As PEFT builds it: fp32 adapters, the input cast to their dtype, no adapter dropout.
+    """
+
+    def __init__(self, base: nn.Module, rank: int):
+        super().__init__()
+        rows, columns = base.weight.shape
+        out, into = (columns, rows) if isinstance(base, Conv1D) else (rows, columns)
+        self.base = base
+        self.lora_A = nn.Linear(into, rank, bias=False, dtype=torch.float32)
+        self.lora_B = nn.Linear(rank, out, bias=False, dtype=torch.float32)
+        self.scaling = 1.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result = self.base(x)
+        update = self.lora_B(self.lora_A(x.to(self.lora_A.weight.dtype))) * self.scaling
+        return (result + update).to(result.dtype)
+
+
+def add_adapters(network: nn.Module, rank: int) -> None:
+    """Freeze all weights and put adapters on every linear layer inside the blocks."""
+    network.requires_grad_(False)
+    for name, module in list(network.named_modules()):
+        inside = any(part.isdigit() for part in name.split("."))  # "model.layers.0.mlp.up_proj"
+        if inside and isinstance(module, (nn.Linear, Conv1D)):
+            parent, _, child = name.rpartition(".")
+            setattr(network.get_submodule(parent), child, LoraLinear(module, rank))

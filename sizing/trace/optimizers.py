@@ -146,7 +146,7 @@ def _quantize(values) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class MuonAdamW:
-    """Muon for the matrices inside the layers, AdamW (foreach) for all else, as its authors advise."""
+    """Muon for the matrices inside the layers, foreach AdamW for all else (its authors' advice)."""
 
     def __init__(self, matrices, others):
         self.parts = [torch.optim.Muon(matrices)] if matrices else []
