@@ -617,3 +617,12 @@ def test_the_timeline_reaches_the_peak_of_the_step(monkeypatch):
         assert gradients == pytest.approx(4 * run.model.parameters.total, rel=0.01)
         assert max(row["logits"] for row in timeline) == 3 * 4 * run.tokens * run.model.vocab
         assert timeline[-1]["activations"] == 0
+
+
+def test_the_formula_is_measured():
+    settings = ({}, {"recompute": "full"}, {"precision": "bf16-mixed", "micro_batch": 2})
+    found = rows("formula-vs-device", models=("pythia-14m",), settings=settings)
+    assert len(found) == len(settings)
+    for row in found:
+        assert row["predicted_bytes"] == sizing.memory(training.as_run(row)).total
+        assert row["ratio"] == pytest.approx(1, abs=0.02), row

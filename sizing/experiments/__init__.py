@@ -31,6 +31,7 @@ _MODULES = {
     "optimizers": "optimizers",
     "accumulation": "accumulation",
     "memory-timeline": "memory_timeline",
+    "formula-vs-device": "formula_vs_device",
 }
 
 

@@ -164,6 +164,7 @@ def _rows(
 
 def _cuda_events(call: Callable[[], object]) -> list[Allocation]:
     """What the CUDA caching allocator handed out and took back during a call, in order."""
+    begin = time.time_ns() // 1000
     torch.cuda.memory._record_memory_history(context=None, max_entries=1_000_000)
     try:
         call()
@@ -175,7 +176,7 @@ def _cuda_events(call: Callable[[], object]) -> list[Allocation]:
     return [
         Allocation(1000 * event["time_us"], event["addr"], sign[event["action"]] * event["size"])
         for event in trace
-        if event["action"] in sign
+        if event["action"] in sign and event["time_us"] >= begin  # history outlives a recording
     ]
 
 

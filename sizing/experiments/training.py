@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..flops import flops
+from ..memory import memory
 from ..model import Model
 from ..run import Run
 from ..trace.step import Step
@@ -17,6 +18,7 @@ _SHAPE = (
     "micro_batch",
     "accumulation",
     "precision",
+    "gradients",
     "optimizer",
     "recompute",
     "attention",
@@ -58,22 +60,15 @@ def real_step(run: Run, device: Device) -> Step:
     Calling it takes one optimizer step.
 
     Raises:
-        DeviceTooSmall: a CPU has not enough memory free, by an estimate.
+        DeviceTooSmall: a CPU has less memory free than `sizing.memory` says the step needs.
     """
-    device.require(rough_size(run))
+    device.require(memory(run).total)
     torch.manual_seed(0)
     with torch.device(device.kind):
         step = Step(run)
     step.batch.random_(run.model.vocab)
     step.micro_batches = run.accumulation
     return step
-
-
-def rough_size(run: Run) -> int:
-    """Bytes for a CPU to refuse what it surely cannot hold: 16 a parameter, and the loss's 12 a
-    logit. Activations are left out, so this is low."""
-    tokens = run.micro_batch * run.sequence
-    return 16 * run.model.parameters.total + 12 * tokens * run.model.vocab
 
 
 def default_precision(device: Device) -> str:
