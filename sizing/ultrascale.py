@@ -8,12 +8,18 @@ degree; with `--write` it also writes data/parallel_error.csv.
 from __future__ import annotations
 
 import csv
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import median
 
+from .memory import memory
 from .model import Model
 from .run import Run
-from .units import DATA
+from .sharding import one_gpu, shard
+from .step_time import step_time
+from .units import DATA, GIB
 
 SOURCE = DATA / "ultrascale_h100.csv"
 TABLE = DATA / "parallel_error.csv"
@@ -50,7 +56,7 @@ class Measured:
     run: Run
     mfu: float  # percent, as published; its convention differs between groups of rows
     tokens_per_second: float  # a GPU
-    memory: float  # bytes, peak on a GPU; published as "GB", which are GiB
+    memory: float  # bytes, peak on a GPU; published as "GB", which are GiB: torch's, over 2**30
 
     @property
     def calibration(self) -> bool:
@@ -90,5 +96,111 @@ def _measured(number: int, row: dict[str, str]) -> Measured:
         run,
         float(row["mfu_pct"]),
         float(row["tok_s_gpu"]),
-        float(row["mem_gb"]) * 2**30,
+        float(row["mem_gb"]) * GIB,
     )
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One row with what the formulas say of it."""
+
+    measured: Measured
+    tokens_per_second: float
+    memory: float
+
+    @property
+    def throughput_error(self) -> float:
+        """Predicted over measured, less one."""
+        return self.tokens_per_second / self.measured.tokens_per_second - 1
+
+    @property
+    def memory_error(self) -> float:
+        return self.memory / self.measured.memory - 1
+
+
+def compare(row: Measured) -> Compared:
+    run = row.run
+    phases = shard(run, memory(one_gpu(run)).phases)
+    peak = max(sum(parts.values()) for parts in phases.values())
+    return Compared(row, step_time(run).tokens_per_second(run), peak)
+
+
+_COLUMNS = (
+    "row", "model", "nodes", "mbs", "gradacc", "dp", "pp", "tp", "zero", "mfu_pct", "calibration",
+    "tok_s_gpu", "predicted_tok_s_gpu", "throughput_error_pct", "mem_gib", "predicted_mem_gib",
+    "memory_error_pct",
+)  # fmt: skip
+
+
+def table() -> list[dict[str, str]]:
+    """data/parallel_error.csv: every row, in the order of the measurements."""
+    return [_row(compare(row)) for row in measured()]
+
+
+def _row(compared: Compared) -> dict[str, str]:
+    row = compared.measured
+    run = row.run
+    values = (
+        row.row, row.size, row.nodes, run.micro_batch, run.accumulation, run.data, run.pipeline,
+        run.tensor, run.zero, row.mfu, int(row.calibration),
+        f"{row.tokens_per_second:.0f}",
+        f"{compared.tokens_per_second:.0f}",
+        f"{100 * compared.throughput_error:.1f}",
+        f"{row.memory / GIB:.1f}",
+        f"{compared.memory / GIB:.1f}",
+        f"{100 * compared.memory_error:.1f}",
+    )  # fmt: skip
+    return dict(zip(_COLUMNS, map(str, values), strict=True))
+
+
+GROUPS: dict[str, Callable[[Measured], object]] = {
+    "model": lambda row: row.size,
+    "tensor": lambda row: row.run.tensor,
+    "pipeline": lambda row: row.run.pipeline,
+    "data": lambda row: row.run.data,
+    "zero": lambda row: row.run.zero,
+    "nodes": lambda row: row.nodes,
+    "micro-batch": lambda row: row.run.micro_batch,
+}
+
+
+def held_out(rows: Iterable[Compared]) -> list[Compared]:
+    """Rows that throughput is judged by: above 10 % MFU and not calibrated with."""
+    return [row for row in rows if row.measured.mfu > LEAST_MFU and not row.measured.calibration]
+
+
+def summary(rows: list[Compared], error: Callable[[Compared], float]) -> str:
+    """Errors of all rows and by group: count, median size, median sign, share within 20 %."""
+    lines = [f"{'':>12} {'':>5} {'runs':>5} {'median':>8} {'signed':>8} {'in 20 %':>8}"]
+    lines.append(_line("all", "", [error(row) for row in rows]))
+    for name, key in GROUPS.items():
+        groups = sorted({key(row.measured) for row in rows})
+        for group in groups:
+            errors = [error(row) for row in rows if key(row.measured) == group]
+            lines.append(_line(name, group, errors))
+    return "\n".join(lines)
+
+
+def _line(name: str, group: object, errors: list[float]) -> str:
+    size, sign = median(map(abs, errors)), median(errors)
+    close = sum(abs(error) <= 0.2 for error in errors) / len(errors)
+    return f"{name:>12} {group!s:>5} {len(errors):5d} {size:7.1%} {sign:+8.1%} {close:8.0%}"
+
+
+def main(arguments: list[str]) -> None:
+    rows = [compare(row) for row in measured()]
+    judged = held_out(rows)
+    print(f"Throughput: {len(judged)} runs above {LEAST_MFU:.0f} % MFU, calibration left out")
+    print(summary(judged, lambda row: row.throughput_error))
+    print(f"\nMemory: all {len(rows)} runs, nothing calibrated")
+    print(summary(rows, lambda row: row.memory_error))
+    if "--write" in arguments:
+        with TABLE.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(_row(row) for row in rows)
+        print(f"\n{TABLE.name} written")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
