@@ -57,7 +57,7 @@ def kept(nodes: list, of_region: bool = False) -> dict[str, Size]:
 
 
 def saved(nodes: list, of_region: bool = False):
-    """(storage, why) of everything saved, in order; recomputed operations save their inputs only."""
+    """(storage, why) of everything saved, in order; of recomputed operations only the inputs."""
     regions = set()
     for node in nodes:
         if not isinstance(node, Node):

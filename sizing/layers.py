@@ -31,6 +31,9 @@ _DEFAULT_ACTIVATION = {
 }
 
 
+_SPARSE = ("mixtral", "qwen3_moe", "deepseek_v3")
+
+
 class Forward:
     """Records one training forward pass of a run's model.
 
@@ -48,6 +51,8 @@ class Forward:
 
     def __init__(self, run: Run, device: str = "cpu", lora: int = 0):
         self.run, self.model, self.config = run, run.model, run.model.config
+        if run.model.family in _SPARSE:
+            raise NotImplementedError(f"{run.model.family}: memory of routed experts")
         self.family, self.lora = run.model.family, lora
         self.dtype = WEIGHTS[run.precision]
         autocast = run.precision == "bf16-mixed"
@@ -275,14 +280,15 @@ class Forward:
         t = self.tape
         given = x.dtype
         x = t.cast(x, "fp32")
-        normal = t.mul(x, t.inverse_rms(x), f"normalised input of {name}", f"{name} before scaling")
+        normal = t.mul(x, t.inverse_rms(x), f"normalised input of {name}", f"factor in {name}")
+        scaled = (f"output of {name}", f"scaling in {name}")
         if self.family in ("gemma2", "gemma3_text"):
             weight = t.copy(t.cast(weight, "fp32"), weight.shape, f"1 + weight of {name}")
             weight.part = "activations"
-            return t.cast(t.mul(normal, weight, f"output of {name}", name), given)
+            return t.cast(t.mul(normal, weight, *scaled), given)
         if self.family == "olmo2":
-            return t.cast(t.mul(weight, normal, f"output of {name}", name), given)
-        return t.mul(weight, t.cast(normal, given), f"output of {name}", name)
+            return t.cast(t.mul(weight, normal, *scaled), given)
+        return t.mul(weight, t.cast(normal, given), *scaled)
 
     def _activation(self, x: Tensor) -> Tensor:
         t = self.tape
@@ -368,9 +374,7 @@ class Forward:
         if self.family == "gemma2" and cap is not None:
             weights = t.scale(t.unary("tanh", t.scale(weights), keeps="output"), "capped scores")
         weights = t.add(weights, mask, "masked scores")
-        if self.family != "gpt2":
-            weights = t.cast(weights, "fp32")
-        elif t.autocast and t.device == "cuda":
+        if self.family != "gpt2" or (t.autocast and t.device == "cuda"):
             weights = t.cast(weights, "fp32")
         weights = t.softmax(weights)
         weights = t.cast(weights, v.dtype if self.family == "gpt2" else dtype)

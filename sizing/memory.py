@@ -13,14 +13,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 
-from .backward import Point, points
+from .backward import Point, points, saved
 from .layers import WEIGHTS, Forward
 from .model import Model
 from .optimizer import Trained, state_bytes, temporary_bytes
 from .run import Run
-from .tape import BYTES, NONE, Size, plus, size_of
+from .tape import BYTES, NONE, Size, Tensor, plus, size_of
 
 PARTS = ("parameters", "gradients", "optimizer", "activations", "logits", "temporary")
+DEVICES = ("cpu", "cuda")
+_ZERO_STAGE = {"optimizer": 1, "gradients": 2, "parameters": 3}  # arXiv:1910.02054, section 5
 PHASES = ("forward", "loss", "layers", "embedding", "optimizer")
 
 
@@ -68,6 +70,11 @@ def memory(run: Run, *, lora: int = 0, device: str = "cpu") -> Memory:
         ValueError: an activation function that the formula does not know, an unknown device.
         NotImplementedError: tensor, pipeline or context parallelism.
     """
+    for degree in ("tensor", "pipeline", "context"):
+        if getattr(run, degree) > 1:
+            raise NotImplementedError(f"{degree}: {getattr(run, degree)} given; only 1 is modelled")
+    if device not in DEVICES:
+        raise ValueError(f"device: {device!r} given; allowed: {', '.join(map(repr, DEVICES))}")
     model, batch, sequence = run.model, run.micro_batch, run.sequence
     plan = _plan(
         model,
@@ -81,6 +88,8 @@ def memory(run: Run, *, lora: int = 0, device: str = "cpu") -> Memory:
         tuple(sequence >= window for window in _windows(model)),
         lora,
         device,
+        run.zero if run.data > 1 else 0,
+        run.data if run.zero else 1,
     )
     return plan.evaluate(batch, sequence)
 
@@ -136,7 +145,7 @@ def _at(size: Size, b: int, s: int) -> int:
 @lru_cache(maxsize=512)
 def _plan(
     model, precision, gradients, optimizer, recompute, attention, accumulated, batched, beyond,
-    lora, device,
+    lora, device, zero, ranks,
 ) -> _Plan:  # fmt: skip
     sequence = _sequence_beyond(model, beyond)
     run = Run(
@@ -158,39 +167,46 @@ def _plan(
         "optimizer": state_bytes(optimizer, trained, master),
     }
     resident = wide or accumulated
+    share = {part: ranks if zero >= stage else 1 for part, stage in _ZERO_STAGE.items()}
     held = {**state, "gradients": state["gradients"] if resident else 0}
     moments = [
-        _with_state(point, held) for point in points(forward.tape, forward.forward, resident)
+        _with_state(point, held, share) for point in points(forward.tape, forward.forward, resident)
     ]
-    moments += _updates(optimizer, master, wide, trained, state)
+    moments += _updates(optimizer, master, wide, trained, state, share)
     return _Plan(state, moments)
 
 
-def _updates(optimizer, master, wide, trained, state) -> list[Point]:
+def _updates(optimizer, master, wide, trained, state, share) -> list[Point]:
     """Moments of the optimizer's step, which needs gradients in the dtype that it works in."""
     count = sum(t.total for t in trained)
     temporary = temporary_bytes(optimizer, trained, master)
     if not master or wide:
         narrowed = 2 * count if wide and not master else 0
-        return [_update(state, temporary + narrowed)]
+        return [_update(state, temporary + narrowed, share)]
     # bf16 gradients become fp32 one after the other; each is released when its copy exists.
     worst, done = 0, 0
     for t in trained:
         done += t.total
         worst = max(worst, 2 * count + 2 * done + 2 * t.elements)
     released = {**state, "gradients": 0}
-    return [_update(released, max(worst, 4 * count + temporary))]
+    return [_update(released, max(worst, 4 * count + temporary), share)]
 
 
-def _update(state: dict[str, int], temporary: int) -> Point:
-    return _with_state(Point("optimizer", {"temporary": _constant(temporary)}), state)
+def _update(state: dict[str, int], temporary: int, share: dict[str, int]) -> Point:
+    """A rank updates, and copies for that, the part of the weights whose state it holds."""
+    parts = {"temporary": _constant(-(-temporary // share["optimizer"]))}
+    return _with_state(Point("optimizer", parts), state, share)
 
 
-def _with_state(point: Point, state: dict[str, int]) -> Point:
-    """The moment with model state and the batch's token numbers (8 bytes each) added."""
+def _with_state(point: Point, state: dict[str, int], share: dict[str, int]) -> Point:
+    """The moment with model state and the batch's token numbers (8 bytes each) added.
+
+    ZeRO divides each part among `share` ranks; layers gathered for use are not part of this.
+    """
     parts = dict(point.parts)
     for part, size in state.items():
-        parts[part] = plus(parts.get(part, NONE), _constant(size))
+        whole = plus(parts.get(part, NONE), _constant(size))
+        parts[part] = tuple(-(-coefficient // share[part]) for coefficient in whole)
     parts["activations"] = plus(parts.get("activations", NONE), size_of(("b", "s"), "int64"))
     return Point(point.phase, parts)
 
@@ -247,3 +263,90 @@ def _sequence_beyond(model: Model, beyond: tuple[bool, ...]) -> int:
         window for window, is_beyond in zip(_windows(model), beyond, strict=True) if is_beyond
     ]
     return max(reached, default=1)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A tensor that a layer keeps for the backward pass.
+
+    Attributes:
+        name: what it is; `why` names the operation that needs it.
+        shape, dtype, bytes: of the whole storage, also where only a view of it is needed.
+        shared: one tensor for all layers (masks, rotary angles).
+        weight: autocast's bf16 copy of a weight, which does not grow with the tokens.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    bytes: int
+    why: str
+    shared: bool
+    weight: bool
+
+
+def saved_tensors(run: Run, *, block: int = 0, lora: int = 0, device: str = "cpu") -> list[Saved]:
+    """What one layer keeps for its backward pass, tensor by tensor, in the order it is saved.
+
+    Args:
+        run: the training run; under recompute="full" a layer keeps its input alone.
+        block: index into `run.model.blocks`, the kinds of layer that the model has.
+        lora, device: as in `memory`.
+
+    Raises:
+        ValueError: the model has no such block.
+    """
+    blocks = run.model.blocks
+    if not 0 <= block < len(blocks):
+        raise ValueError(f"block: {block} given; allowed: 0 to {len(blocks) - 1}")
+    layer = Forward(run, device, lora).layers[blocks[block]]
+    reasons: dict[Tensor, list[str]] = {}
+    for tensor, why in saved(layer):
+        if tensor.part != "parameters":
+            reasons.setdefault(tensor, []).append(why)
+    sizes = {"b": run.micro_batch, "s": run.sequence}
+    return [
+        Saved(
+            tensor.name,
+            tuple(sizes.get(n, n) for n in tensor.shape),
+            tensor.dtype,
+            _at(tensor.size, run.micro_batch, run.sequence),
+            ", ".join(dict.fromkeys(why)),
+            tensor.shared,
+            tensor.part == "temporary",
+        )
+        for tensor, why in reasons.items()
+    ]
+
+
+# -- the formulas of the literature, to be compared
+
+
+def korthikanti(run: Run) -> int:
+    """Activation bytes of all layers after Korthikanti et al. 2022 (arXiv:2205.05198).
+
+    Equation 2, a layer of one GPU: s b h (10 + 24/t + 5 a s / (h t)), with t = 1 equation 1,
+    s b h (34 + 5 a s / h). Without the attention core under recompute="selective" (section 5);
+    its input alone, 2 s b h, under "full". It describes GPT-3's layer in 16 bits with dropout, as
+    Megatron-LM fused it; flash attention was not yet there.
+    """
+    model, t = run.model, run.tensor
+    tokens_width = run.sequence * run.micro_batch * model.hidden
+    if run.recompute == "full":
+        return 2 * tokens_width * model.layers
+    core = 0 if run.recompute == "selective" else 5 * model.heads * run.sequence / model.hidden
+    return round(tokens_width * (10 + (24 + core) / t) * model.layers)
+
+
+def bytes_per_parameter(gradients: str = "same") -> int:
+    """Model state of mixed-precision Adam in the literature, in bytes a parameter.
+
+    16: bf16 weights and gradients, fp32 master weights and two moments (Rajbhandari et al. 2020,
+    arXiv:1910.02054, section 3.1). 18 with fp32 gradients (Megatron-LM's distributed optimizer).
+
+    Raises:
+        ValueError: `gradients` is neither "same" nor "fp32".
+    """
+    if gradients not in ("same", "fp32"):
+        raise ValueError(f"gradients: {gradients!r} given; allowed: 'same', 'fp32'")
+    return 18 if gradients == "fp32" else 16
