@@ -80,7 +80,7 @@ class Fields:
         renamed = {aliases.get(key, key): value for key, value in config.items()}
         self.config = {**_DEFAULTS[family], **renamed, "model_type": family}
 
-    def size(self, name: str, default: int | None = None, least: int = 1) -> int:
+    def size(self, name: str, default: int | None = None, least: int = 1, most: int = 10**9) -> int:
         """A whole number; a missing or null field takes the default, or is an error without one."""
         value = self.config.get(name)
         if value is None:
@@ -90,9 +90,22 @@ class Fields:
                 f"{name}: missing from the {self.family!r} config; needed: a whole number "
                 f">= {least}"
             )
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}: {value!r} given; allowed: a whole number >= {least}")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise ValueError(
+                f"{name}: {value!r} given; allowed: a whole number >= {least} and <= {most:,}"
+            )
         return value
+
+    def layers(self, name: str = "num_hidden_layers") -> int:
+        """The number of layers; as each may be of its own kind, there is a limit."""
+        return self.size(name, most=100_000)
+
+    def items(self, name: str) -> list:
+        """A list; a missing or null one is empty."""
+        value = self.config.get(name)
+        if value is not None and not isinstance(value, list | tuple):
+            raise ValueError(f"{name}: {value!r} given; allowed: a list")
+        return list(value or [])
 
     def flag(self, name: str) -> bool:
         value = self.config.get(name)
@@ -144,7 +157,7 @@ def _head(vocab, width, tied) -> tuple[Weight, ...]:
 
 
 def _gpt2(f: Fields) -> Architecture:
-    vocab, hidden, layers = f.size("vocab_size"), f.size("n_embd"), f.size("n_layer")
+    vocab, hidden, layers = f.size("vocab_size"), f.size("n_embd"), f.layers("n_layer")
     heads, positions = f.size("n_head"), f.size("n_positions")
     head_dim = f.divides("n_head", "n_embd", heads, hidden)
     ffn = f.size("n_inner", 4 * hidden)
@@ -173,7 +186,7 @@ def _gpt2(f: Fields) -> Architecture:
 
 def _gpt_neox(f: Fields) -> Architecture:
     vocab, hidden, ffn = f.size("vocab_size"), f.size("hidden_size"), f.size("intermediate_size")
-    layers, heads = f.size("num_hidden_layers"), f.size("num_attention_heads")
+    layers, heads = f.layers(), f.size("num_attention_heads")
     head_dim = f.divides("num_attention_heads", "hidden_size", heads, hidden)
     tied, bias = f.flag("tie_word_embeddings"), f.flag("attention_bias")
     weights = (
@@ -196,7 +209,7 @@ def _gpt_neox(f: Fields) -> Architecture:
 
 def _opt(f: Fields) -> Architecture:
     vocab, hidden, ffn = f.size("vocab_size"), f.size("hidden_size"), f.size("ffn_dim")
-    layers, heads = f.size("num_hidden_layers"), f.size("num_attention_heads")
+    layers, heads = f.layers(), f.size("num_attention_heads")
     positions = f.size("max_position_embeddings")
     head_dim = f.divides("num_attention_heads", "hidden_size", heads, hidden)
     width = f.size("word_embed_proj_dim", hidden)
@@ -294,7 +307,7 @@ _STRICT_HEADS = ("llama", "gemma2", "gemma3_text")
 def _llama_like(f: Fields) -> Architecture:
     """Llama and the families that differ from it in norms, biases, windows and experts."""
     vocab, hidden, ffn = f.size("vocab_size"), f.size("hidden_size"), f.size("intermediate_size")
-    layers, heads = f.size("num_hidden_layers"), f.size("num_attention_heads")
+    layers, heads = f.layers(), f.size("num_attention_heads")
     kv_heads = f.size("num_key_value_heads", heads)
     f.divides("num_key_value_heads", "num_attention_heads", kv_heads, heads)
     if f.config.get("head_dim") is None or f.family in _STRICT_HEADS:
@@ -344,7 +357,7 @@ def _sparse_layers(f: Fields, layers) -> list[bool]:
         return [True] * layers
     if f.family != "qwen3_moe":
         return [False] * layers
-    dense = f.config.get("mlp_only_layers") or []
+    dense = f.items("mlp_only_layers")
     step = f.size("decoder_sparse_step")
     return [i not in dense and (i + 1) % step == 0 for i in range(layers)]
 
@@ -359,9 +372,7 @@ def _windows(f: Fields, layers) -> list[int | None]:
     if window is None:
         return [None] * layers
     window = f.size("sliding_window")
-    kinds = f.config.get("layer_types")
-    if kinds is None:
-        kinds = _default_layer_types(f, layers)
+    kinds = f.items("layer_types") or _default_layer_types(f, layers)
     if len(kinds) != layers:
         raise ValueError(
             f"layer_types: {len(kinds)} entries given; allowed: one for each of the {layers} layers"
@@ -383,7 +394,7 @@ def _default_layer_types(f: Fields, layers) -> list[str]:
 def _deepseek_v3(f: Fields) -> Architecture:
     """Latent attention, shared and routed experts, dense first layers (arXiv:2412.19437)."""
     vocab, hidden, ffn = f.size("vocab_size"), f.size("hidden_size"), f.size("intermediate_size")
-    layers, heads = f.size("num_hidden_layers"), f.size("num_attention_heads")
+    layers, heads = f.layers(), f.size("num_attention_heads")
     kv_heads = f.size("num_key_value_heads", heads)
     f.divides("num_key_value_heads", "num_attention_heads", kv_heads, heads)
     rope, nope = f.size("qk_rope_head_dim"), f.size("qk_nope_head_dim")

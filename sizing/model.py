@@ -75,7 +75,7 @@ class Model:
     def __init__(self, source, name: str | None = None):
         config, default_name = _read(source)
         family = config.get("model_type")
-        if family not in FAMILIES:
+        if not isinstance(family, str) or family not in FAMILIES:
             raise ValueError(
                 f"model_type: unknown architecture {family!r}; "
                 f"allowed: {', '.join(sorted(FAMILIES))}"

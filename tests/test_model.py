@@ -144,6 +144,18 @@ def test_bad_input_says_what_and_what_is_allowed(source, words):
         assert word in str(error.value)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("value", [None, 0, -1, 1.5, "x", [], {}, True, 1e30, 10**12])
+def test_a_strange_value_is_a_value_error_or_a_model(family, value):
+    """Whatever a pasted config holds, there is no other exception and no endless loop."""
+    config = random_config(family, random.Random(family))
+    for field in config:
+        try:
+            assert Model({**config, field: value}).parameters.total > 0
+        except ValueError as error:
+            assert ":" in str(error)
+
+
 def test_sources(tmp_path):
     config = llama()
     expected = Model(config)
