@@ -20,22 +20,15 @@ from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
+from traitlets import Unicode
 
-from ..units import gb
+from .html import Limit, bar, paragraph, table, title
 from .style import RC
 
 DPI = 100
-_WIDE = {"description_width": "118px"}
-
-
-@dataclass(frozen=True)
-class Limit:
-    """How much of a device's memory is asked for, in bytes."""
-
-    what: str
-    used: float
-    available: float
-    device: str
+_RC = RC | {"figure.autolayout": False}  # the layout is constrained instead
+_LABEL = {"description_width": "118px"}
+_WIDE = {"width": "auto"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +42,8 @@ class Result:
         caption: what to see in the picture; its text alternative.
         accuracy: how far the formula is from the truth, and over which table.
         limit: the device's memory against what is asked for.
-        notes: what else to know.
+        notes: what else to know, beside the headline.
+        source: where the figures were seen, below the table.
         data: what the picture needs.
     """
 
@@ -62,56 +56,60 @@ class Result:
     accuracy: str = ""
     limit: Limit | None = None
     notes: tuple[str, ...] = ()
+    source: str = ""
     data: Any = field(default=None, compare=False, repr=False)
+
+
+class Picture(widgets.Image):
+    """A PNG whose `tooltip` is its name for a screen reader.
+
+    The view of `Image` sets the tooltip as the title only where the model says that it has no
+    description, and fails where, as in `Image`, the model does not say.
+    """
+
+    description = Unicode("").tag(sync=True)
 
 
 class Calculator(widgets.VBox):
     """Base of all calculators.
 
     A subclass sets `title` and gives `make_controls`, `result`, `prepare` (makes the figure and
-    returns the artists that will move) and `update` (moves them). Settings may be given as keyword
-    arguments, later through `set`, or by moving the controls.
+    returns the artists that will move) and `update` (moves them, and calls `redraw` if it changed
+    anything else, such as an axis). Settings may be given as keyword arguments, later through
+    `set`, or by moving the controls.
 
     Raises:
         ValueError: an unknown setting, or a value that its control does not have.
     """
 
     title = ""
-    size = (7.2, 3.4)  # inches
+    size = (8.8, 3.4)  # inches
 
     def __init__(self, **settings):
         self.controls: dict[str, widgets.ValueWidget] = self.make_controls()
-        self._headline = widgets.HTML()
-        self._changed = widgets.HTML()
-        self._details = widgets.HTML()
-        self._picture = widgets.Image(format="png", layout={"max_width": "100%"})
+        self._headline, self._changed, self._details = (widgets.HTML() for _ in range(3))
+        self._picture = Picture(format="png", layout={"max_width": "100%"})
+        self._changed_text = "Move a control: what changed is said here."
         self._last: tuple[dict, Result] | None = None
         self.error = ""
-        with matplotlib.rc_context(RC | {"figure.autolayout": False}):
+        with matplotlib.rc_context(_RC):
             self._figure = Figure(figsize=self.size, dpi=DPI, layout="constrained")
             self._canvas = FigureCanvasAgg(self._figure)
             self._moving = self.prepare(self._figure)
             for artist in self._moving:
                 artist.set_animated(True)  # left out of the background
-            self._canvas.draw()
-            self._background = self._canvas.copy_from_bbox(self._figure.bbox)
+        self.redraw()
         self._choose(settings)
         self.refresh()
         for control in self.controls.values():
             control.observe(self._moved, "value")
-        left = widgets.VBox(list(self.controls.values()), layout={"width": "46%"})
-        right = widgets.VBox(
-            [self._headline, self._changed], layout={"width": "54%", "padding": "0 0 0 14px"}
-        )
-        super().__init__(
-            [
-                widgets.HTML(f"<b style='font-size:1.15em'>{escape(self.title)}</b>"),
-                widgets.HBox([left, right]),
-                self._picture,
-                self._details,
-            ],
-            layout={"max_width": "860px"},
-        )
+        head = widgets.HTML(title(self.title))
+        left = widgets.VBox(list(self.controls.values()))
+        right = widgets.VBox([self._headline, self._changed])
+        panes = widgets.HBox([left, right])
+        super().__init__([head, panes, self._picture, self._details])
+        for box, name in ((self, ""), (panes, "-panes"), (left, "-controls"), (right, "-result")):
+            box.add_class(f"sizing{name}")
 
     # --- what a subclass gives -----------------------------------------------------------
 
@@ -136,7 +134,13 @@ class Calculator(widgets.VBox):
 
     @property
     def current(self) -> Result:
-        """The last result that could be computed."""
+        """The last result that could be computed.
+
+        Raises:
+            ValueError: there is none yet; the message says why.
+        """
+        if self._last is None:
+            raise ValueError(self.error)
         return self._last[1]
 
     def set(self, **settings) -> Calculator:
@@ -155,7 +159,7 @@ class Calculator(widgets.VBox):
         for name, value in settings.items():
             if name not in self.controls:
                 raise ValueError(f"{name}: no such setting; allowed: {', '.join(self.controls)}")
-            _check_choice(name, value, self.controls[name])
+            _check(name, value, self.controls[name])
         for name, value in settings.items():
             self.controls[name].value = value
 
@@ -175,15 +179,23 @@ class Calculator(widgets.VBox):
                 f"<div role='alert' style='color:var(--jp-error-color1,#b00020)'>"
                 f"<b>Not possible.</b> {escape(self.error)}</div>"
             )
-            self._changed.value = "The picture shows the last setting that was."
+            self._changed.value = "The picture still shows the last setting that was possible."
             return
         self.error = ""
-        self._headline.value = self._headline_html(result)
-        self._changed.value = escape(self._what_changed(settings, result))
-        self._details.value = self._details_html(result)
         self.update(result)
-        self._picture.value = self._png()
+        with self._picture.hold_sync():  # one message: the view loads the picture at each
+            self._picture.value = self._png()
+            self._picture.tooltip = result.caption
+        self._headline.value = _headline_html(result)
+        self._changed.value = escape(self._what_changed(settings, result))
+        self._details.value = _details_html(result)
         self._last = (settings, result)
+
+    def redraw(self) -> None:
+        """Draw again what does not move."""
+        with matplotlib.rc_context(_RC):
+            self._canvas.draw()
+        self._background = self._canvas.copy_from_bbox(self._figure.bbox)
 
     def _png(self) -> bytes:
         self._canvas.restore_region(self._background)
@@ -196,94 +208,96 @@ class Calculator(widgets.VBox):
         image.convert("RGB").save(sink, "png", compress_level=1)
         return sink.getvalue()
 
-    def _headline_html(self, result: Result) -> str:
-        bar = _limit_html(result.limit) if result.limit else ""
-        notes = "".join(f"<div>{escape(note)}</div>" for note in result.notes)
-        return (
-            f"<div style='font-size:1.6em;line-height:1.3'><b>{escape(result.headline)}</b></div>"
-            f"{bar}<div style='line-height:1.4'>{notes}</div>"
-        )
-
     def _what_changed(self, settings: dict, result: Result) -> str:
         if self._last is None:
-            return "Move a control: what changed is said here."
+            return self._changed_text
         before, previous = self._last
         moved = [name for name in settings if settings[name] != before[name]]
         if not moved:
             return self._changed_text
         steps = ", ".join(
-            f"{name} {self._shown(name, before[name])} → {self._shown(name, settings[name])}"
+            f"{self.controls[name].description} {self._shown(name, before[name])} → "
+            f"{self._shown(name, settings[name])}"
             for name in moved
         )
         ratio = f" ({result.value / previous.value:.3g} ×)" if previous.value else ""
         self._changed_text = f"Changed: {steps}: {previous.headline} → {result.headline}{ratio}"
         return self._changed_text
 
-    _changed_text = ""
-
     def _shown(self, name: str, value: Any) -> str:
         """A control's value in the words of its control."""
         control = self.controls[name]
-        if isinstance(control, widgets.SelectionSlider | widgets.Dropdown):
-            for label, option in control._options_full:
-                if option == value:
-                    return str(label)
         if isinstance(control, widgets.Textarea):
-            return "empty" if not str(value).strip() else "pasted"
-        return str(value)
-
-    def _details_html(self, result: Result) -> str:
-        accuracy = f"<p>How far off: {escape(result.accuracy)}</p>" if result.accuracy else ""
-        return (
-            f"<p style='margin:0 0 6px'><i>{escape(result.caption)}</i></p>"
-            f"<p style='margin:0'><code>{escape(result.formula)}</code></p>"
-            f"{_table_html(result)}{accuracy}"
-        )
+            return "pasted" if value.strip() else "empty"
+        return next(label for label, option in control.options if option == value)
 
     def _repr_mimebundle_(self, **kwargs) -> dict[str, Any]:
         """The live widget, and beside it what GitHub, a screen reader or a test can read."""
-        shown = {name: self._shown(name, value) for name, value in self.settings.items()}
-        inputs = "".join(
-            f"<li>{escape(self.controls[name].description)} {escape(text)}</li>"
-            for name, text in shown.items()
-        )
+        shown = {
+            control.description: self._shown(name, control.value)
+            for name, control in self.controls.items()
+        }
+        inputs = "".join(f"<li>{escape(f'{k}: {v}')}</li>" for k, v in shown.items())
         html = (
             f"<div><b>{escape(self.title)}</b><ul>{inputs}</ul>"
             f"{self._headline.value}<p>{self._changed.value}</p>{self._details.value}</div>"
         )
-        lines = [self.title, "; ".join(f"{name} = {text}" for name, text in shown.items())]
+        lines = [self.title, "; ".join(f"{k}: {v}" for k, v in shown.items())]
         if self.error:
             lines.append(f"not possible: {self.error}")
         else:
             lines += [self.current.headline, self.current.formula]
-            if self.current.limit:
-                lines.append(limit_words(self.current.limit))
+            lines += [self.current.limit.words] if self.current.limit else []
         return super()._repr_mimebundle_(**kwargs) | {
             "text/plain": "\n".join(lines),
             "text/html": html,
         }
 
 
+def _headline_html(result: Result) -> str:
+    return (
+        f"<div class='sizing-headline'><b>{escape(result.headline)}</b></div>"
+        + (bar(result.limit) if result.limit else "")
+        + "".join(f"<div>{escape(note)}</div>" for note in result.notes)
+    )
+
+
+def _details_html(result: Result) -> str:
+    return (
+        f"<p><i>{escape(result.caption)}</i></p><p><code>{escape(result.formula)}</code></p>"
+        + table(result.columns, result.rows)
+        + paragraph(result.accuracy, "How far off: ")
+        + paragraph(result.source, "Source: ")
+    )
+
+
 # --- controls ----------------------------------------------------------------------------
 
 
 def dropdown(label: str, options, value=None) -> widgets.Dropdown:
-    """A drop-down; options are values, or (shown, value) pairs."""
-    chosen = {} if value is None else {"value": value}
+    """A drop-down; options are values, or (shown, value) pairs. By default the first is chosen."""
+    pairs = [option if isinstance(option, tuple) else (str(option), option) for option in options]
+    chosen = pairs[0][1] if value is None else value
     return widgets.Dropdown(
-        options=options, description=label, style=_WIDE, layout={"width": "98%"}, **chosen
+        options=pairs, value=chosen, description=label, style=_LABEL, layout=_WIDE
     )
 
 
 def scale(label: str, values, value, shown) -> widgets.SelectionSlider:
     """A slider over given values that shows each as a person reads it (`shown` of the value)."""
+    pairs = [(shown(v), v) for v in values]
     return widgets.SelectionSlider(
-        options=[(shown(v), v) for v in values],
-        value=value,
+        options=pairs, value=value, description=label, style=_LABEL, layout=_WIDE
+    )
+
+
+def text(label: str, placeholder: str, height: str = "84px") -> widgets.Textarea:
+    """A field of several lines to paste into."""
+    return widgets.Textarea(
         description=label,
-        style=_WIDE,
-        layout={"width": "98%"},
-        continuous_update=True,
+        placeholder=placeholder,
+        style=_LABEL,
+        layout=_WIDE | {"height": height},
     )
 
 
@@ -306,52 +320,12 @@ def decades(least: float, most: float, steps=(1, 1.5, 2, 3, 5, 7)) -> list[float
     return values
 
 
-def _check_choice(name: str, value: Any, control: widgets.ValueWidget) -> None:
-    options = getattr(control, "_options_full", None)
-    if options is None:
+def _check(name: str, value: Any, control: widgets.ValueWidget) -> None:
+    if isinstance(control, widgets.Textarea):
+        if not isinstance(value, str):
+            raise ValueError(f"{name}: {type(value).__name__} given; allowed: text")
         return
-    allowed = [option for _, option in options]
+    allowed = [option for _, option in control.options]
     if value not in allowed:
         few = allowed if len(allowed) <= 12 else [*allowed[:5], "...", *allowed[-3:]]
         raise ValueError(f"{name}: {value!r} given; allowed: {', '.join(map(str, few))}")
-
-
-# --- pieces of HTML ----------------------------------------------------------------------
-
-
-def limit_words(limit: Limit) -> str:
-    """Whether it fits, in words: ``'fits: weights take 16.06 GB of 85.52 GB (19 %) ...'``."""
-    share = limit.used / limit.available
-    verdict = "fits" if share <= 1 else "does not fit"
-    return (
-        f"{verdict}: {limit.what} take {gb(limit.used)} of {gb(limit.available)} "
-        f"({share:.0%}) on {limit.device}"
-    )
-
-
-def _limit_html(limit: Limit) -> str:
-    share = limit.used / limit.available
-    colour = "#009E73" if share <= 1 else "#D55E00"
-    return (
-        "<div style='border:1px solid #888;height:12px;width:100%;max-width:340px' role='img' "
-        f"aria-label='{escape(limit_words(limit))}'>"
-        f"<div style='background:{colour};height:100%;width:{min(share, 1):.1%}'></div></div>"
-        f"<div>{escape(limit_words(limit))}</div>"
-    )
-
-
-def _table_html(result: Result) -> str:
-    if not result.rows:
-        return ""
-    cell = "style='text-align:right;padding:2px 10px'"
-    first = "style='text-align:left;padding:2px 10px;white-space:nowrap'"
-    head = "".join(
-        f"<th {cell if i else first}>{escape(name)}</th>" for i, name in enumerate(result.columns)
-    )
-    body = "".join(
-        "<tr>"
-        + "".join(f"<td {cell if i else first}>{escape(v)}</td>" for i, v in enumerate(row))
-        + "</tr>"
-        for row in result.rows
-    )
-    return f"<table style='width:auto'><tr>{head}</tr>{body}</table>"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from functools import cache
+from math import ceil, floor, log10
 from statistics import quantiles
 
 from ..cost import training_time
@@ -11,19 +12,22 @@ from ..flops import flops, megatron, palm, six_nd
 from ..hardware import GPU, gpu
 from ..model import Model, presets
 from ..run import Run
-from ..units import DATA, HOUR, count, duration, si
+from ..units import DATA, DAY, HOUR, count, duration, si
 from . import style
 from .base import Calculator, Result, decades, dropdown, percent, powers_of_two, scale
 from .device_card import device, device_options
 
 CONVENTIONS = {
-    "all query-key pairs": "every product of the step, all s x s pairs",
+    "all query-key pairs": "every product of the step, all s × s pairs",
     "causal pairs": "every product of the step, only the pairs that the mask leaves",
-    "6ND": "6 x parameters x tokens",
+    "6ND": "6 × parameters × tokens",
     "PaLM": "6N + 12LHQT a token",
     "Megatron": "72 l h^2 (1 + s/6h) + 6hV a token",
 }
 COUNTS = powers_of_two(1, 65536)
+YEAR = 365 * DAY
+TIMES = {"1 ms": 1e-3, "1 s": 1.0, "1 min": 60.0, "1 h": HOUR, "1 day": DAY, "30 days": 30 * DAY}
+TIMES |= {"1 year": YEAR} | {f"{n:,} years": n * YEAR for n in (10, 100, 1000, 10**4, 10**6, 10**8)}
 
 
 def training_flops(model: Model, sequence: int, tokens: float, convention: str) -> float:
@@ -93,16 +97,16 @@ class ComputeCalculator(Calculator):
         fast, slow = (training_time(work[convention], card, count, u, dtype) for u in (high, low))
         return Result(
             value=seconds,
-            headline=f"{duration(seconds)} on {count:,} x {card.label}",
+            headline=f"{duration(seconds)} on {count:,} × {card.label}",
             formula=(
-                f"FLOPs / (GPUs x peak x MFU) = {si(work[convention], 'FLOP')} / ({count:,} x "
-                f"{si(peak, 'FLOP/s')} {dtype} x {mfu:.0%}) = {seconds:,.0f} s"
+                f"FLOPs / (GPUs × peak × MFU) = {si(work[convention], 'FLOP')} / ({count:,} × "
+                f"{si(peak, 'FLOP/s')} {dtype} × {mfu:.0%}) = {seconds:,.0f} s"
             ),
             columns=("FLOPs counted", "FLOPs", "over the first", "time"),
             rows=rows,
             caption=(
-                f"Hours against the number of GPUs at {mfu:.0%} MFU; the band is the MFU of eight "
-                f"in ten published runs."
+                f"Time against the number of devices: twice as many take half as long. The line is "
+                f"{mfu:.0%} MFU, the band what eight in ten published runs reached."
             ),
             notes=(
                 f"{si(work[convention], 'FLOP')}: {CONVENTIONS[convention]}.",
@@ -113,29 +117,34 @@ class ComputeCalculator(Calculator):
                 f"the median, eight in ten {low:.0%} to {high:.0%}: here {duration(fast)} to "
                 f"{duration(slow)} (data/runs.csv)."
             ),
-            data=(work[convention] / peak / HOUR, count, mfu, low, high),
+            data=(work[convention] / peak, count, mfu, low, high),
         )
 
     def prepare(self, figure):
-        axes = figure.subplots()
-        axes.set(xscale="log", yscale="log", xlim=(1, COUNTS[-1]), ylim=(0.1, 1e7))
-        axes.set(xlabel="GPUs", ylabel="hours")
+        self._axes = axes = figure.subplots()
+        axes.set(xscale="log", yscale="log", xlim=(1, COUNTS[-1]))
+        axes.set(xlabel="number of devices", ylabel="time")
+        axes.set_xticks([10**k for k in range(5)], [f"{10**k:,}" for k in range(5)])
+        axes.set_yticks(list(TIMES.values()), list(TIMES))
+        axes.minorticks_off()
         (self._line,) = axes.plot([], [], color=style.BLUE, label="at this MFU")
         self._band = axes.fill_between([1, 2], [1, 1], [2, 2], color=style.SKY, alpha=0.3)
         self._band.set_label("published MFU")
         (self._point,) = axes.plot([], [], "o", color=style.RED, label="this plan")
-        for hours, label in ((24, "a day"), (24 * 30, "30 days"), (24 * 365, "a year")):
-            axes.axhline(hours, color="grey", linewidth=0.8, linestyle=":")
-            axes.text(1.15, hours * 1.15, label, color="#555555", fontsize=9)
         axes.legend(loc="upper right")
         return [self._band, self._line, self._point]
 
     def update(self, result):
-        gpu_hours, count, mfu, low, high = result.data
+        device_seconds, count, mfu, low, high = result.data  # of one device at full peak
         ends = [COUNTS[0], COUNTS[-1]]
-        self._line.set_data(ends, [gpu_hours / mfu / n for n in ends])
+        self._line.set_data(ends, [device_seconds / mfu / n for n in ends])
         corners = [
-            (n, gpu_hours / u / n) for u, side in ((low, 1), (high, -1)) for n in ends[::side]
+            (n, device_seconds / u / n) for u, side in ((low, 1), (high, -1)) for n in ends[::side]
         ]
         self._band.set_verts([corners])
-        self._point.set_data([count], [gpu_hours / mfu / count])
+        self._point.set_data([count], [result.value])
+        times = [*self._line.get_ydata(), *(time for _, time in corners)]
+        limits = 10 ** floor(log10(min(times))), 10 ** ceil(log10(max(times)))
+        if limits != self._axes.get_ylim():
+            self._axes.set_ylim(limits)
+            self.redraw()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from matplotlib.ticker import EngFormatter
+
 from ..experiments.recording import own
 from ..experiments.roofline import roofline
 from ..hardware import DTYPES, GPU, gpu, gpus
@@ -69,17 +71,17 @@ class DeviceCard(Calculator):
         side = "memory" if intensity < ridge else "arithmetic"
         rows = [(f"dense peak, {name}", si(value, "FLOP/s")) for name, value in card.peak.items()]
         rows += [
-            ("memory", f"{gb(card.memory)} = {gib(card.memory)}"),
+            ("memory", gb(card.memory)),
             ("bandwidth", si(card.bandwidth, "B/s")),
             ("link, one direction", si(card.link, "B/s") if card.link else "not known"),
             ("power", f"{card.power:.0f} W" if card.power else "not known"),
         ]
         return Result(
             value=reached,
-            headline=f"{si(reached, 'FLOP/s')} attainable, {reached / peak:.0%} of the peak",
+            headline=f"{si(reached, 'FLOP/s')}, {reached / peak:.0%} of the peak",
             formula=(
-                f"min(peak, intensity x bandwidth) = min({si(peak, 'FLOP/s')}, "
-                f"{intensity:.3g} FLOP/B x {si(card.bandwidth, 'B/s')}) = {si(reached, 'FLOP/s')}"
+                f"min(peak, intensity × bandwidth) = min({si(peak, 'FLOP/s')}, "
+                f"{intensity:.3g} FLOP/B × {si(card.bandwidth, 'B/s')}) = {si(reached, 'FLOP/s')}"
             ),
             columns=("figure", card.label),
             rows=tuple(rows),
@@ -87,10 +89,14 @@ class DeviceCard(Calculator):
                 f"The roofline of {card.label} in {dtype}: limited by {side} at {intensity:.3g} "
                 f"FLOP per byte, on the ridge at {ridge:.3g}."
             ),
-            notes=(f"Ridge: {ridge:.3g} FLOP per byte.", card.notes),
+            notes=(
+                f"Limited by {side}: the ridge is at {ridge:.3g} FLOP per byte.",
+                f"Memory: {gb(card.memory)} = {gib(card.memory)}.",
+            ),
+            source="; ".join(filter(None, (card.source, card.notes))),
             accuracy=(
                 "an upper bound. Peaks and bandwidth are the maker's; a real product of matrices "
-                f"reaches less, which the experiment 'ceilings' measures. Source: {card.source}."
+                "reaches less, which the experiment 'ceilings' measures."
                 if card.name != "measured"
                 else "measured on this machine by the experiment 'ceilings'."
             ),
@@ -100,10 +106,13 @@ class DeviceCard(Calculator):
     def prepare(self, figure):
         axes = figure.subplots()
         axes.set(xscale="log", yscale="log", xlim=(0.05, 5000), ylim=(1e8, 1e16))
-        axes.set(xlabel="FLOP per byte", ylabel="FLOP/s")
+        axes.set(xlabel="FLOP per byte", ylabel="attainable rate")
         (self._roof,) = axes.plot([], [], color=style.BLUE, label="attainable")
         (self._ridge,) = axes.plot([], [], ":", color="grey", label="ridge")
         (self._point,) = axes.plot([], [], "o", color=style.RED, label="this operation")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+        axes.yaxis.set_major_formatter(EngFormatter("FLOP/s"))
+        axes.minorticks_off()
         axes.legend(loc="upper left")
         return [self._ridge, self._roof, self._point]
 

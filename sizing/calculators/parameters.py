@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 
-import ipywidgets as widgets
-
 from ..hardware import gpu as find_gpu
 from ..hardware import gpus
 from ..model import Model, presets
-from ..units import BYTES, count, gb
+from ..units import BYTES, count
 from . import style
-from .base import Calculator, Limit, Result, dropdown
+from .base import Calculator, Result, dropdown, text
+from .html import Limit
 
 PARTS = ("embedding", "attention", "mlp", "norm", "head", "router")
 
@@ -20,30 +19,36 @@ DIMENSIONS = {
     "layers": ("num_hidden_layers", "n_layer"),
     "width": ("hidden_size", "n_embd"),
     "MLP width": ("intermediate_size", "ffn_dim", "n_inner"),
+    "key/value heads": ("num_key_value_heads",),
     "vocabulary": ("vocab_size",),
     "experts": ("num_local_experts", "n_routed_experts"),
+    "expert width": ("moe_intermediate_size",),
 }
 
 
 def doubled(model: Model) -> list[tuple[str, int]]:
-    """(dimension, total parameters) with each dimension of the model doubled, one at a time.
+    """(dimension, total parameters) with each dimension of the config doubled, one at a time.
 
-    A dimension whose double the family does not allow is left out.
+    Sizes that the config leaves to follow from another do so. Left out are dimensions that the
+    family does not have or use, or may not double (more key/value heads than query heads).
     """
-    sizes = {"MLP width": model.ffn}  # may be implied by the width
+    implied = {"MLP width": model.ffn, "key/value heads": model.kv_heads}
     rows = []
-    for dimension, fields in DIMENSIONS.items():
-        field = next((name for name in fields if name in model.config), None)
-        if field is None:
+    for dimension, names in DIMENSIONS.items():
+        name = next((name for name in names if name in model.config), None)
+        if name is None:
             continue
-        size = sizes.get(dimension) or model.config[field]
-        changes = {field: 2 * size}
+        changes = {name: 2 * (model.config[name] or implied[dimension])}
         if dimension == "layers" and model.config.get("layer_types"):
             changes["layer_types"] = 2 * list(model.config["layer_types"])
+        if dimension == "width" and model.config.get("word_embed_proj_dim") == model.hidden:
+            changes["word_embed_proj_dim"] = 2 * model.hidden  # OPT: the table is as wide
         try:
-            rows.append((dimension, model.replace(**changes).parameters.total))
+            total = model.replace(**changes).parameters.total
         except ValueError:
             continue
+        if total != model.parameters.total:
+            rows.append((f"{dimension} ({name})", total))
     return rows
 
 
@@ -56,14 +61,9 @@ class ParameterCalculator(Calculator):
     def make_controls(self):
         return {
             "model": dropdown("model", list(presets()), "llama-3.1-8b"),
-            "config": widgets.Textarea(
-                description="or config.json",
-                placeholder="paste a config.json here; empty: the model above",
-                style={"description_width": "118px"},
-                layout={"width": "98%", "height": "84px"},
-            ),
+            "config": text("or config.json", "paste a config.json here; empty: the model above"),
             "dtype": dropdown("stored as", ["fp32", "bf16", "fp8"], "bf16"),
-            "gpu": dropdown("on", [(find_gpu(g).label, g) for g in gpus()], "h100-sxm"),
+            "gpu": dropdown("GPU", [(find_gpu(g).label, g) for g in gpus()], "h100-sxm"),
         }
 
     def result(self, model, config, dtype, gpu) -> Result:
@@ -72,11 +72,18 @@ class ParameterCalculator(Calculator):
         parts = {name: getattr(p, name) for name in PARTS}
         size = BYTES[dtype] * p.total
         rows = tuple((f"{name}", f"{n:,}", f"{n / p.total:.1%}") for name, n in parts.items())
-        rows += (("total", f"{p.total:,}", "100.0%"), ("active", f"{p.active:,}", ""))
+        rows += (
+            ("total", f"{p.total:,}", "100.0%"),
+            ("active for a token", f"{p.active:,}", f"{p.active / p.total:.1%}"),
+        )
         rows += tuple(
-            (f"{name} doubled", f"{total:,}", f"{total / p.total:.2f} x")
+            (f"twice the {name}", f"{total:,}", f"{total / p.total:.2f} ×")
             for name, total in doubled(chosen)
         )
+        active = "all" if p.active == p.total else count(p.active)
+        notes = (f"{count(p.total)}, {active} of them active for a token.",)
+        if config.strip():
+            notes += ("Of the pasted config.json, not of the model chosen above it.",)
         largest = max(parts, key=parts.get)
         return Result(
             value=p.total,
@@ -90,12 +97,9 @@ class ParameterCalculator(Calculator):
                 f"Parameters by part: {largest} holds {parts[largest] / p.total:.0%} of "
                 f"{chosen.name}."
             ),
-            notes=(
-                f"{count(p.total)} in all, {count(p.active)} active for a token.",
-                f"{gb(size)} in {dtype}.",
-            ),
+            notes=notes,
             accuracy="exact. Tests hold it equal to the transformers model of every preset.",
-            limit=Limit("weights alone", size, card.memory, card.label),
+            limit=Limit(f"the weights alone in {dtype}", size, card.memory, card.label),
             data=(chosen.name, parts),
         )
 
@@ -106,7 +110,7 @@ class ParameterCalculator(Calculator):
         self._labels = [axes.text(0, i, "", va="center") for i in range(len(PARTS))]
         self._name = axes.set_title("model")
         axes.invert_yaxis()
-        axes.set(xlabel="share of all parameters, %", xlim=(0, 125), xticks=range(0, 101, 20))
+        axes.set(xlabel="share of all parameters (%)", xlim=(0, 125), xticks=range(0, 101, 20))
         axes.grid(axis="y", visible=False)
         return [*self._bars, *self._labels, self._name]
 
@@ -115,7 +119,7 @@ class ParameterCalculator(Calculator):
         for bar, label, size in zip(self._bars, self._labels, parts.values(), strict=True):
             share = 100 * size / result.value
             bar.set_width(share)
-            label.set_text(f" {share:.1f} %, {count(size)}" if size else " none")
+            label.set_text(f" {share:.1f}%, {count(size)}" if size else " none")
             label.set_x(share)
         self._name.set_text(name)
 
@@ -125,4 +129,4 @@ def _pasted(text: str) -> Model:
         config = json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"config.json: not JSON: {error}") from error
-    return Model(config, name="pasted config")
+    return Model(config, name="the pasted config")

@@ -1,0 +1,104 @@
+"""Pieces of HTML that calculators show: whether it fits, tables, and the style sheet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+
+from ..units import gb
+from .style import GREEN, RED
+
+# What ipywidgets cannot do, done when the style sheet is loaded. A key without Ctrl or Enter stays
+# in the calculator: JupyterLab would take those in a drop-down for shortcuts on the cell (arrows
+# leave it, "m" and "x" change it). A slider's handle gets its label as its name and its readout as
+# its value, for a screen reader.
+_SCRIPT = """
+const root = this.closest('.sizing');
+root.addEventListener('keydown', event => {
+  if (!event.ctrlKey && !event.metaKey && event.key !== 'Enter') event.stopPropagation();
+});
+const name = ({target}) => {
+  if (target.role !== 'slider') return;
+  const text = part => target.closest('.widget-slider').querySelector(part).textContent;
+  target.ariaLabel = text('.widget-label');
+  target.ariaValueText = text('.widget-readout');
+};
+root.addEventListener('focusin', name);
+root.addEventListener('keyup', name);
+"""
+
+# JupyterLab gives every line of an HTML widget a control's height, cuts a slider's readout at the
+# width of a few digits, and draws a drop-down's arrow black on its dark theme.
+_STYLE = """
+.sizing { max-width: 880px; }
+.sizing .widget-html, .sizing .widget-html-content { line-height: 1.45; height: auto; }
+.sizing .widget-html-content p { margin: 0 0 8px; }
+.sizing-title { font-size: 1.15em; font-weight: bold; }
+.sizing-panes { flex-flow: row wrap; gap: 6px 20px; overflow: visible; }
+.sizing-controls { flex: 10 1 340px; overflow: visible; }
+.sizing-result { flex: 11 1 340px; min-height: 136px; overflow: visible; }
+.sizing .widget-readout { flex: none; width: 104px; max-width: none; text-align: left; }
+.sizing .noUi-handle:focus, .sizing select:focus, .sizing textarea:focus {
+    outline: 2px solid var(--jp-brand-color1, #1976d2); outline-offset: 1px; }
+[data-jp-theme-light=false] .sizing select { color-scheme: dark; background-image: none;
+    appearance: auto; }
+.sizing-headline { font-size: 1.4em; font-weight: bold; line-height: 1.25; margin-bottom: 4px; }
+.sizing table { border-collapse: collapse; margin: 0 0 10px; }
+.sizing th, .sizing td { padding: 2px 24px 2px 0; text-align: right; white-space: nowrap; }
+.sizing th:first-child, .sizing td:first-child { text-align: left; }
+.sizing th { border-bottom: 1px solid var(--jp-border-color1, #888); }
+"""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How much of a device's memory is asked for, in bytes."""
+
+    what: str
+    used: float
+    available: float
+    device: str
+
+    @property
+    def fits(self) -> bool:
+        return self.used <= self.available
+
+    @property
+    def words(self) -> str:
+        """Such as ``'fits: the weights alone take 16.06 GB of the 85.52 GB (19%) of ...'``."""
+        return (
+            f"{'fits' if self.fits else 'does not fit'}: {self.what} take {gb(self.used)} of the "
+            f"{gb(self.available)} ({self.used / self.available:.0%}) of {self.device}"
+        )
+
+
+def title(text: str) -> str:
+    """The calculator's title, with its style sheet."""
+    return (
+        f'<style onload="{escape(_SCRIPT)}">{_STYLE}</style>'
+        f"<div class='sizing-title'>{escape(text)}</div>"
+    )
+
+
+def bar(limit: Limit) -> str:
+    """The share of the device's memory as a bar, and in words."""
+    colour, share = (GREEN if limit.fits else RED), min(limit.used / limit.available, 1)
+    verdict, rest = escape(limit.words).split(":", 1)
+    return (
+        "<div style='border:1px solid #888;height:12px;max-width:340px'>"
+        f"<div style='background:{colour};height:100%;width:{share:.1%}'></div></div>"
+        f"<div><b>{verdict.capitalize()}</b>:{rest}.</div>"
+    )
+
+
+def table(columns: tuple[str, ...], rows: tuple[tuple[str, ...], ...]) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def paragraph(text: str, label: str = "") -> str:
+    """The text in a paragraph after its label; nothing where there is no text."""
+    return f"<p>{escape(label)}{escape(text)}</p>" if text else ""
