@@ -31,7 +31,7 @@ _DEFAULT_ACTIVATION = {
 }
 
 
-_SPARSE = ("mixtral", "qwen3_moe", "deepseek_v3")
+_LATENT = ("deepseek_v3",)
 
 
 class Forward:
@@ -51,8 +51,8 @@ class Forward:
 
     def __init__(self, run: Run, device: str = "cpu", lora: int = 0):
         self.run, self.model, self.config = run, run.model, run.model.config
-        if run.model.family in _SPARSE:
-            raise NotImplementedError(f"{run.model.family}: memory of routed experts")
+        if run.model.family in _LATENT:
+            raise NotImplementedError(f"{run.model.family}: memory of latent attention")
         self.family, self.lora = run.model.family, lora
         self.dtype = WEIGHTS[run.precision]
         autocast = run.precision == "bf16-mixed"
@@ -458,7 +458,7 @@ class Forward:
             y = self._norm(x, "pre_feedforward_layernorm")
         elif not after:
             y = self._norm(x, "post_attention_layernorm")
-        y = self._gated_mlp(y, "mlp")
+        y = self._experts(y) if "mlp.gate.weight" in self.named else self._gated_mlp(y, "mlp")
         if after:
             y = self._norm(y, "post_feedforward_layernorm")
         return t.add(x, y, "residual")
@@ -480,6 +480,41 @@ class Forward:
         up = self._linear(x, f"{name}.up_proj")
         product = self.tape.mul(gate, up, "gated", "factor of the gate")
         return self._linear(product, f"{name}.down_proj")
+
+    def _experts(self, x: Tensor) -> Tensor:
+        """Routed experts, tokens sorted by expert (transformers' grouped_mm_experts_forward).
+
+        Every token goes to `chosen` experts, so the sizes do not depend on the routing.
+        """
+        t, hidden = self.tape, self.model.hidden
+        up = self._weight("mlp.experts.gate_up_proj")
+        down = self._weight("mlp.experts.down_proj")
+        chosen, width = self.named["mlp.experts.down_proj"].chosen, down.shape[-1]
+        pairs = ("b", "s", chosen)  # (token, expert)
+        weights = self._route(x, up.shape[0], chosen)
+        rows = t.gather(x, (*pairs, hidden), "tokens by expert", pairs)
+        weights = t.gather(weights, (*pairs, 1), "routing weights by expert", pairs)
+        both = t.grouped_linear(rows, up, (*pairs, 2 * width), "mlp.experts.gate_up_proj")
+        gate, value = t.split(both, [(*pairs, width)] * 2)
+        product = t.mul(self._activation(gate), value, "gated", "factor of the gate")
+        out = t.grouped_linear(product, down, (*pairs, hidden), "mlp.experts.down_proj")
+        out = t.mul(out, weights, "weighted output of experts", "routing weight")
+        out = t.gather(out, (*pairs, hidden), "output by token", pairs)
+        summed = Tensor(("b", "s", hidden), out.dtype, "sum over experts")
+        return t.cast(t.emit("sum", summed, [(out, True)]), x.dtype)
+
+    def _route(self, x: Tensor, experts: int, chosen: int) -> Tensor:
+        """The router's weights of the chosen experts, normalised to sum to one."""
+        t = self.tape
+        scores = self._linear(x, "mlp.gate")
+        shares = t.softmax(t.cast(scores, "fp32"))
+        index = Tensor(("b", "s", chosen), "int64", "chosen experts", grad=False)
+        top = Tensor(("b", "s", chosen), "fp32", "shares of chosen experts")
+        t.emit("topk", top, [(shares, False)], [(index, "which were chosen")])
+        if self.family != "qwen3_moe" or self.config.get("norm_topk_prob"):
+            total = t.emit("sum", Tensor(("b", "s", 1), "fp32", "their sum"), [(top, True)])
+            top = t.mul(top, total, "routing weights", "division by the sum")
+        return t.cast(top, scores.dtype) if self.family == "qwen3_moe" else top
 
 
 _LAYERS = {

@@ -260,6 +260,20 @@ class Tape:
         saved = [(x, f"factor of {name}"), (y, f"factor of {name}")]
         return self.emit(name, out, [(x, False), (y, False)], saved)
 
+    def gather(self, x: Tensor, shape: tuple, name, index_shape: tuple) -> Tensor:
+        """Rows of x by an index tensor, which is kept; the gradient is scattered into zeros."""
+        index = Tensor(index_shape, "int64", f"index of {name}", grad=False)
+        out = Tensor(shape, x.dtype, name)
+        return self.emit("index", out, [(x, False)], [(index, "rows taken")])
+
+    def grouped_linear(self, x: Tensor, weight: Tensor, shape: tuple, name) -> Tensor:
+        """Each row times its expert's matrix, in the weights' dtype: autocast leaves it alone."""
+        x = self.cast(x, weight.dtype)
+        out = Tensor(shape, x.dtype, f"output of {name}")
+        saved = [(x, f"input of {name}")] if weight.grad else []
+        saved += [(weight, f"weight of {name}")] if x.grad else []
+        return self.emit(name, out, [(x, False), (weight, False)], saved)
+
     def lower(self, x: Tensor) -> Tensor:
         """What autocast does to the inputs of a matrix product."""
         return self.cast(x, "bf16") if self.autocast else x

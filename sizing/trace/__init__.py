@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from unittest.mock import patch
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import masking_utils
+from transformers.integrations import moe
 
 from ..flops import Flops
 from ..run import Run
@@ -122,15 +124,17 @@ def flops(run: Run) -> Flops:
 
 @contextmanager
 def _fake_tensors():
-    # On fake tensors transformers cannot see that a batch is not packed, and builds a mask of
-    # batch x s x s that no real run has.
-    original = masking_utils.find_packed_sequence_indices
-    masking_utils.find_packed_sequence_indices = lambda *args, **kwargs: None
-    try:
-        with FakeTensorMode(), torch.device("cpu"):
-            yield
-    finally:
-        masking_utils.find_packed_sequence_indices = original
+    with (
+        # On fake tensors transformers cannot see that a batch is not packed, and builds a mask of
+        # batch x s x s that no real run has.
+        patch.object(masking_utils, "find_packed_sequence_indices", lambda *args, **kwargs: None),
+        # torch's grouped matmul has a fake kernel for bf16 alone; the fallback, for all dtypes,
+        # keeps and returns the same tensors.
+        patch.object(moe, "_can_use_grouped_mm", lambda *args: False),
+        FakeTensorMode(),
+        torch.device("cpu"),
+    ):
+        yield
 
 
 def _mark_phases(step: Step, tracker: LiveBytes) -> None:
