@@ -161,8 +161,9 @@ def stages(run: Run) -> tuple[Stage, ...]:
 
     A stage ends with the layer that takes the model so far past its share: a model whose head
     costs as much as four layers has fewer layers on its last stage and more on its first. This is
-    nanotron's rule (src/nanotron/models/base.py, build_model); engines that split evenly differ
-    by the head's weight in layers. Layers of one model count alike.
+    nanotron's rule (src/nanotron/models/base.py, build_model), which Megatron's even split differs
+    from by the head's weight in layers; a head that costs less than half a layer is left out.
+    Layers of one model count alike.
     """
     return _stages(run.model, run.pipeline)
 
@@ -176,7 +177,10 @@ def _stages(model: Model, pipeline: int) -> tuple[Stage, ...]:
         for weight in block.weights
         if weight.kind == "matrix"
     )
-    total = layer * model.layers + model.vocab * model.hidden * model.layers
+    head = model.vocab * model.hidden * model.layers
+    if 2 * head < layer:
+        head = -1  # so that a stage is full with its even share, and not with one layer more
+    total = layer * model.layers + head
     counts, placed = [], 0
     for rank in range(pipeline - 1):
         share = total * (rank + 1)

@@ -68,9 +68,11 @@ def shard(run: Run, whole: Mapping[str, Mapping[str, float]]) -> Phases:
     Tensor parallelism (with sequence parallelism) divides every activation, the logits and their
     gradients by its degree, and so does context parallelism (Korthikanti et al., arXiv:2205.05198,
     section 4.2.2). Temporaries are divided like what they are copies of. What the split adds is in
-    "temporary": DDP's flat buckets beside the gradients (zero 0 and 1), unreduced gradients of two
-    layers (zero 2), and under zero 3 the gathered weights of two layers (one computes, the next is
-    prefetched) and of everything outside the layers, with the gradients of as much.
+    "temporary": DDP's flat buckets beside the gradients (zero 0 and 1); the unreduced gradients of
+    two layers and of an untied head (zero 2 and 3); and under zero 3 the gathered weights of two
+    layers, one at work and one prefetched, and of everything outside the layers, which FSDP2 keeps
+    from forward to backward. That is FSDP2 with every layer and the model wrapped; its traces
+    under torch's FSDPMemTracker agree (tests/test_parallel.py).
 
     Raises:
         ValueError: see `check_degrees`.
@@ -110,6 +112,10 @@ def _stage(run: Run, whole, stage: Stage, rank: int) -> Phases:
             "logits": parts["logits"] * share if stage.head else 0,
             "temporary": temporary + _buffers(run, stage, held, name),
         }
+    forward = phases["forward"]
+    begins = {**dict.fromkeys(forward, 0.0), "temporary": _first_gather(run, stage, held)}
+    begins |= {part: forward[part] for part in ("parameters", "gradients", "optimizer")}
+    phases["forward"] = max(forward, begins, key=lambda parts: sum(parts.values()))
     return phases
 
 
@@ -127,17 +133,34 @@ def _buffers(run: Run, stage: Stage, held: float, phase: str) -> float:
     """Bytes that data parallelism adds in a phase."""
     if run.data * run.context == 1:
         return 0.0
-    weight, gradient = WEIGHT_BYTES[run.precision], gradient_bytes(run)
+    weight = WEIGHT_BYTES[run.precision]
     if run.zero <= 1:
         return held * weight
+    outer, layer = _units(run, stage, held)
+    pair = min(2, stage.layers) * layer if phase == "layers" else 0.0
+    # A head of its own keeps its whole gradient until the embedding's joins it; that of a tied one
+    # is among the phase's own temporaries.
+    head = 0.0
+    if phase in ("layers", "embedding") and stage.head and not run.model.tied:
+        head = run.model.vocab * run.model.hidden / run.tensor
+    unreduced = (pair + head) * gradient_bytes(run)
+    if run.zero == 2 or phase == "optimizer":
+        return unreduced
+    return (outer + max(layer, pair)) * weight + unreduced
+
+
+def _units(run: Run, stage: Stage, held: float) -> tuple[float, float]:
+    """Parameters that ZeRO-3 gathers together: what lies outside the layers, and one layer."""
     outer = stage_parameters(run.model, Stage(0, stage.embedding, stage.head), run.tensor)
-    layer = (held - outer) / stage.layers if stage.layers else 0.0
-    two = min(2, stage.layers) * layer
-    whole_gradients = two if phase == "layers" else outer if phase in ("loss", "embedding") else 0.0
-    if run.zero == 2:
-        return whole_gradients * gradient
-    gathered = 0.0 if phase == "optimizer" else outer + two
-    return gathered * weight + whole_gradients * gradient
+    return outer, (held - outer) / stage.layers if stage.layers else 0.0
+
+
+def _first_gather(run: Run, stage: Stage, held: float) -> float:
+    """Bytes as the forward pass begins: the first layer and what lies outside, gathered into a flat
+    buffer and copied from it."""
+    if run.zero < 3 or run.data * run.context == 1:
+        return 0.0
+    return 2 * sum(_units(run, stage, held)) * WEIGHT_BYTES[run.precision]
 
 
 def one_gpu(run: Run) -> Run:

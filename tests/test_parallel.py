@@ -2,6 +2,7 @@
 
 import warnings
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 import torch.distributed as dist
 from reference import build
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Replicate, Shard
@@ -23,6 +26,7 @@ from torch.distributed.tensor.parallel import (
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import masking_utils
 
 from sizing import Model, Run, memory
 from sizing.parallel import (
@@ -34,6 +38,7 @@ from sizing.parallel import (
     stages,
 )
 from sizing.sharding import in_flight, one_gpu, shard, zero_state
+from sizing.trace.build import model as build_run
 from sizing.units import GB, GIB
 
 RANKS = 8
@@ -165,15 +170,21 @@ def test_tied_embedding_is_reduced_between_first_and_last_stage():
 # --- PyTorch's engines on a fake process group ---------------------------------------------------
 
 
-@pytest.fixture
-def mesh():
-    dist.init_process_group("fake", rank=0, world_size=RANKS, store=FakeStore())
+@contextmanager
+def fake_group(ranks):
+    dist.init_process_group("fake", rank=0, world_size=ranks, store=FakeStore())
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of hooks, about the tiny models' outputs
-            yield init_device_mesh("cpu", (RANKS,))
+            warnings.simplefilter("ignore")  # of hooks, about the models' outputs
+            yield init_device_mesh("cpu", (ranks,))
     finally:
         dist.destroy_process_group()
+
+
+@pytest.fixture
+def mesh():
+    with fake_group(RANKS) as mesh:
+        yield mesh
 
 
 class Traffic(TorchDispatchMode):
@@ -246,6 +257,54 @@ def test_fsdp2_sends_what_zero_3_says(mesh):
     assert traffic.sent("reduce_scatter") == expected.reduce_scatter
     assert expected.total == expected.all_gather + expected.reduce_scatter
     assert counted.get_total_counts() == sum(traffic.calls.values()) == 3 * (3 + 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "ranks", "batch", "sequence", "recompute", "phase"),
+    [
+        ("llama-3.2-1b", 8, 2, 1024, "none", "loss"),
+        ("llama-3.2-1b", 8, 1, 64, "none", "embedding"),
+        ("llama-3.1-8b", 64, 1, 64, "full", "forward"),
+        ("qwen3-0.6b", 1024, 4, 512, "none", "loss"),
+    ],
+)
+def test_fsdp2_holds_what_zero_3_says(name, ranks, batch, sequence, recompute, phase, monkeypatch):
+    """Traced by FSDPMemTracker on fake tensors, peaks in three different phases."""
+    # what fake tensors would make transformers build, and no real run has
+    monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda *a, **k: None)
+    run = Run(
+        Model(name).replace(num_hidden_layers=3),
+        sequence=sequence,
+        micro_batch=batch,
+        precision="bf16",
+        optimizer="adamw-fused",
+        recompute=recompute,
+        data=ranks,
+        zero=3,
+    )
+    phases = sharded(run)
+    assert max(phases, key=lambda name: sum(phases[name].values())) == phase
+    assert peak(run) == pytest.approx(fsdp2_peak(run), rel=0.005)
+
+
+def fsdp2_peak(run: Run) -> int:
+    with fake_group(run.data) as mesh, FakeTensorMode(), torch.device("cpu"):
+        model = build_run(run)
+        for layer in model.model.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        optimizer = torch.optim.AdamW(model.parameters(), foreach=False)
+        tracker = FSDPMemTracker(model, optimizer)
+        tracker.track_inputs((torch.zeros(1),))
+        tokens = torch.zeros(run.micro_batch, run.sequence, dtype=torch.long)
+        with tracker:
+            for _ in range(2):
+                tracker.reset_mod_stats()
+                model(input_ids=tokens, labels=tokens, use_cache=False).loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        (snapshot,) = tracker.get_tracker_snapshot("peak").values()
+    return next(size for name, size in snapshot.items() if str(name).endswith("Total"))
 
 
 class Half(nn.Module):
