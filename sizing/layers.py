@@ -31,9 +31,6 @@ _DEFAULT_ACTIVATION = {
 }
 
 
-_LATENT = ("deepseek_v3",)
-
-
 class Forward:
     """Records one training forward pass of a run's model.
 
@@ -51,8 +48,6 @@ class Forward:
 
     def __init__(self, run: Run, device: str = "cpu", lora: int = 0):
         self.run, self.model, self.config = run, run.model, run.model.config
-        if run.model.family in _LATENT:
-            raise NotImplementedError(f"{run.model.family}: memory of latent attention")
         self.family, self.lora = run.model.family, lora
         self.dtype = WEIGHTS[run.precision]
         autocast = run.precision == "bf16-mixed"
@@ -197,6 +192,8 @@ class Forward:
             rope = self.config.get("rope_parameters") or {}
             share = rope.get("partial_rotary_factor", self.config.get("rotary_pct", 0.25))
             return int(self.model.head_dim * share)
+        if self.family == "deepseek_v3":
+            return self.config["qk_rope_head_dim"]
         return self.model.head_dim
 
     def _representatives(self):
@@ -345,6 +342,9 @@ class Forward:
         if mask is not None and k.shape[1] != heads:
             k, v = (t.expand_heads(x, ("b", heads, "s", x.shape[-1])) for x in (k, v))
         q, k, v = t.lower(q), t.lower(k), t.lower(v)
+        width = v.shape[-1]
+        if width < q.shape[-1]:  # fused kernels take heads of one width
+            v = t.emit("pad", Tensor(q.shape, v.dtype, "padded values"), [(v, False)])
         saved = [(q, "queries"), (k, "keys"), (v, "values")]
         if mask is not None:
             span = "b" if t.batched else 1
@@ -355,8 +355,10 @@ class Forward:
         saved += [(out, "output"), (sums, "normalisation of each row")]
         out = t.emit("flash attention", out, [(q, False), (k, False), (v, False)], saved)
         # The kernel lays its output out as the queries, which concatenation left head by head.
-        reshape = t.copy if self.family == "gpt_neox" else t.view
-        return reshape(out, ("b", "s", heads * v.shape[-1]), "attention output")
+        if width < q.shape[-1]:
+            out = t.slice(out, ("b", heads, "s", width))
+        reshape = t.copy if self.family in ("gpt_neox", "deepseek_v3") else t.view
+        return reshape(out, ("b", "s", heads * width), "attention output")
 
     def _eager(self, q, k, v, mask) -> Tensor:
         t = self.tape
@@ -449,7 +451,7 @@ class Forward:
         both = self.family in ("gemma2", "gemma3_text")
         after = both or self.family == "olmo2"
         y = x if self.family == "olmo2" else self._norm(x, "input_layernorm")
-        y = self._attention(y)
+        y = self._latent_attention(y) if self.family == "deepseek_v3" else self._attention(y)
         if after:
             y = self._norm(y, "post_attention_layernorm")
         x = t.add(x, y, "residual")
@@ -458,7 +460,12 @@ class Forward:
             y = self._norm(x, "pre_feedforward_layernorm")
         elif not after:
             y = self._norm(x, "post_attention_layernorm")
-        y = self._experts(y) if "mlp.gate.weight" in self.named else self._gated_mlp(y, "mlp")
+        if "mlp.gate.weight" not in self.named:
+            y = self._gated_mlp(y, "mlp")
+        elif self.family == "deepseek_v3":
+            y = t.add(self._experts(y), self._gated_mlp(y, "mlp.shared_experts"))
+        else:
+            y = self._experts(y)
         if after:
             y = self._norm(y, "post_feedforward_layernorm")
         return t.add(x, y, "residual")
@@ -474,6 +481,43 @@ class Forward:
             q, k = self._norm(q, "self_attn.q_norm"), self._norm(k, "self_attn.k_norm")
         out = self._attend(self._rotate(q), self._rotate(k), v)
         return self._linear(out, "self_attn.o_proj")
+
+    def _latent_attention(self, x: Tensor) -> Tensor:
+        """Multi-head latent attention (arXiv:2412.19437, section 2.1.1): q and k are built from a
+        part without positions and a rotated part, which all heads' keys share."""
+        t, heads, prefix = self.tape, self.block.heads, "self_attn."
+        nope, rope = self.config["qk_nope_head_dim"], self.config["qk_rope_head_dim"]
+        rank, width = self.config["kv_lora_rank"], self.config["v_head_dim"]
+        if prefix + "q_proj.weight" in self.named:
+            q = self._linear(x, prefix + "q_proj")
+        else:
+            q = self._norm(self._linear(x, prefix + "q_a_proj"), prefix + "q_a_layernorm")
+            q = self._linear(q, prefix + "q_b_proj")
+        q_plain, q_turned = t.split(
+            self._heads(q, heads, True), [("b", heads, "s", nope), ("b", heads, "s", rope)]
+        )
+        latent, k_turned = t.split(
+            self._linear(x, prefix + "kv_a_proj_with_mqa"), [("b", "s", rank), ("b", "s", rope)]
+        )
+        latent = self._norm(latent, prefix + "kv_a_layernorm")
+        q_turned = self._rotate_pairs(q_turned)
+        k_turned = self._rotate_pairs(t.view(k_turned, ("b", 1, "s", rope)))
+        q = t.cat([q_plain, q_turned], ("b", heads, "s", nope + rope), "queries")
+        both = self._heads(self._linear(latent, prefix + "kv_b_proj"), heads, True)
+        k_plain, v = t.split(both, [("b", heads, "s", nope), ("b", heads, "s", width)])
+        k = Tensor(q.shape, k_plain.dtype, "keys")
+        t.emit("fill", k, [(k_plain, False), (k_turned, False)])
+        return self._linear(self._attend(q, k, v), prefix + "o_proj")
+
+    def _rotate_pairs(self, x: Tensor) -> Tensor:
+        """Rotary positions on even and odd elements."""
+        t = self.tape
+        cos, sin = self._rotary()
+        half = (*x.shape[:-1], x.shape[-1] // 2)
+        even, odd = t.slice(x, half), t.slice(x, half)
+        first = t.add(t.mul(even, cos, why="rotary"), t.scale(t.mul(odd, sin, why="rotary")))
+        second = t.add(t.mul(odd, cos, why="rotary"), t.mul(even, sin, why="rotary"))
+        return t.cat([first, second], x.shape, "rotated")
 
     def _gated_mlp(self, x: Tensor, name: str) -> Tensor:
         gate = self._activation(self._linear(x, f"{name}.gate_proj"))
@@ -506,6 +550,8 @@ class Forward:
     def _route(self, x: Tensor, experts: int, chosen: int) -> Tensor:
         """The router's weights of the chosen experts, normalised to sum to one."""
         t = self.tape
+        if self.family == "deepseek_v3":
+            return self._route_by_sigmoid(x, experts, chosen)
         scores = self._linear(x, "mlp.gate")
         shares = t.softmax(t.cast(scores, "fp32"))
         index = Tensor(("b", "s", chosen), "int64", "chosen experts", grad=False)
@@ -515,6 +561,20 @@ class Forward:
             total = t.emit("sum", Tensor(("b", "s", 1), "fp32", "their sum"), [(top, True)])
             top = t.mul(top, total, "routing weights", "division by the sum")
         return t.cast(top, scores.dtype) if self.family == "qwen3_moe" else top
+
+    def _route_by_sigmoid(self, x: Tensor, experts: int, chosen: int) -> Tensor:
+        """DeepSeek's router: an fp32 product, sigmoid scores, those of the chosen normalised."""
+        t = self.tape
+        weight = t.cast(self._weight("mlp.gate.weight"), "fp32")
+        scores = t.linear(t.cast(x, "fp32"), weight, None, experts, "mlp.gate")
+        shares = t.unary("sigmoid", scores, keeps="output")
+        index = Tensor(("b", "s", chosen), "int64", "chosen experts", grad=False)
+        top = Tensor(("b", "s", chosen), shares.dtype, "scores of chosen experts")
+        t.emit("gather", top, [(shares, False)], [(index, "which were chosen")])
+        if self.config.get("norm_topk_prob", True):
+            total = t.emit("sum", Tensor(("b", "s", 1), top.dtype, "their sum"), [(top, True)])
+            top = t.mul(top, total, "routing weights", "division by the sum")
+        return t.scale(top)
 
 
 _LAYERS = {

@@ -7,6 +7,7 @@ import warnings
 
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import (
     AttentionInterface,
@@ -65,7 +66,11 @@ def _flash(module, query, key, value, attention_mask, **kwargs):
     if kwargs.pop("softcap", None) is not None:
         attention_mask = None
     kwargs["dropout"] = 0.0
-    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    width = value.shape[-1]
+    # Latent attention's values are narrower than its keys; fused kernels take one width.
+    value = functional.pad(value, (0, key.shape[-1] - width)) if width < key.shape[-1] else value
+    out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    return out[..., :width], None
 
 
 def _eager_recomputed(module, query, key, value, attention_mask, **kwargs):
