@@ -34,12 +34,19 @@ from .run import Run
 
 # --- The accelerator -----------------------------------------------------------------------------
 
-# The best bf16 matmul found by search over shapes, as a share of the datasheet's dense peak: Stas
-# Bekman, ml-engineering, compute/accelerator/README.md, "Maximum Achievable Matmul FLOPS", read
-# 2026-11-22. A device measured here has its best rate for a peak.
-BEST_MATMUL = {"a100-sxm-40gb": 0.869, "a100-sxm-80gb": 0.869, "h100-sxm": 0.803, "measured": 1.0}
-OTHER_MATMUL = 0.80  # for accelerators that the table lacks
-SUSTAINED = 0.764  # calibrated: of that best rate, over the shapes of a step and at its power
+# Rate of large matmuls over a whole step, as a share of the datasheet's dense peak, calibrated: on
+# the H100 with the runs named above, on the A100 with one row (1.7B) of Megatron's table 1
+# (arXiv:2104.04473). The best single matmul found by search reaches 0.80 and 0.87 (Stas Bekman,
+# ml-engineering, compute/accelerator/README.md, "Maximum Achievable Matmul FLOPS", 2026-11-22): an
+# H100 is held back by its power. A device measured here has its best rate for a peak.
+MATMUL_RATE = {
+    "a100-sxm-40gb": 0.75,
+    "a100-sxm-80gb": 0.75,
+    "h100-sxm": 0.61,
+    "h200-sxm": 0.61,
+    "measured": 0.80,
+}
+OTHER_MATMUL_RATE = 0.65  # unknown: between those of the accelerators that we know
 KERNEL = 8e-6  # s for a matmul to start, fill its waves of tiles and drain
 MEMORY_RATE = 0.85  # of the datasheet's bandwidth; 0.87 copied on an H100 (aigatech/vpbenchmarking)
 FLASH_FORWARD = 0.36  # calibrated: of the dense peak, on the pairs that the causal mask leaves
@@ -135,11 +142,17 @@ class _Device:
     link: float
     network: float
     node: int
+    host: float
     width: int  # bytes of an activation
 
 
 def step_time(
-    run: Run, gpu: str | GPU = "h100-sxm", *, network: float = NETWORK, node: int = NODE
+    run: Run,
+    gpu: str | GPU = "h100-sxm",
+    *,
+    network: float = NETWORK,
+    node: int = NODE,
+    host: float = 1.0,
 ) -> StepTime:
     """Seconds of one optimizer step, by part.
 
@@ -148,10 +161,11 @@ def step_time(
         gpu: an accelerator's name in data/gpus.csv, or a `GPU`.
         network: bytes/s that each GPU has between nodes, in one direction.
         node: GPUs in a node, joined by the accelerator's link.
+        host: the engine's launching time in units of nanotron's; 0 for captured CUDA graphs.
 
     Raises:
         ValueError: see `check_degrees`; a GPU without a rate for the run's dtype, or without a link
-            where several GPUs in a node need one.
+            where several GPUs need one; an impossible network, node or host.
 
     It describes nanotron: kernels launched one by one from Python, an fp32 loss in separate
     kernels, tensor-parallel collectives that nothing hides. ZeRO-2 and 3, context parallelism,
@@ -159,7 +173,7 @@ def step_time(
     data/parallel_error.csv compares with. Memory pressure, congestion and stragglers are left out.
     """
     check_degrees(run)
-    device = _device(run, find_gpu(gpu) if isinstance(gpu, str) else gpu, network, node)
+    device = _device(run, find_gpu(gpu) if isinstance(gpu, str) else gpu, network, node, host)
     layer, head = _layer(run, device), _head(run, device)
     passes = {}
     ends = 0.0  # of data-parallel communication and update, on the worst stage
@@ -205,10 +219,16 @@ def _matmul(m, n, k, rate, memory, width, copies=1) -> float:
 
 
 def _matmul_share(device: GPU) -> float:
-    return BEST_MATMUL.get(device.name, OTHER_MATMUL) * SUSTAINED
+    return MATMUL_RATE.get(device.name, OTHER_MATMUL_RATE)
 
 
-def _device(run: Run, gpu: GPU, network: float, node: int) -> _Device:
+def _device(run: Run, gpu: GPU, network: float, node: int, host: float) -> _Device:
+    if not network > 0:
+        raise ValueError(f"network: {network!r} given; allowed: bytes/s above 0")
+    if isinstance(node, bool) or not isinstance(node, int) or node < 1:
+        raise ValueError(f"node: {node!r} given; allowed: a whole number >= 1")
+    if not host >= 0:
+        raise ValueError(f"host: {host!r} given; allowed: a number >= 0")
     peak = gpu.peak_flops("fp32" if run.precision == "fp32" else "bf16")
     if gpu.link is None and run.gpus > 1 and node > 1:
         raise ValueError(
@@ -221,6 +241,7 @@ def _device(run: Run, gpu: GPU, network: float, node: int) -> _Device:
         link=gpu.link or network,
         network=network * NETWORK_RATE,
         node=node,
+        host=host,
         width=ACTIVATION_BYTES[run.precision],
     )
 
@@ -289,6 +310,7 @@ def _layer(run: Run, device: _Device) -> _Pass:
         host += HOST_PIPELINE + HOST_PIPELINE_RANK * (t - 1)
     ahead = forward + scores + moved + 4 * one + ring
     back = backward + scores_back + 2 * moved + (6 + gathered) * one + ring_back + again
+    host *= device.host
     launch = HOST_FORWARD * host
     launch_back = host if run.recompute == "full" else host - launch
     idle, idle_back = max(0.0, launch - ahead), max(0.0, launch_back - back)
@@ -387,7 +409,7 @@ def _head(run: Run, device: _Device) -> _Pass:
     one = _collective(device, "all_gather", run.tensor, 1, rows * hidden * width)
     sums = 3 * _collective(device, "all_reduce", run.tensor, 1, rows * 4)
     ahead, back = forward + 0.73 * loss + one + sums, backward + 0.27 * loss + 2 * one
-    idle = max(0.0, HOST_HEAD - ahead - back)
+    idle = max(0.0, device.host * HOST_HEAD - ahead - back)
     return _Pass(
         matmul=forward + backward,
         attention=0.0,
