@@ -33,15 +33,15 @@ class _Gradient:
     users: int = 0
 
 
-def points(tape: Tape, forward: dict[str, Size], resident: bool) -> list[Point]:
+def points(tape: Tape, end: dict[str, Size], resident: bool) -> list[Point]:
     """What is alive at the end of the forward pass and at each operation of the backward pass.
 
     Args:
         tape: the recorded forward pass, loss last.
-        forward: bytes by part that the forward pass holds at its end and the backward does not.
+        end: bytes by part that the forward pass holds at its end and the backward does not.
         resident: whether parameters already have gradients, into which new ones are added.
     """
-    return _Walk(tape, resident).run(forward)
+    return _Walk(tape, resident).run(end)
 
 
 def kept(nodes: list, of_region: bool = False) -> dict[str, Size]:
@@ -79,10 +79,10 @@ class _Walk:
         self.waiting: dict[Tensor, int] = {}  # gradients that a parameter is still to receive
         self.points: list[Point] = []
 
-    def run(self, forward: dict[str, Size]) -> list[Point]:
+    def run(self, end: dict[str, Size]) -> list[Point]:
         nodes = self.tape.nodes
         self._hold_forward(nodes)
-        self._note("forward", forward)
+        self._note("forward", end)
         first_of = {}
         for node in reversed(nodes):
             if isinstance(node, Node) and node.region is not None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 
 from .backward import Point, points, saved
-from .layers import WEIGHTS, Forward
+from .forward import WEIGHTS, Forward
 from .model import Model
 from .optimizer import Trained, state_bytes, temporary_bytes
 from .run import Run
@@ -170,7 +170,7 @@ def _plan(
     share = {part: ranks if zero >= stage else 1 for part, stage in _ZERO_STAGE.items()}
     held = {**state, "gradients": state["gradients"] if resident else 0}
     moments = [
-        _with_state(point, held, share) for point in points(forward.tape, forward.forward, resident)
+        _with_state(point, held, share) for point in points(forward.tape, forward.end, resident)
     ]
     moments += _updates(optimizer, master, wide, trained, state, share)
     return _Plan(state, moments)

@@ -311,6 +311,58 @@ def test_cudas_operators(precision, recompute, attention):
     assert memory(training_run, device="cuda").total == pytest.approx(trace, rel=1e-4)
 
 
+SPARSE = {
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": {
+        "num_experts": 8,
+        "num_experts_per_tok": 4,
+        "moe_intermediate_size": 128,
+        "head_dim": 32,
+        "decoder_sparse_step": 2,
+        "norm_topk_prob": True,
+    },
+    "deepseek_v3": {
+        "num_key_value_heads": 8,
+        "moe_intermediate_size": 128,
+        "n_routed_experts": 8,
+        "n_shared_experts": 1,
+        "num_experts_per_tok": 2,
+        "first_k_dense_replace": 1,
+        "q_lora_rank": 96,
+        "kv_lora_rank": 64,
+        "qk_nope_head_dim": 32,
+        "qk_rope_head_dim": 16,
+        "v_head_dim": 32,
+        "n_group": 2,
+        "topk_group": 1,
+    },
+}
+
+
+@pytest.mark.parametrize("family", list(SPARSE))
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"precision": "fp32"},
+        {"precision": "bf16-mixed", "attention": "eager"},
+        {"precision": "bf16", "recompute": "full"},
+    ],
+)
+def test_routed_experts_and_latent_attention(family, settings):
+    config = {
+        "model_type": family,
+        "vocab_size": 1000,
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        **SPARSE[family],
+    }
+    training_run = sizing.Run(config, sequence=512, micro_batch=2, optimizer="sgd", **settings)
+    assert memory(training_run).total == pytest.approx(traced(training_run).total, rel=1e-3)
+
+
 @pytest.mark.parametrize("name", ["small-llama", "small-gpt2", "small-gemma3"])
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16"])
 def test_adapters(name, precision):
