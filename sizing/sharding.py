@@ -78,8 +78,10 @@ def shard(run: Run, whole: Mapping[str, Mapping[str, float]]) -> Phases:
         ValueError: see `check_degrees`.
     """
     check_degrees(run)
-    split = stages(run)
-    candidates = (_stage(run, whole, stage, rank) for rank, stage in enumerate(split))
+    first = {}  # of equal stages the first keeps most micro-batches
+    for rank, stage in enumerate(stages(run)):
+        first.setdefault(stage, rank)
+    candidates = (_stage(run, whole, stage, rank) for stage, rank in first.items())
     return max(candidates, key=lambda phases: max(sum(p.values()) for p in phases.values()))
 
 

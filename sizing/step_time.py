@@ -69,8 +69,9 @@ HOST_LAYER = 4.1e-3  # calibrated: s of Python and launches for a layer's forwar
 HOST_HEAD = 4.5e-3  # calibrated: s for head and loss
 HOST_FORWARD = 0.36  # share of them in the forward pass
 # Calibrated: s more for a layer, at first and for each further tensor-parallel rank, when the
-# pipeline crosses nodes. The runs show it at 2, 4 and 8 ranks whatever the micro-batch; why, we do
-# not know.
+# pipeline crosses nodes. The runs show it at 2, 4, 8 and 16 ranks, whatever the micro-batch. They
+# also hold less memory, as if matmul inputs were gathered again for backward and not kept:
+# probably another version of the engine. Why it should cost so much, we do not know.
 HOST_PIPELINE = 1e-3
 HOST_PIPELINE_RANK = 2.2e-3
 MESSAGE = 0.3e-3  # s for a message between stages, whose shape goes ahead of it
@@ -170,7 +171,9 @@ def step_time(
     It describes nanotron: kernels launched one by one from Python, an fp32 loss in separate
     kernels, tensor-parallel collectives that nothing hides. ZeRO-2 and 3, context parallelism,
     recompute and eager attention follow the same reasoning but are in none of the runs that
-    data/parallel_error.csv compares with. Memory pressure, congestion and stragglers are left out.
+    data/parallel_error.csv compares with; Megatron's and torchtitan's published runs on A100s check
+    some of that (tests/test_step_time.py). Left out: an allocator near the end of its memory,
+    congestion, stragglers, interleaved pipelines.
     """
     check_degrees(run)
     device = _device(run, find_gpu(gpu) if isinstance(gpu, str) else gpu, network, node, host)
@@ -526,7 +529,7 @@ def _update(run: Run, device: _Device, stage: Stage) -> float:
     gradient = gradient_bytes(run)
     weight = WEIGHT_BYTES[run.precision]
     master = run.precision == "bf16-master"
-    state = _STATE_BYTES[run.optimizer] * (1 if master or weight == 4 else 0.5)
+    state = _MOMENTS[run.optimizer] * (4 if master else weight)
     if run.optimizer == "adamw-8bit":
         state = 2
     updated = 2 * ((4 if master else weight) + state) + gradient
@@ -540,16 +543,16 @@ def _update(run: Run, device: _Device, stage: Stage) -> float:
     return seconds
 
 
-# fp32 bytes of state an element: AdamW two moments; momentum, Lion and Muon one
-_STATE_BYTES = {
+# Values of state an element; Adafactor's are a row and a column
+_MOMENTS = {
     "sgd": 0,
-    "momentum": 4,
-    "adamw": 8,
-    "adamw-fused": 8,
+    "momentum": 1,
+    "adamw": 2,
+    "adamw-fused": 2,
     "adamw-8bit": 2,
     "adafactor": 0,
-    "muon": 4,
-    "lion": 4,
+    "muon": 1,
+    "lion": 1,
 }
 
 

@@ -139,6 +139,27 @@ def test_megatron_table_1():
     assert mean(errors) < 0.04
 
 
+def test_torchtitan_fsdp2():
+    """FSDP2 on 64 A100s, 8192 tokens a GPU (pytorch/torchtitan, docs/performance.md, 2024): Llama 3
+    70B with full recompute 331 tokens/s, 8B recomputing something in between 2904 to 2973."""
+    run = Run(
+        "llama-3-70b",
+        sequence=8192,
+        precision="bf16-master",
+        optimizer="adamw-fused",
+        recompute="full",
+        data=64,
+        zero=3,
+    )
+
+    def rate(run):
+        return step_time(run, "a100-sxm-80gb", network=25e9).tokens_per_second(run)
+
+    assert rate(run) == pytest.approx(331, rel=0.05)
+    small = replace(run, model=Model("llama-3-8b"))
+    assert rate(small) < 2904 < 2973 < rate(replace(small, recompute="none"))
+
+
 # --- Matmuls -------------------------------------------------------------------------------------
 
 
