@@ -53,13 +53,14 @@ def in_flight(run: Run, rank: int) -> int:
     return min(run.pipeline - rank, run.accumulation)
 
 
-def shard(run: Run, whole: Mapping[str, Mapping[str, float]]) -> Phases:
+def shard(run: Run, whole: Mapping[str, Mapping[str, float]], trained: float = 1.0) -> Phases:
     """Phases of the fullest GPU.
 
     Args:
         run: the run with its degrees.
         whole: {phase: {part: bytes}} of the same run on one GPU: same micro-batch, sequence and
             accumulation.
+        trained: share of the parameters that get a gradient, below 1 with frozen weights.
 
     Returns:
         The same phases and parts for the GPU whose largest phase is largest; the phases of a head
@@ -81,11 +82,11 @@ def shard(run: Run, whole: Mapping[str, Mapping[str, float]]) -> Phases:
     first = {}  # of equal stages the first keeps most micro-batches
     for rank, stage in enumerate(stages(run)):
         first.setdefault(stage, rank)
-    candidates = (_stage(run, whole, stage, rank) for stage, rank in first.items())
+    candidates = (_stage(run, whole, trained, stage, rank) for stage, rank in first.items())
     return max(candidates, key=lambda phases: max(sum(p.values()) for p in phases.values()))
 
 
-def _stage(run: Run, whole, stage: Stage, rank: int) -> Phases:
+def _stage(run: Run, whole, trained: float, stage: Stage, rank: int) -> Phases:
     model = run.model
     share = 1 / (run.tensor * run.context)
     layers = stage.layers / model.layers
@@ -112,7 +113,7 @@ def _stage(run: Run, whole, stage: Stage, rank: int) -> Phases:
             "activations": parts["activations"] * layers * share
             + (others * kept if name != "optimizer" else 0),
             "logits": parts["logits"] * share if stage.head else 0,
-            "temporary": temporary + _buffers(run, stage, held, name),
+            "temporary": temporary + _buffers(run, stage, held, trained, name),
         }
     forward = phases["forward"]
     begins = {**dict.fromkeys(forward, 0.0), "temporary": _first_gather(run, stage, held)}
@@ -131,13 +132,13 @@ def _gathered_tokens(run: Run, phase: str) -> float:
     return whole * (3 if phase == "layers" else 2)
 
 
-def _buffers(run: Run, stage: Stage, held: float, phase: str) -> float:
+def _buffers(run: Run, stage: Stage, held: float, trained: float, phase: str) -> float:
     """Bytes that data parallelism adds in a phase."""
     if run.data * run.context == 1:
         return 0.0
     weight = WEIGHT_BYTES[run.precision]
     if run.zero <= 1:
-        return held * weight
+        return held * trained * weight
     outer, layer = _units(run, stage, held)
     pair = min(2, stage.layers) * layer if phase == "layers" else 0.0
     # A head of its own keeps its whole gradient until the embedding's joins it; that of a tied one
@@ -145,7 +146,7 @@ def _buffers(run: Run, stage: Stage, held: float, phase: str) -> float:
     head = 0.0
     if phase in ("layers", "embedding") and stage.head and not run.model.tied:
         head = run.model.vocab * run.model.hidden / run.tensor
-    unreduced = (pair + head) * gradient_bytes(run)
+    unreduced = (pair + head) * trained * gradient_bytes(run)
     if run.zero == 2 or phase == "optimizer":
         return unreduced
     return (outer + max(layer, pair)) * weight + unreduced

@@ -448,6 +448,13 @@ def test_model_state_is_divided_and_activations_are_not():
     assert shared["logits"] == alone["logits"]
 
 
+def test_frozen_weights_have_no_buckets():
+    run = replace(BASE, data=8)
+    phases = memory(one_gpu(run)).phases
+    all_trained, none = shard(run, phases)["forward"], shard(run, phases, trained=0)["forward"]
+    assert all_trained["temporary"] - none["temporary"] == 2 * LLAMA.parameters.total
+
+
 @pytest.mark.parametrize("field", ["tensor", "context"])
 def test_tensor_and_context_divide_activations(field):
     alone = memory(BASE).phases["forward"]
