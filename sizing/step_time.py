@@ -1,10 +1,8 @@
 """Seconds of one optimizer step: what the GPUs compute, move and wait for.
 
-Each matmul takes its FLOPs at the rate that large matmuls sustain or its bytes at the memory's
-rate, whichever is longer (roofline: Williams, Waterman and Patterson 2009,
-doi:10.1145/1498765.1498785); everything else in a layer takes its bytes. Collectives take a ring's
-bytes and a latency for every rank. No pass can be shorter than the host needs to launch it. Stages
-run 1F1B: the slowest sets the pace, filling and draining is the bubble.
+Matmuls and collectives run at the rates of `sizing.rates`; everything else in a layer takes its
+bytes of memory traffic. No pass can be shorter than the host needs to launch it. Stages run 1F1B:
+the slowest sets the pace, filling and draining is the bubble.
 
 Constants that no datasheet gives come from 15 runs of one model size on H100s, named in
 `sizing.ultrascale`; its error table, data/parallel_error.csv, is over all the others.
@@ -25,46 +23,17 @@ from .parallel import (
     Stage,
     check_degrees,
     gradient_bytes,
-    ring_factor,
     stage_parameters,
     stages,
     tokens,
 )
+from .rates import NETWORK, NODE, Rates, rates
 from .run import Run
-
-# --- The accelerator -----------------------------------------------------------------------------
-
-# Rate of large matmuls over a whole step, as a share of the datasheet's dense peak, calibrated: on
-# the H100 with the runs named above, on the A100 with one row (1.7B) of Megatron's table 1
-# (arXiv:2104.04473). The best single matmul found by search reaches 0.80 and 0.87 (Stas Bekman,
-# ml-engineering, compute/accelerator/README.md, "Maximum Achievable Matmul FLOPS", 2026-11-22): an
-# H100 is held back by its power. A device measured here has its best rate for a peak.
-MATMUL_RATE = {
-    "a100-sxm-40gb": 0.75,
-    "a100-sxm-80gb": 0.75,
-    "h100-sxm": 0.61,
-    "h200-sxm": 0.61,
-    "measured": 0.80,
-}
-OTHER_MATMUL_RATE = 0.65  # unknown: between those of the accelerators that we know
-KERNEL = 8e-6  # s for a matmul to start, fill its waves of tiles and drain
-MEMORY_RATE = 0.85  # of the datasheet's bandwidth; 0.87 copied on an H100 (aigatech/vpbenchmarking)
-FLASH_FORWARD = 0.36  # calibrated: of the dense peak, on the pairs that the causal mask leaves
-FLASH_BACKWARD = 0.30  # of the dense peak, on 2.5 times the FLOPs (FlashAttention-2, 2307.08691)
-
-# --- The cluster: nodes of 8, and AWS p5.48xlarge's network, on which the calibration runs ran.
-# Each H100 has four of the node's 32 EFA cards of 100 Gbit/s (Perplexity AI, "High-Performance GPU
-# Memory Transfer on AWS", 2025, which moves 97 % of that).
-
-NODE = 8
-NETWORK = 50e9  # bytes/s in one direction for each GPU
-NETWORK_RATE = 0.80  # of the network, in collectives
-LINK_RATE = 0.81  # calibrated: of the link's datasheet rate, in collectives within a node
-LINK_LATENCY = 8e-6  # s for each further rank of a collective within a node
-NETWORK_LATENCY = 28e-6  # calibrated: s for each further rank of one that crosses nodes
 
 # --- The engine: nanotron, that is PyTorch kernel by kernel --------------------------------------
 
+FLASH_FORWARD = 0.36  # calibrated: of the dense peak, on the pairs that the causal mask leaves
+FLASH_BACKWARD = 0.30  # of the dense peak, on 2.5 times the FLOPs (FlashAttention-2, 2307.08691)
 HOST_LAYER = 4.1e-3  # calibrated: s of Python and launches for a layer's forward and backward
 HOST_HEAD = 4.5e-3  # calibrated: s for head and loss
 HOST_FORWARD = 0.36  # share of them in the forward pass
@@ -75,7 +44,7 @@ HOST_FORWARD = 0.36  # share of them in the forward pass
 HOST_PIPELINE = 1e-3
 HOST_PIPELINE_RANK = 2.2e-3
 MESSAGE = 0.3e-3  # s for a message between stages, whose shape goes ahead of it
-REDUCTION = 0.31  # calibrated: of the link's rate, gradients reduced beside the backward pass
+REDUCTION = 0.38  # calibrated: of the link's rate, gradients reduced beside the backward pass
 TENSOR_LATENCY = 11e-6  # calibrated: s for each node and tensor, reduced or gathered once a step
 
 # Bytes moved. Elements a token and layer, forward; backward moves twice as many. Norms read and
@@ -133,20 +102,6 @@ class StepTime:
         return run.tokens / self.total / run.gpus
 
 
-@dataclass(frozen=True)
-class _Device:
-    """Rates in one run: FLOP/s and bytes/s."""
-
-    matmul: float
-    peak: float
-    memory: float
-    link: float
-    network: float
-    node: int
-    host: float
-    width: int  # bytes of an activation
-
-
 def step_time(
     run: Run,
     gpu: str | GPU = "h100-sxm",
@@ -176,16 +131,23 @@ def step_time(
     congestion, stragglers, interleaved pipelines.
     """
     check_degrees(run)
-    device = _device(run, find_gpu(gpu) if isinstance(gpu, str) else gpu, network, node, host)
-    layer, head = _layer(run, device), _head(run, device)
+    gpu = find_gpu(gpu) if isinstance(gpu, str) else gpu
+    if not host >= 0:
+        raise ValueError(f"host: {host!r} given; allowed: a number >= 0")
+    if gpu.link is None and run.gpus > 1 and node > 1:
+        raise ValueError(
+            f"gpu: {gpu.name!r} given, whose link is unknown; allowed: a GPU with a link, or node=1"
+        )
+    rate = rates(gpu, "fp32" if run.precision == "fp32" else "bf16", network, node)
+    layer, head = _layer(run, rate, host), _head(run, rate, host)
     passes = {}
     ends = 0.0  # of data-parallel communication and update, on the worst stage
     data_parallel = optimizer = 0.0
     split = stages(run)
     for stage in split:
         if stage not in passes:
-            passes[stage] = _stage(run, device, stage, layer, head)
-            exposed, update = _data_parallel(run, device, stage, layer), _update(run, device, stage)
+            passes[stage] = _stage(run, rate, stage, layer, head)
+            exposed, update = _data_parallel(run, rate, stage, layer), _update(run, rate, stage)
             if exposed + update >= ends:
                 ends, data_parallel, optimizer = exposed + update, exposed, update
     lengths = [sum(passes[stage].values()) for stage in split]
@@ -194,80 +156,11 @@ def step_time(
     micro = run.accumulation
     return StepTime(
         **{name: seconds * micro for name, seconds in parts.items()},
-        pipeline_transfer=_messages(run, device) * (micro + 2 * (run.pipeline - 1)),
+        pipeline_transfer=_messages(run, rate) * (micro + 2 * (run.pipeline - 1)),
         pipeline_bubble=sum(lengths) - slowest,
         data_parallel=data_parallel,
         optimizer=optimizer,
     )
-
-
-def matmul_time(m: float, n: float, k: float, gpu: str | GPU, dtype: str = "bf16") -> float:
-    """Seconds of an (m, k) x (k, n) matmul on one GPU.
-
-    Its 2mnk FLOPs at the sustained rate of large matmuls, or its bytes at the memory's rate, and a
-    start-up time: small and thin matmuls fall off the peak.
-
-    Raises:
-        ValueError: the GPU has no rate for `dtype`.
-    """
-    device = find_gpu(gpu) if isinstance(gpu, str) else gpu
-    width = 4 if dtype in ("fp32", "tf32") else 1 if dtype == "fp8" else 2
-    rate = device.peak_flops(dtype) * _matmul_share(device)
-    return _matmul(m, n, k, rate, device.bandwidth * MEMORY_RATE, width)
-
-
-def _matmul(m, n, k, rate, memory, width, copies=1) -> float:
-    moved = width * (m * k + copies * k * n + m * n)
-    return max(2 * m * n * k / rate, moved / memory) + KERNEL
-
-
-def _matmul_share(device: GPU) -> float:
-    return MATMUL_RATE.get(device.name, OTHER_MATMUL_RATE)
-
-
-def _device(run: Run, gpu: GPU, network: float, node: int, host: float) -> _Device:
-    if not network > 0:
-        raise ValueError(f"network: {network!r} given; allowed: bytes/s above 0")
-    if isinstance(node, bool) or not isinstance(node, int) or node < 1:
-        raise ValueError(f"node: {node!r} given; allowed: a whole number >= 1")
-    if not host >= 0:
-        raise ValueError(f"host: {host!r} given; allowed: a number >= 0")
-    peak = gpu.peak_flops("fp32" if run.precision == "fp32" else "bf16")
-    if gpu.link is None and run.gpus > 1 and node > 1:
-        raise ValueError(
-            f"gpu: {gpu.name!r} given, whose link is unknown; allowed: a GPU with a link, or node=1"
-        )
-    return _Device(
-        matmul=peak * _matmul_share(gpu),
-        peak=peak,
-        memory=gpu.bandwidth * MEMORY_RATE,
-        link=gpu.link or network,
-        network=network * NETWORK_RATE,
-        node=node,
-        host=host,
-        width=ACTIVATION_BYTES[run.precision],
-    )
-
-
-def _collective(device: _Device, collective: str, ranks: int, stride: int, payload: float) -> float:
-    """Seconds of one collective over `ranks` GPUs that lie `stride` apart.
-
-    Ranks that share a node share its network cards: a ring crosses between nodes as many times over
-    as it has ranks in one.
-    """
-    if ranks == 1:
-        return 0.0
-    hops = ranks - 1 if collective != "all_reduce" else 2 * (ranks - 1)
-    sent = ring_factor(collective, ranks) * payload
-    rate = device.link * LINK_RATE
-    if ranks * stride <= device.node:
-        return sent / rate + hops * LINK_LATENCY
-    return sent / min(rate, _crossing(device, ranks, stride)) + hops * NETWORK_LATENCY
-
-
-def _crossing(device: _Device, ranks: int, stride: int) -> float:
-    """Bytes/s between nodes for a group: what the cards of its ranks in one node carry."""
-    return max(1, min(ranks, device.node // stride)) * device.network
 
 
 # --- One micro-batch -----------------------------------------------------------------------------
@@ -288,34 +181,34 @@ class _Pass:
     backward: float
 
 
-def _layer(run: Run, device: _Device) -> _Pass:
+def _layer(run: Run, rate: Rates, host: float) -> _Pass:
     """The mean layer of the model."""
     rows, t = tokens(run), run.tensor
     shape = _shape(run.model, t, run.sequence)
-    rate, memory, width = device.matmul, device.memory, device.width
+    memory, width = rate.memory, ACTIVATION_BYTES[run.precision]
     forward = backward = 0.0
     for n, k, chosen, copies, share in shape.matmuls:
         m = rows * chosen
-        forward += share * _matmul(m, n, k, rate, memory, width, copies)
-        backward += share * _matmul(m, k, n, rate, memory, width, copies)
-        backward += share * _matmul(n, k, m, rate, memory, width)
-    scores, scores_back = _attention(run, device, shape)
+        forward += share * rate.multiply(m, n, k, width, copies)
+        backward += share * rate.multiply(m, k, n, width, copies)
+        backward += share * rate.multiply(n, k, m, width)
+    scores, scores_back = _attention(run, rate, shape)
     moved = rows * shape.moved * width / memory
-    one = _collective(device, "all_gather", t, 1, rows * run.model.hidden * width)
-    ring, ring_back = _ring(run, device, scores, scores_back)
+    one = rate.collective("all_gather", t, 1, rows * run.model.hidden * width)
+    ring, ring_back = _ring(run, rate, scores, scores_back)
     again, gathered = 0.0, 0
     if run.recompute == "full":
         again, gathered = forward + scores + moved, 4
     elif run.recompute == "selective" and run.attention == "eager":
         again = scores
-    host = HOST_LAYER
-    if t > 1 and run.pipeline > 1 and run.gpus > device.node:
-        host += HOST_PIPELINE + HOST_PIPELINE_RANK * (t - 1)
+    launches = HOST_LAYER
+    if t > 1 and run.pipeline > 1 and run.gpus > rate.node:
+        launches += HOST_PIPELINE + HOST_PIPELINE_RANK * (t - 1)
+    launches *= host
     ahead = forward + scores + moved + 4 * one + ring
     back = backward + scores_back + 2 * moved + (6 + gathered) * one + ring_back + again
-    host *= device.host
-    launch = HOST_FORWARD * host
-    launch_back = host if run.recompute == "full" else host - launch
+    launch = HOST_FORWARD * launches
+    launch_back = launches if run.recompute == "full" else launches - launch
     idle, idle_back = max(0.0, launch - ahead), max(0.0, launch_back - back)
     return _Pass(
         matmul=forward + backward,
@@ -371,48 +264,48 @@ def _shape(model: Model, tensor: int, sequence: int) -> _Shape:
     return _Shape(tuple(matmuls), pairs, all_pairs, scores, moved / tensor)
 
 
-def _attention(run: Run, device: _Device, shape: _Shape) -> tuple[float, float]:
+def _attention(run: Run, rate: Rates, shape: _Shape) -> tuple[float, float]:
     """Seconds of scores and values in a layer, forward and backward."""
     batch = run.micro_batch / run.context
     if run.attention == "flash":
         flops = batch * shape.pairs
         return (
-            flops / (device.peak * FLASH_FORWARD),
-            2.5 * flops / (device.peak * FLASH_BACKWARD),
+            flops / (rate.peak * FLASH_FORWARD),
+            2.5 * flops / (rate.peak * FLASH_BACKWARD),
         )
-    flops = batch * shape.all_pairs / device.matmul
-    moved = batch * shape.scores * device.width / 2 / device.memory
+    flops = batch * shape.all_pairs / rate.matmul
+    moved = batch * shape.scores * ACTIVATION_BYTES[run.precision] / 2 / rate.memory
     return flops + SCORE_MOVED[0] * moved, 2 * flops + SCORE_MOVED[1] * moved
 
 
-def _ring(run: Run, device: _Device, scores: float, scores_back: float) -> tuple[float, float]:
+def _ring(run: Run, rate: Rates, scores: float, scores_back: float) -> tuple[float, float]:
     """Seconds that keys and values are on their way and attention does not hide."""
     hops = run.context - 1
     if not hops:
         return 0.0, 0.0
-    block = tokens(run) * 2 * run.model.kv_heads * run.model.head_dim / run.tensor * device.width
-    hop = _hop(device, run.tensor * run.context, block)
+    block = (
+        tokens(run)
+        * 2
+        * run.model.kv_heads
+        * run.model.head_dim
+        / run.tensor
+        * ACTIVATION_BYTES[run.precision]
+    )
+    hop = rate.message(run.tensor * run.context, block)
     return max(0.0, hops * hop - scores), max(0.0, 2 * hops * hop - scores_back)
 
 
-def _hop(device: _Device, span: int, payload: float) -> float:
-    """Seconds of a message between neighbours of a group that spans so many GPUs."""
-    if span <= device.node:
-        return payload / (device.link * LINK_RATE) + LINK_LATENCY
-    return payload / device.network + NETWORK_LATENCY
-
-
-def _head(run: Run, device: _Device) -> _Pass:
+def _head(run: Run, rate: Rates, host: float) -> _Pass:
     rows, hidden, vocab = tokens(run), run.model.hidden, run.model.vocab / run.tensor
-    rate, memory, width = device.matmul, device.memory, device.width
-    forward = _matmul(rows, vocab, hidden, rate, memory, width)
-    backward = _matmul(rows, hidden, vocab, rate, memory, width)
-    backward += _matmul(vocab, hidden, rows, rate, memory, width)
+    memory, width = rate.memory, ACTIVATION_BYTES[run.precision]
+    forward = rate.multiply(rows, vocab, hidden, width)
+    backward = rate.multiply(rows, hidden, vocab, width)
+    backward += rate.multiply(vocab, hidden, rows, width)
     loss = LOSS_MOVED * rows * vocab / memory
-    one = _collective(device, "all_gather", run.tensor, 1, rows * hidden * width)
-    sums = 3 * _collective(device, "all_reduce", run.tensor, 1, rows * 4)
+    one = rate.collective("all_gather", run.tensor, 1, rows * hidden * width)
+    sums = 3 * rate.collective("all_reduce", run.tensor, 1, rows * 4)
     ahead, back = forward + 0.73 * loss + one + sums, backward + 0.27 * loss + 2 * one
-    idle = max(0.0, device.host * HOST_HEAD - ahead - back)
+    idle = max(0.0, host * HOST_HEAD - ahead - back)
     return _Pass(
         matmul=forward + backward,
         attention=0.0,
@@ -437,17 +330,17 @@ _PARTS = (
 )
 
 
-def _stage(run: Run, device: _Device, stage: Stage, layer: _Pass, head: _Pass) -> dict[str, float]:
+def _stage(run: Run, rate: Rates, stage: Stage, layer: _Pass, head: _Pass) -> dict[str, float]:
     """Seconds of one micro-batch on a stage, by part."""
     heads = 1 if stage.head else 0
     parts = {
         name: stage.layers * getattr(layer, name) + heads * getattr(head, name) for name in _PARTS
     }
     if stage.embedding:
-        payload = tokens(run) * run.model.hidden * device.width
-        scatter = _collective(device, "reduce_scatter", run.tensor, 1, payload)
+        payload = tokens(run) * run.model.hidden * ACTIVATION_BYTES[run.precision]
+        scatter = rate.collective("reduce_scatter", run.tensor, 1, payload)
         parts["tensor_parallel"] += 2 * scatter
-    parts["elementwise"] += _added(run, stage) / device.memory
+    parts["elementwise"] += _added(run, stage) / rate.memory
     return parts
 
 
@@ -469,15 +362,15 @@ def _added(run: Run, stage: Stage) -> float:
 # --- Once a step ---------------------------------------------------------------------------------
 
 
-def _messages(run: Run, device: _Device) -> float:
+def _messages(run: Run, rate: Rates) -> float:
     """Seconds to send a micro-batch's activations on and its gradients back."""
     if run.pipeline == 1:
         return 0.0
-    payload = tokens(run) / run.tensor * run.model.hidden * device.width
-    return 2 * (_hop(device, 2 * run.tensor * run.context * run.data, payload) + MESSAGE)
+    payload = tokens(run) / run.tensor * run.model.hidden * ACTIVATION_BYTES[run.precision]
+    return 2 * (rate.message(2 * run.tensor * run.context * run.data, payload) + MESSAGE)
 
 
-def _data_parallel(run: Run, device: _Device, stage: Stage, layer: _Pass) -> float:
+def _data_parallel(run: Run, rate: Rates, stage: Stage, layer: _Pass) -> float:
     """Seconds of gradients' reduction and weights' gathering that nothing hides, in a step.
 
     Gradients of the last micro-batch are reduced beside its backward pass, which slows both: the
@@ -489,8 +382,8 @@ def _data_parallel(run: Run, device: _Device, stage: Stage, layer: _Pass) -> flo
         return 0.0
     elements = _held(run, stage)
     weights = elements * WEIGHT_BYTES[run.precision]
-    crosses = ranks * stride > device.node
-    network = _crossing(device, ranks, stride) if crosses else device.link * LINK_RATE
+    crosses = ranks * stride > rate.node
+    network = rate.crossing(ranks, stride) if crosses else rate.link
     backward = stage.layers * layer.backward
     share = (ranks - 1) / ranks
     reduced = share * elements * gradient_bytes(run) * (2 if run.zero == 0 else 1)
@@ -500,15 +393,15 @@ def _data_parallel(run: Run, device: _Device, stage: Stage, layer: _Pass) -> flo
         exposed += max(0.0, gather + reduction - backward)
         first = gather / max(1, stage.layers)  # nothing runs while the first layer is gathered
         return run.accumulation * (exposed + first)
-    nodes = -(-ranks * stride // device.node) if crosses else 0
+    nodes = -(-ranks * stride // rate.node) if crosses else 0
     latency = _tensors(run.model, stage) * nodes * TENSOR_LATENCY
-    exposed = reduced / (device.link * REDUCTION) + latency
+    exposed = reduced / (rate.link * REDUCTION) + latency
     exposed += max(0.0, reduced / network - backward)
     if run.zero == 0:
         return exposed
     if run.zero == 2:
         exposed *= run.accumulation
-    return exposed + latency + share * weights / min(network, device.link * REDUCTION)
+    return exposed + latency + share * weights / min(network, rate.link * REDUCTION)
 
 
 @lru_cache(maxsize=256)
@@ -518,7 +411,7 @@ def _tensors(model: Model, stage: Stage) -> float:
     return inside * stage.layers / model.layers + stage.embedding + 2 * stage.head
 
 
-def _update(run: Run, device: _Device, stage: Stage) -> float:
+def _update(run: Run, rate: Rates, stage: Stage) -> float:
     """Seconds of clipping and the optimizer's update.
 
     All gradients are read for their norm, scaled (read, write) and zeroed (write); the optimizer
@@ -537,9 +430,9 @@ def _update(run: Run, device: _Device, stage: Stage) -> float:
         updated *= FOREACH
     copied = 6 if master else 0
     clipped = 4 * gradient / (ranks if run.zero >= 2 else 1)
-    seconds = elements * (clipped + (updated + copied) / ranks) / device.memory
+    seconds = elements * (clipped + (updated + copied) / ranks) / rate.memory
     if run.optimizer == "muon":
-        seconds += _newton_schulz(run.model) * stage.layers / run.tensor / ranks / device.matmul
+        seconds += _newton_schulz(run.model) * stage.layers / run.tensor / ranks / rate.matmul
     return seconds
 
 

@@ -9,7 +9,8 @@ import pytest
 from sizing import Model, Run, ultrascale
 from sizing.flops import megatron
 from sizing.hardware import gpu
-from sizing.step_time import matmul_time, step_time
+from sizing.rates import matmul_time
+from sizing.step_time import step_time
 
 LLAMA = Model("llama-3.1-8b")
 RUN = Run(
