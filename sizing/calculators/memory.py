@@ -1,0 +1,261 @@
+"""MemoryCalculator: what a GPU holds in each phase of a training step, and what makes it fit."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from functools import cache
+from math import floor, log10
+from statistics import fmean
+
+from ..experiments.recording import own, recordings
+from ..memory import PARTS, PHASES, Memory, memory
+from ..model import Model, presets
+from ..run import CHOICES, Run
+from ..units import DATA, GB, count, gb
+from . import style
+from .base import Calculator, Result, dropdown, powers_of_two, scale
+from .device_card import MINE, device, device_options
+from .html import Limit
+
+BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+MODEL_STATE = ("parameters", "gradients", "optimizer")
+MOMENTS = {
+    "forward": "end of the forward pass",
+    "loss": "backward through the loss",
+    "layers": "backward through the layers",
+    "embedding": "the embedding's gradient",
+    "optimizer": "the optimizer's step",
+}
+TICKS = 5
+
+
+def changes(run: Run) -> list[tuple[str, Run]]:
+    """(what is changed, the run after it) for each single change that can save memory."""
+    half = {"micro_batch": run.micro_batch // 2, "accumulation": 2 * run.accumulation}
+    tried = [
+        ("full recompute", run.recompute != "full", {"recompute": "full"}),
+        (
+            "recompute of the attention core",
+            run.attention == "eager" and run.recompute == "none",
+            {"recompute": "selective"},
+        ),
+        ("flash attention", run.attention == "eager", {"attention": "flash"}),
+        ("half the micro-batch, twice the accumulation", run.micro_batch > 1, half),
+        ("half the sequence length", run.sequence > 1, {"sequence": run.sequence // 2}),
+        ("AdamW fused", run.optimizer == "adamw", {"optimizer": "adamw-fused"}),
+        (
+            "AdamW in 8 bits",
+            run.optimizer in ("adamw", "adamw-fused"),
+            {"optimizer": "adamw-8bit"},
+        ),
+        ("autocast to bf16", run.precision == "fp32", {"precision": "bf16-mixed"}),
+        (
+            "bf16 weights, gradients and moments",
+            run.precision != "bf16",
+            {"precision": "bf16", "gradients": "same"},
+        ),
+    ]
+    return [(what, replace(run, **fields)) for what, possible, fields in tried if possible]
+
+
+def everything(run: Run) -> Run:
+    """The least that the calculator's controls reach at this sequence length."""
+    return replace(
+        run,
+        micro_batch=1,
+        accumulation=1,
+        precision="bf16",
+        gradients="same",
+        optimizer="adamw-8bit",
+        recompute="full",
+        attention="flash",
+    )
+
+
+@cache
+def error_bar() -> tuple[int, float, float, str]:
+    """(runs, mean error, worst error, versions) of the formula against the trace, over the runs of
+    data/memory_error.csv that were not used to derive it. Errors are fractions of the peak."""
+    with (DATA / "memory_error.csv").open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "held-out"]
+    errors = [abs(int(row["formula_bytes"]) / int(row["trace_bytes"]) - 1) for row in rows]
+    versions = sorted({f"torch {row['torch']}, transformers {row['transformers']}" for row in rows})
+    return len(rows), fmean(errors), max(errors), "; ".join(versions)
+
+
+def accuracy() -> str:
+    """How far the formula is from traced runs, and from the GPUs measured so far."""
+    runs, mean, worst, versions = error_bar()
+    measured = [
+        f"{max(abs(row['ratio'] - 1) for row in recording.ok):.1%} at worst on {recording.device}"
+        for recording in recordings("formula-vs-device", gpu=True)
+        if recording.ok
+    ]
+    return (
+        f"{100 * mean:.2g}% on average and {100 * worst:.2g}% at worst over {runs} traced "
+        f"runs ({versions}; data/memory_error.csv). "
+        f"Against a real GPU: {'; '.join(measured) or 'not measured yet'}."
+    )
+
+
+def kind_of(gpu: str) -> str:
+    """Whose operators a device of the drop-down has, "cpu" or "cuda"."""
+    return "cpu" if gpu == MINE and not own("ceilings").gpu else "cuda"
+
+
+class MemoryCalculator(Calculator):
+    """Bytes by phase and part. Settings: model, sequence, micro_batch, accumulation, precision,
+    gradients, optimizer, recompute, attention (as in `sizing.Run`) and gpu."""
+
+    title = "Memory anatomy"
+    size = (8.8, 3.9)
+
+    def make_controls(self):
+        def choice(name, label):
+            return dropdown(label, CHOICES[name], getattr(Run, name))
+
+        return {
+            "model": dropdown("model", presets(), "llama-3.2-1b"),
+            "sequence": scale(
+                "sequence", powers_of_two(128, 131072), 2048, lambda v: f"{v:,} tokens"
+            ),
+            "micro_batch": scale("micro-batch", BATCHES, 4, str),
+            "accumulation": scale("accumulation", powers_of_two(1, 64), 1, str),
+            "precision": choice("precision", "precision"),
+            "gradients": choice("gradients", "gradients"),
+            "optimizer": choice("optimizer", "optimizer"),
+            "recompute": choice("recompute", "recompute"),
+            "attention": choice("attention", "attention"),
+            "gpu": dropdown("GPU", device_options(), "h100-sxm"),
+        }
+
+    def result(self, model, gpu, **settings) -> Result:
+        run, card, kind = Run(Model(model), **settings), device(gpu), kind_of(gpu)
+        now = memory(run, device=kind)
+
+        def row(what: str, after: Memory) -> tuple[str, ...]:
+            verdict = "fits" if after.total <= card.memory else "does not fit"
+            ratio = f"{after.total / now.total:.2f} ×"
+            return what, gb(after.total), ratio, after.peak_phase, verdict
+
+        tried = [(what, memory(after, device=kind)) for what, after in changes(run)]
+        tried.sort(key=lambda change: change[1].total)
+        least = memory(everything(run), device=kind)
+        totals = {name: sum(parts.values()) for name, parts in now.phases.items()}
+        largest = max(now.phases[now.peak_phase].items(), key=lambda part: part[1])
+        return Result(
+            value=now.total,
+            headline=f"{gb(now.total)} at the peak",
+            formula=_formula(run, now),
+            columns=("change one thing", "peak", "of now", "its phase", card.label),
+            rows=(
+                row("nothing", now),
+                *(row(what, after) for what, after in tried),
+                row("all of them, micro-batch 1", least),
+            ),
+            caption=(
+                "Bytes alive at the worst moment of each phase, by part: "
+                + ", ".join(f"{name} {gb(total)}" for name, total in totals.items())
+                + f". The peak is in {now.peak_phase}, {MOMENTS[now.peak_phase]}; its largest part "
+                f"is {largest[0]}, {largest[1] / now.total:.0%}."
+            ),
+            accuracy=accuracy(),
+            limit=Limit("the tensors of one step", now.total, card.memory, card.label),
+            notes=_notes(now, totals, card.memory, dict(tried), least),
+            data=(now, card.memory, card.label),
+        )
+
+    def prepare(self, figure):
+        axes = figure.subplots()
+        axes.set(xlim=(0, 1.02), ylim=(len(PHASES) - 0.4, -1.0))
+        axes.set_xticks([i / TICKS for i in range(TICKS + 1)], [""] * (TICKS + 1))
+        axes.set_yticks(range(len(PHASES)), PHASES)
+        axes.set_xlabel("bytes alive at the phase's worst moment (GB)", labelpad=16)
+        axes.grid(axis="y", visible=False)
+        self._bars = {
+            part: axes.barh(PHASES, [0] * len(PHASES), color=style.COLOURS[part], label=part)
+            for part in PARTS
+        }
+        figure.legend(loc="outside upper center", ncols=len(PARTS), fontsize=9.5)
+        below = axes.get_xaxis_transform()
+        self._ticks = [
+            axes.text(i / TICKS, -0.03, "", transform=below, ha="center", va="top")
+            for i in range(TICKS + 1)
+        ]
+        self._totals = [axes.text(0, i, "", va="center", fontsize=9.5) for i in range(len(PHASES))]
+        (self._line,) = axes.plot([], [], color=style.BLACK, linestyle="--", linewidth=1.6)
+        self._word = axes.text(0, -0.72, "", va="center", fontsize=9.5, weight="bold")
+        rectangles = [bar for bars in self._bars.values() for bar in bars]
+        return [*rectangles, *self._ticks, *self._totals, self._line, self._word]
+
+    def update(self, result):
+        now, available, label = result.data
+        shown = available <= 3 * now.total  # further right the bars would be too small to read
+        full = round_up(max(1.2 * now.total, 1.02 * available if shown else 0))
+        for i, tick in enumerate(self._ticks):
+            tick.set_text(f"{full * i / TICKS / GB:,.4g}")
+        for i, phase in enumerate(PHASES):
+            left = 0.0
+            for part, bars in self._bars.items():
+                width = now.phases.get(phase, {}).get(part, 0) / full
+                bars[i].set(x=left, width=width)
+                left += width
+            peak = " peak" if phase == now.peak_phase else ""
+            self._totals[i].set(x=left, text=f" {gb(left * full)}{peak}")
+        self._line.set_data([available / full] * 2 if shown else [], [-0.45, 4.6] if shown else [])
+        self._place_word(now.total, available, label, full, shown)
+
+    def _place_word(self, total, available, label, full, shown) -> None:
+        """The device's limit in words: on its line, or at the edge that it lies beyond."""
+        verdict = "fits" if total <= available else "does not fit"
+        text = f"{label}: {gb(available)}, {verdict}"
+        if not shown:
+            far = f"its limit lies {available / full:.1f} such pictures to the right"
+            self._word.set(x=1, ha="right", text=f"{text}; {far}")
+        else:
+            right = available / full > 0.5
+            self._word.set(x=available / full, ha="right" if right else "left", text=text)
+
+
+def round_up(size: float) -> float:
+    """The next of 1, 1.5, 2, 3, 4, 5, 7.5 and 10 times a power of ten."""
+    power = 10.0 ** floor(log10(size))
+    return power * next(step for step in (1, 1.5, 2, 3, 4, 5, 7.5, 10) if step * power >= size)
+
+
+def _formula(run: Run, now: Memory) -> str:
+    """The peak as a sum, with what each part is made of where that is a short product."""
+    parts = {name: size for name, size in now.phases[now.peak_phase].items() if size}
+    n, tokens = run.model.parameters.total, run.micro_batch * run.sequence
+    terms = []
+    for name, size in parts.items():
+        if name in MODEL_STATE:
+            terms.append(f"{size / n:.3g} B x {count(n)} {name}")
+        elif name == "logits":
+            each = size / (tokens * run.model.vocab)
+            terms.append(f"{each:.3g} B x {tokens:,} tokens x {run.model.vocab:,} logits")
+        else:
+            terms.append(f"{gb(size)} {name}")
+    return f"{now.peak_phase}: {' + '.join(terms)} = {gb(now.total)}"
+
+
+def _notes(now, totals, available, tried, least) -> tuple[str, ...]:
+    state = sum(getattr(now, part) for part in MODEL_STATE)
+    added = state + now.activations + now.logits + now.temporary
+    notes = [
+        f"Peak in {now.peak_phase}: {MOMENTS[now.peak_phase]}.",
+        f"All parts added up would be {gb(added)}: they are never alive together."
+        if added > 1.005 * now.total
+        else f"Model state alone: {gb(state)}.",
+    ]
+    if now.total > available:
+        fitting = sum(after.total <= available for after in tried.values())
+        if fitting:
+            notes.append(f"Of {len(tried)} single changes below, {fitting} make it fit.")
+        else:
+            together = "all together do" if least.total <= available else "nor do all together"
+            notes.append(f"No single change below makes it fit; {together}.")
+    elif now.total > 0.9 * available:
+        notes.append("Tight: the context, workspaces and fragmentation of a GPU come on top.")
+    return tuple(notes)
