@@ -35,7 +35,7 @@ CONTROLS = (
     Control("ComputeCalculator", "train on"),
     Control("ComputeCalculator", "MFU"),
 )
-KEYS = [True] * 10 + [False] * 20 + [True] * 10  # up and down again, 40 moves
+KEYS = [True] * 7 + [False] * 14 + [True] * 14 + [False] * 7  # up, down, up and down again
 
 # From the key's event to the moment at which the new picture is decoded and can be painted.
 STOPWATCH = """(picture) => {

@@ -27,7 +27,8 @@ CONVENTIONS = {
 COUNTS = powers_of_two(1, 65536)
 YEAR = 365 * DAY
 TIMES = {"1 ms": 1e-3, "1 s": 1.0, "1 min": 60.0, "1 h": HOUR, "1 day": DAY, "30 days": 30 * DAY}
-TIMES |= {"1 year": YEAR} | {f"{n:,} years": n * YEAR for n in (10, 100, 1000, 10**4, 10**6, 10**8)}
+TIMES |= {"1 year": YEAR} | {f"{n:,} years": n * YEAR for n in (10, 100, 1000, 10**5, 10**7)}
+USUAL = (60.0, 1000 * YEAR)  # what the time axis shows at least, in seconds
 
 
 def training_flops(model: Model, sequence: int, tokens: float, convention: str) -> float:
@@ -125,7 +126,8 @@ class ComputeCalculator(Calculator):
         axes.set(xscale="log", yscale="log", xlim=(1, COUNTS[-1]))
         axes.set(xlabel="number of devices", ylabel="time")
         axes.set_xticks([10**k for k in range(5)], [f"{10**k:,}" for k in range(5)])
-        axes.set_yticks(list(TIMES.values()), list(TIMES))
+        axes.set_yticks(list(TIMES.values()), list(TIMES))  # widens the axis to hold them all
+        axes.set_ylim(USUAL)
         axes.minorticks_off()
         (self._line,) = axes.plot([], [], color=style.BLUE, label="at this MFU")
         self._band = axes.fill_between([1, 2], [1, 1], [2, 2], color=style.SKY, alpha=0.3)
@@ -143,8 +145,9 @@ class ComputeCalculator(Calculator):
         ]
         self._band.set_verts([corners])
         self._point.set_data([count], [result.value])
-        times = [*self._line.get_ydata(), *(time for _, time in corners)]
-        limits = 10 ** floor(log10(min(times))), 10 ** ceil(log10(max(times)))
-        if limits != self._axes.get_ylim():
+        times = [time for _, time in corners] + list(self._line.get_ydata())
+        least, most = 10 ** floor(log10(min(times))), 10 ** ceil(log10(max(times)))
+        limits = min(least, USUAL[0]), max(most, USUAL[1])
+        if limits != self._axes.get_ylim():  # a plan of milliseconds, or of a million years
             self._axes.set_ylim(limits)
             self.redraw()

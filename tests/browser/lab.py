@@ -10,15 +10,12 @@ import argparse
 import json
 import os
 import re
-import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,7 +42,7 @@ def jupyter_lab(
     command: tuple[str, ...] = LAB,
     env: dict[str, str] | None = None,
 ) -> Iterator[str]:
-    """A JupyterLab over `folder` on a free port; yields the address that opens it. Stopped on exit.
+    """A JupyterLab in `folder`; yields the address that it opens in the browser. Stopped on exit.
 
     Its configuration, settings, workspaces and guesses live in a folder of their own, so a user's
     own JupyterLab is neither read nor changed.
@@ -53,18 +50,15 @@ def jupyter_lab(
     Raises:
         RuntimeError: it does not start; the message ends with its log.
     """
-    port, token = _free_port(), secrets.token_hex(16)
-    server_settings = {
-        "ServerApp": {
-            **{"ip": "127.0.0.1", "port": port, "port_retries": 0, "open_browser": False},
-            **{"root_dir": str(folder), "allow_root": True},
-        },
-        "IdentityProvider": {"token": token},
-        "LabApp": {"expose_app_in_browser": True},  # window.jupyterapp
-    }
     with tempfile.TemporaryDirectory(prefix="lab-") as name:
         home = Path(name)
-        _write(home / "config/jupyter_server_config.json", server_settings)
+        _write(
+            home / "config/jupyter_server_config.json",
+            {
+                "ServerApp": {"ip": "127.0.0.1", "allow_root": True},
+                "LabApp": {"expose_app_in_browser": True},  # window.jupyterapp
+            },
+        )
         _write(
             home / "settings/@jupyterlab/apputils-extension/themes.jupyterlab-settings",
             {"theme": THEMES[dark], "adaptive-theme": False},
@@ -73,7 +67,14 @@ def jupyter_lab(
             home / "settings/@jupyterlab/notebook-extension/tracker.jupyterlab-settings",
             {"windowingMode": "none"},
         )
+        # The browser that it opens is a script that copies the page with the address.
+        browser, opened = home / "browser", home / "opened.html"
+        browser.write_text(
+            f'#!/bin/sh\ncp "${{1#file://}}" {opened}.part && mv {opened}.part {opened}\n'
+        )
+        browser.chmod(0o755)
         environment = os.environ | {
+            "BROWSER": str(browser),
             "JUPYTER_CONFIG_DIR": str(home / "config"),
             "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
             "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
@@ -93,16 +94,10 @@ def jupyter_lab(
                 start_new_session=True,
             )
         try:
-            _wait_until_up(f"http://127.0.0.1:{port}/api?token={token}", server, log)
-            yield f"http://127.0.0.1:{port}/?token={token}"
+            _wait_for(opened, server, log)
+            yield re.search('href="([^"]+)"', opened.read_text())[1]
         finally:
             _stop(server)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _write(path: Path, values: dict) -> None:
@@ -110,15 +105,12 @@ def _write(path: Path, values: dict) -> None:
     path.write_text(json.dumps(values))
 
 
-def _wait_until_up(address: str, server: subprocess.Popen, log: Path, seconds: float = 60) -> None:
+def _wait_for(path: Path, server: subprocess.Popen, log: Path, seconds: float = 60) -> None:
     give_up = time.monotonic() + seconds
-    while time.monotonic() < give_up and server.poll() is None:
-        try:
-            urllib.request.urlopen(address, timeout=2).close()
-            return
-        except OSError:
-            time.sleep(0.1)
-    raise RuntimeError(f"JupyterLab did not start:\n{log.read_text()[-3000:]}")
+    while not path.exists():
+        if time.monotonic() > give_up or server.poll() is not None:
+            raise RuntimeError(f"JupyterLab did not start:\n{log.read_text()[-3000:]}")
+        time.sleep(0.1)
 
 
 def _stop(server: subprocess.Popen) -> None:
@@ -158,7 +150,7 @@ def browser_page(*, width: int = 1280, height: int = 1000, scale: float = 1) -> 
 
 def open_notebook(page: Page, address: str, name: str) -> None:
     """Open the notebook `name` (relative to the server's folder) alone, and wait for its kernel."""
-    page.goto(address.replace("/?", f"/doc/tree/{name}?reset&"))
+    page.goto(address.replace("/lab?", f"/doc/tree/{name}?reset&"))
     wait_for_kernel(page)
 
 
