@@ -1,7 +1,17 @@
 """Calculators: widgets that show what the core computes, and the style of the course's figures."""
 
+from .batch import BatchCalculator
 from .compute import ComputeCalculator
 from .device_card import DeviceCard
+from .memory import MemoryCalculator
 from .parameters import ParameterCalculator
+from .sequence import SequenceCalculator
 
-__all__ = ["ComputeCalculator", "DeviceCard", "ParameterCalculator"]
+__all__ = [
+    "BatchCalculator",
+    "ComputeCalculator",
+    "DeviceCard",
+    "MemoryCalculator",
+    "ParameterCalculator",
+    "SequenceCalculator",
+]
