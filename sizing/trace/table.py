@@ -93,7 +93,7 @@ DERIVED_ON = {
 }
 
 
-def grid(held_out: int = 150, derived: int = 60, seed: int = 2026) -> list[tuple[str, Run]]:
+def grid(held_out: int = 140, derived: int = 60, seed: int = 2026) -> list[tuple[str, Run]]:
     """(split, run): random settings, of the small models derived on and of presets never used."""
     draw = random.Random(seed)
     small = [Model(config, name=name) for name, config in DERIVED_ON.items()]
