@@ -6,7 +6,9 @@ from . import hardware
 from .flops import flops
 from .memory import memory
 from .model import Model, presets
+from .parallel import communication
 from .run import Run
+from .step_time import step_time
 
 # Floors above the core bring torch or widgets: they load when first used.
 _LAZY = ("trace", "experiments", "calculators", "course")
@@ -22,4 +24,13 @@ def __dir__():
     return sorted([*__all__, *_LAZY])
 
 
-__all__ = ["Model", "Run", "flops", "hardware", "memory", "presets"]
+__all__ = [
+    "Model",
+    "Run",
+    "communication",
+    "flops",
+    "hardware",
+    "memory",
+    "presets",
+    "step_time",
+]

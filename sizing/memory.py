@@ -10,19 +10,20 @@ Describes transformers 5.23 on PyTorch 2.13; checked against `sizing.trace` (dat
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 
 from .backward import Point, points, saved
 from .forward import WEIGHTS, Forward
 from .model import Model
 from .optimizer import Trained, state_bytes, temporary_bytes
+from .parallel import gradient_bytes
 from .run import Run
+from .sharding import one_gpu, shard
 from .tape import BYTES, NONE, Size, Tensor, plus, size_of
 
 PARTS = ("parameters", "gradients", "optimizer", "activations", "logits", "temporary")
 DEVICES = ("cpu", "cuda")
-_ZERO_STAGE = {"optimizer": 1, "gradients": 2, "parameters": 3}  # arXiv:1910.02054, section 5
 PHASES = ("forward", "loss", "layers", "embedding", "optimizer")
 
 
@@ -68,11 +69,13 @@ def memory(run: Run, *, lora: int = 0, device: str = "cpu") -> Memory:
 
     Raises:
         ValueError: an activation function that the formula does not know, an unknown device.
-        NotImplementedError: tensor, pipeline or context parallelism.
+            degrees that do not divide the model (see `parallel.check_degrees`).
+
+    On several GPUs the phases are those of one GPU divided by `sharding.shard`, which says what
+    each degree divides and adds; `parameters`, `gradients` and `optimizer` stay the whole model's.
     """
-    for degree in ("tensor", "pipeline", "context"):
-        if getattr(run, degree) > 1:
-            raise NotImplementedError(f"{degree}: {getattr(run, degree)} given; only 1 is modelled")
+    if run.gpus > 1:
+        return _sharded(run, lora, device)
     if device not in DEVICES:
         raise ValueError(f"device: {device!r} given; allowed: {', '.join(map(repr, DEVICES))}")
     model, batch, sequence = run.model, run.micro_batch, run.sequence
@@ -88,10 +91,30 @@ def memory(run: Run, *, lora: int = 0, device: str = "cpu") -> Memory:
         tuple(sequence >= window for window in _windows(model)),
         lora,
         device,
-        run.zero if run.data > 1 else 0,
-        run.data if run.zero else 1,
     )
     return plan.evaluate(batch, sequence)
+
+
+def _sharded(run: Run, lora: int, device: str) -> Memory:
+    """The fullest of several GPUs."""
+    whole = memory(one_gpu(run), lora=lora, device=device)
+    weights = run.model.parameters.total * gradient_bytes(run)
+    trained = whole.gradients / weights if lora else 1.0
+    phases = {
+        name: {part: round(size) for part, size in parts.items()}
+        for name, parts in shard(run, whole.phases, trained).items()
+    }
+    totals = {name: sum(parts.values()) for name, parts in phases.items()}
+    peak = max(totals, key=totals.get)
+    return replace(
+        whole,
+        activations=max(parts["activations"] for parts in phases.values()),
+        logits=max(parts["logits"] for parts in phases.values()),
+        temporary=phases[peak]["temporary"],
+        peak_phase=peak,
+        total=totals[peak],
+        _moments=lambda: phases,
+    )
 
 
 class _Plan:
@@ -145,7 +168,7 @@ def _at(size: Size, b: int, s: int) -> int:
 @lru_cache(maxsize=512)
 def _plan(
     model, precision, gradients, optimizer, recompute, attention, accumulated, batched, beyond,
-    lora, device, zero, ranks,
+    lora, device,
 ) -> _Plan:  # fmt: skip
     sequence = _sequence_beyond(model, beyond)
     run = Run(
@@ -167,46 +190,37 @@ def _plan(
         "optimizer": state_bytes(optimizer, trained, master),
     }
     resident = wide or accumulated
-    share = {part: ranks if zero >= stage else 1 for part, stage in _ZERO_STAGE.items()}
     held = {**state, "gradients": state["gradients"] if resident else 0}
-    moments = [
-        _with_state(point, held, share) for point in points(forward.tape, forward.end, resident)
-    ]
-    moments += _updates(optimizer, master, wide, trained, state, share)
+    moments = [_with_state(point, held) for point in points(forward.tape, forward.end, resident)]
+    moments += _updates(optimizer, master, wide, trained, state)
     return _Plan(state, moments)
 
 
-def _updates(optimizer, master, wide, trained, state, share) -> list[Point]:
+def _updates(optimizer, master, wide, trained, state) -> list[Point]:
     """Moments of the optimizer's step, which needs gradients in the dtype that it works in."""
     count = sum(t.total for t in trained)
     temporary = temporary_bytes(optimizer, trained, master)
     if not master or wide:
         narrowed = 2 * count if wide and not master else 0
-        return [_update(state, temporary + narrowed, share)]
+        return [_update(state, temporary + narrowed)]
     # bf16 gradients become fp32 one after the other; each is released when its copy exists.
     worst, done = 0, 0
     for t in trained:
         done += t.total
         worst = max(worst, 2 * count + 2 * done + 2 * t.elements)
     released = {**state, "gradients": 0}
-    return [_update(released, max(worst, 4 * count + temporary), share)]
+    return [_update(released, max(worst, 4 * count + temporary))]
 
 
-def _update(state: dict[str, int], temporary: int, share: dict[str, int]) -> Point:
-    """A rank updates, and copies for that, the part of the weights whose state it holds."""
-    parts = {"temporary": _constant(-(-temporary // share["optimizer"]))}
-    return _with_state(Point("optimizer", parts), state, share)
+def _update(state: dict[str, int], temporary: int) -> Point:
+    return _with_state(Point("optimizer", {"temporary": _constant(temporary)}), state)
 
 
-def _with_state(point: Point, state: dict[str, int], share: dict[str, int]) -> Point:
-    """The moment with model state and the batch's token numbers (8 bytes each) added.
-
-    ZeRO divides each part among `share` ranks; layers gathered for use are not part of this.
-    """
+def _with_state(point: Point, state: dict[str, int]) -> Point:
+    """The moment with model state and the batch's token numbers (8 bytes each) added."""
     parts = dict(point.parts)
     for part, size in state.items():
-        whole = plus(parts.get(part, NONE), _constant(size))
-        parts[part] = tuple(-(-coefficient // share[part]) for coefficient in whole)
+        parts[part] = plus(parts.get(part, NONE), _constant(size))
     parts["activations"] = plus(parts.get("activations", NONE), size_of(("b", "s"), "int64"))
     return Point(point.phase, parts)
 

@@ -17,7 +17,6 @@ from statistics import median
 from .memory import memory
 from .model import Model
 from .run import Run
-from .sharding import one_gpu, shard
 from .step_time import step_time
 from .units import DATA, GIB
 
@@ -120,9 +119,7 @@ class Compared:
 
 def compare(row: Measured) -> Compared:
     run = row.run
-    phases = shard(run, memory(one_gpu(run)).phases)
-    peak = max(sum(parts.values()) for parts in phases.values())
-    return Compared(row, step_time(run).tokens_per_second(run), peak)
+    return Compared(row, step_time(run).tokens_per_second(run), memory(run).total)
 
 
 _COLUMNS = (
