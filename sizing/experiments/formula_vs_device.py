@@ -5,6 +5,8 @@ Real models, one setting changed at a time. No time is measured, so the steps ar
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..memory import memory
 from ..run import Run
 from .allocations import peak, resident
@@ -53,7 +55,7 @@ def grid(
         "optimizer": "adamw-fused",
     }
     points = [
-        describe(Run(named(name), **(base | setting)))
+        describe(run := Run(named(name), **(base | setting))) | {"gradients": run.gradients}
         for name in models or (GPU_MODELS if device.cuda else CPU_MODELS)
         for setting in settings
     ]
@@ -62,7 +64,7 @@ def grid(
 
 def measure(point: Row, device: Device) -> Row:
     """Both peaks in bytes, the phase that the formula names, and predicted over measured."""
-    run = as_run(point)
+    run = replace(as_run(point), gradients=point["gradients"])
     predicted = memory(run, device=device.kind)
     step = real_step(run, device)
     step()

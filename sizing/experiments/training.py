@@ -18,7 +18,6 @@ _SHAPE = (
     "micro_batch",
     "accumulation",
     "precision",
-    "gradients",
     "optimizer",
     "recompute",
     "attention",
