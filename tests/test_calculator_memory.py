@@ -9,6 +9,7 @@ import pytest
 import sizing
 from sizing.calculators import MemoryCalculator
 from sizing.calculators.memory import accuracy, changes, error_bar, everything, round_up
+from sizing.experiments.recording import load
 from sizing.hardware import gpu
 from sizing.units import DATA, GB, gb
 
@@ -176,6 +177,9 @@ def test_error_bar_is_that_of_the_table():
     assert mean == pytest.approx(sum(errors) / len(errors))
     assert versions.startswith("torch 2.")
     assert f"over {runs} traced runs" in accuracy()
+    measured = load("formula-vs-device", device="amd-epyc-2-core").ok
+    worst = max(abs(row["predicted_bytes"] / row["peak_bytes"] - 1) for row in measured)
+    assert f"{worst:.2%} at worst over {len(measured)} on amd-epyc-2-core" in accuracy()
     assert calculator().current.accuracy == accuracy()
 
 

@@ -85,17 +85,17 @@ def error_bar() -> tuple[int, float, float, str]:
 
 
 def accuracy() -> str:
-    """How far the formula is from traced runs, and from the GPUs measured so far."""
+    """How far the formula is from traced runs, and from steps measured on real devices."""
     runs, mean, worst, versions = error_bar()
-    measured = [
-        f"{max(abs(row['ratio'] - 1) for row in recording.ok):.1%} at worst on {recording.device}"
-        for recording in recordings("formula-vs-device", gpu=True)
-        if recording.ok
+    measured = [r for r in recordings("formula-vs-device") if r.ok]
+    devices = [
+        f"{max(abs(row['ratio'] - 1) for row in r.ok):.2%} at worst over {len(r.ok)} on {r.device}"
+        for r in measured
     ]
+    gpus = "" if any(r.gpu for r in measured) else "; no GPU is measured yet"
     return (
         f"{100 * mean:.2g}% on average and {100 * worst:.2g}% at worst over {runs} traced "
-        f"runs ({versions}; data/memory_error.csv). "
-        f"Against a real GPU: {'; '.join(measured) or 'not measured yet'}."
+        f"runs ({versions}; data/memory_error.csv). Measured steps: {', '.join(devices)}{gpus}."
     )
 
 
