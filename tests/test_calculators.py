@@ -49,7 +49,7 @@ def test_parameters_of_every_preset():
     for preset in sizing.presets():
         calculator.set(model=preset)
         assert calculator.error == "", preset
-        parts = calculator.current.data[1]
+        parts = calculator.current.data
         total = sizing.Model(preset).parameters.total
         assert sum(parts.values()) == calculator.current.value == total, preset
         shares = [100 * parts[name] / total for name in PARTS]
@@ -99,7 +99,7 @@ def test_pasted_config():
     calculator = ParameterCalculator(model="gpt2").set(config=config_text("qwen3-8b"))
     assert calculator.current.value == 8_190_735_360
     assert "pasted config" in calculator._headline.value  # and not the model chosen above it
-    assert calculator._name.get_text() == "the pasted config"
+    assert calculator.current.columns[0] == "the pasted config"
     calculator.set(config="")
     assert calculator.current.value == 124_439_808
 
@@ -166,7 +166,8 @@ def test_hours_by_hand():
     calculator = ComputeCalculator(convention="6ND", mfu=0.4, **settings)
     seconds = 6 * 8_030_261_248 * 1e12 / (64 * 989e12 * 0.4)
     assert calculator.current.value == pytest.approx(seconds, rel=1e-12)
-    assert "22.0 days on 64 × NVIDIA H100" in calculator.current.headline
+    assert calculator.current.headline == "22.0 days"
+    assert "On 64 × NVIDIA H100 SXM5 80 GB." in calculator._headline.value
     assert f"= {seconds:,.0f} s" in calculator.current.formula
     assert "48.2 ZFLOP / (64 × 989 TFLOP/s bf16 × 40%)" in calculator.current.formula
 
@@ -265,7 +266,7 @@ def test_every_gpu():
         dtype, peak = next(iter(card.peak.items()))
         device.set(gpu=name, dtype=dtype, intensity=4096.0)
         assert (device.error, device.current.value) == ("", peak), name
-        assert compute.set(gpu=name).error == "" and card.label in compute.current.headline, name
+        assert compute.set(gpu=name).error == "" and card.label in compute._headline.value, name
         assert parameters.set(gpu=name).current.limit.available == card.memory, name
 
 

@@ -98,7 +98,7 @@ class ComputeCalculator(Calculator):
         fast, slow = (training_time(work[convention], card, count, u, dtype) for u in (high, low))
         return Result(
             value=seconds,
-            headline=f"{duration(seconds)} on {count:,} × {card.label}",
+            headline=duration(seconds),
             formula=(
                 f"FLOPs / (GPUs × peak × MFU) = {si(work[convention], 'FLOP')} / ({count:,} × "
                 f"{si(peak, 'FLOP/s')} {dtype} × {mfu:.0%}) = {seconds:,.0f} s"
@@ -110,6 +110,7 @@ class ComputeCalculator(Calculator):
                 f"{mfu:.0%} MFU, the band what eight in ten published runs reached."
             ),
             notes=(
+                f"On {count:,} × {card.label}.",
                 f"{si(work[convention], 'FLOP')}: {CONVENTIONS[convention]}.",
                 f"{seconds * count / HOUR:,.0f} GPU-hours, whatever the number of GPUs.",
             ),
@@ -123,7 +124,7 @@ class ComputeCalculator(Calculator):
 
     def prepare(self, figure):
         self._axes = axes = figure.subplots()
-        axes.set(xscale="log", yscale="log", xlim=(1, COUNTS[-1]))
+        axes.set(xscale="log", yscale="log", xlim=(0.9, 1e5))
         axes.set(xlabel="number of devices", ylabel="time")
         axes.set_xticks([10**k for k in range(5)], [f"{10**k:,}" for k in range(5)])
         axes.set_yticks(list(TIMES.values()), list(TIMES))  # widens the axis to hold them all

@@ -37,9 +37,10 @@ _STYLE = """
 .sizing-panes { flex-flow: row wrap; gap: 6px 20px; overflow: visible; }
 .sizing-controls { flex: 10 1 340px; overflow: visible; }
 .sizing-result { flex: 11 1 340px; min-height: 136px; overflow: visible; }
-.sizing .widget-readout { flex: none; width: 104px; max-width: none; text-align: left; }
+.sizing .widget-readout { flex: none; width: 104px; max-width: none; margin-left: 10px;
+    text-align: left; }
 .sizing .noUi-handle:focus, .sizing select:focus, .sizing textarea:focus {
-    outline: 2px solid var(--jp-brand-color1, #1976d2); outline-offset: 1px; }
+    outline: 2px solid var(--jp-brand-color1, #1976d2) !important; outline-offset: 1px; }
 [data-jp-theme-light=false] .sizing select { color-scheme: dark; background-image: none;
     appearance: auto; }
 .sizing-headline { font-size: 1.4em; font-weight: bold; line-height: 1.25; margin-bottom: 4px; }

@@ -77,7 +77,7 @@ class ParameterCalculator(Calculator):
             ("active for a token", f"{p.active:,}", f"{p.active / p.total:.1%}"),
         )
         rows += tuple(
-            (f"twice the {name}", f"{total:,}", f"{total / p.total:.2f} ×")
+            (f"twice the {name}", f"{total:,}", f"{total / p.total:.3f} ×")
             for name, total in doubled(chosen)
         )
         active = "all" if p.active == p.total else count(p.active)
@@ -100,7 +100,7 @@ class ParameterCalculator(Calculator):
             notes=notes,
             accuracy="exact. Tests hold it equal to the transformers model of every preset.",
             limit=Limit(f"the weights alone in {dtype}", size, card.memory, card.label),
-            data=(chosen.name, parts),
+            data=parts,
         )
 
     def prepare(self, figure):
@@ -108,20 +108,17 @@ class ParameterCalculator(Calculator):
         colours = [style.COLOURS[name] for name in PARTS]
         self._bars = axes.barh(PARTS, [1] * len(PARTS), color=colours)
         self._labels = [axes.text(0, i, "", va="center") for i in range(len(PARTS))]
-        self._name = axes.set_title("model")
         axes.invert_yaxis()
-        axes.set(xlabel="share of all parameters (%)", xlim=(0, 125), xticks=range(0, 101, 20))
+        axes.set(xlabel="share of all parameters (%)", xlim=(0, 118), xticks=range(0, 101, 20))
         axes.grid(axis="y", visible=False)
-        return [*self._bars, *self._labels, self._name]
+        return [*self._bars, *self._labels]
 
     def update(self, result):
-        name, parts = result.data
-        for bar, label, size in zip(self._bars, self._labels, parts.values(), strict=True):
+        for bar, label, size in zip(self._bars, self._labels, result.data.values(), strict=True):
             share = 100 * size / result.value
             bar.set_width(share)
             label.set_text(f" {share:.1f}%, {count(size)}" if size else " none")
             label.set_x(share)
-        self._name.set_text(name)
 
 
 def _pasted(text: str) -> Model:
