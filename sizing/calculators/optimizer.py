@@ -126,13 +126,15 @@ class OptimizerCalculator(Calculator):
             for part in PARTS
         }
         figure.legend(loc="outside upper center", ncols=len(PARTS), fontsize=9.5)
+        white = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # over the limit's line
         self._totals = [
-            axes.text(0, i, "", va="center", fontsize=9.5) for i in range(len(OPTIMIZERS))
+            axes.text(0, i, "", va="center", fontsize=9.5, bbox=white)
+            for i in range(len(OPTIMIZERS))
         ]
         (self._line,) = axes.plot([], [], color=style.BLACK, linestyle="--", linewidth=1.6)
         self._word = axes.text(0, -0.78, "", va="center", fontsize=9.5, weight="bold")
         bars = [bar for row in self._bars.values() for bar in row]
-        return [*bars, *self._totals, self._line, self._word]
+        return [*bars, self._line, *self._totals, self._word]
 
     def update(self, result):
         states, chosen, n, card = result.data
@@ -143,7 +145,7 @@ class OptimizerCalculator(Calculator):
                 left += parts[part] / n
             mark = " chosen" if name == chosen else ""
             weight = "bold" if mark else "normal"
-            self._totals[i].set(x=left, text=f" {left:.4g}{mark}", weight=weight)
+            self._totals[i].set(x=left + 0.12, text=f"{left:.4g}{mark}", weight=weight)
         limit = card.memory / n
         shown = limit <= WIDEST
         self._line.set_data([limit] * 2 if shown else [], [-0.5, 7.6] if shown else [])
