@@ -46,7 +46,8 @@ def _flash(f, q, k, v, mask) -> Tensor:
     t = f.tape
     heads = f.block.heads
     if mask is not None and k.shape[1] != heads:
-        k, v = (t.expand_heads(x, ("b", heads, "s", x.shape[-1])) for x in (k, v))
+        copied = k.shape[1] > 1  # a single head is seen from every query head without a copy
+        k, v = (t.expand_heads(x, ("b", heads, "s", x.shape[-1]), copied) for x in (k, v))
     q, k, v = t.lower(q), t.lower(k), t.lower(v)
     width = v.shape[-1]
     if width < q.shape[-1]:  # fused kernels take heads of one width

@@ -169,9 +169,11 @@ class Tape:
         # each part's gradient is a slice of the incoming one, cast where the part was promoted
         return self.emit(name, out, [(part, part.dtype == dtype) for part in parts])
 
-    def expand_heads(self, x: Tensor, shape: tuple) -> Tensor:
+    def expand_heads(self, x: Tensor, shape: tuple, copied: bool = True) -> Tensor:
         """Key or value heads repeated for each query head; the gradient is summed over them."""
-        out = Tensor(shape, x.dtype, f"{x.name} for every query head")
+        out = Tensor(
+            shape, x.dtype, f"{x.name} for every query head", storage=None if copied else x
+        )
         return self.emit("repeat", out, [(x, False)])
 
     # -- elementwise

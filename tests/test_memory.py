@@ -403,3 +403,10 @@ def test_what_the_formula_does_not_know_is_refused():
     odd = {**table.DERIVED_ON["small-llama"], "hidden_act": "mish"}
     with pytest.raises(ValueError, match="hidden_act: 'mish' given; allowed: gelu"):
         memory(sizing.Run(odd))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16-mixed", "bf16"])
+def test_one_key_head_beyond_its_window(precision):
+    """A mask makes SDPA repeat key heads; a single one is repeated as a view, without a copy."""
+    run = sizing.Run("gemma-3-270m", sequence=1024, micro_batch=2, precision=precision)
+    assert memory(run).total == pytest.approx(traced(run).total, rel=1e-4)
