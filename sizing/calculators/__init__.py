@@ -4,6 +4,7 @@ from .batch import BatchCalculator
 from .compute import ComputeCalculator
 from .device_card import DeviceCard
 from .memory import MemoryCalculator
+from .optimizer import OptimizerCalculator
 from .parameters import ParameterCalculator
 from .sequence import SequenceCalculator
 
@@ -12,6 +13,7 @@ __all__ = [
     "ComputeCalculator",
     "DeviceCard",
     "MemoryCalculator",
+    "OptimizerCalculator",
     "ParameterCalculator",
     "SequenceCalculator",
 ]
