@@ -33,7 +33,8 @@ def state_bytes(name: str, tensors: list[Trained], master: bool) -> int:
 
     AdamW keeps two moments (Loshchilov and Hutter, arXiv:1711.05101), momentum, Lion
     (arXiv:2302.06675) and Muon one; Adafactor one row and one column of a matrix
-    (arXiv:1804.04235); 8-bit AdamW a byte and 4/256 of a scale per moment (arXiv:2110.02861).
+    (arXiv:1804.04235); 8-bit AdamW a byte and 4/256 of a scale per moment (arXiv:2110.02861, with
+    blocks of 256 as torchao has them; the paper's are larger).
     Step counters, on the CPU, are not counted.
     """
     total = 0
