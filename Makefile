@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 .PHONY: lab test quick bench record notebooks labs lint clean
 
 lab: $(READY)
-	$(BIN)/jupyter lab notebooks/00-start-here.ipynb
+	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" notebooks/00-start-here.ipynb
 
 test: $(READY) lint
 	SIZING_RECORDED=1 $(BIN)/python -m pytest

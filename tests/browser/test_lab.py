@@ -207,7 +207,7 @@ def test_make_lab_opens_lesson_00_with_its_kernel_and_no_prompt(page):
         page.goto(address)
         wait_for_kernel(page)
         page.wait_for_timeout(3000)  # prompts come late
-        assert page.evaluate(f"{NOTEBOOK}.context.path").endswith("00-start-here.ipynb")
+        assert page.evaluate(f"{NOTEBOOK}.context.path") == "notebooks/00-start-here.ipynb"
         assert page.locator(".jp-Dialog").count() == 0  # which kernel? read the news?
         assert page.locator(".Toastify__toast").count() == 0  # an update is available
         prefix = page.evaluate(
