@@ -13,7 +13,7 @@ def state(trained=16, frozen=2, unit=GB, count=TRAINED):
     return (trained * count + frozen * FROZEN) / unit
 
 
-def knee(share=0.9, size="micro_batch"):
+def knee(share=0.75, size="micro_batch"):
     """(smallest micro-batch at `share` of the best samples per second, memory of the largest over
     its memory), from the rows that `run("batch")` just returned or wrote."""
     rows = load("batch").ok
@@ -114,7 +114,7 @@ EXERCISES = (
         mistakes=(
             (
                 lambda: knee(share=1.0),
-                "This is the fastest micro-batch. The knee comes before it: the smallest with 90 % "
+                "This is the fastest micro-batch. The knee comes before it: the smallest with 75 % "
                 "of its speed.",
             ),
             (
@@ -123,7 +123,7 @@ EXERCISES = (
                 "the seconds.",
             ),
         ),
-        because="Beyond it memory grows, and work done hardly does.",
+        because="Beyond it memory grows faster than work done.",
     ),
     Exercise(
         "split",
