@@ -32,9 +32,3 @@ def training_time(
         raise ValueError(f"mfu: {mfu!r} given; allowed: above 0 and at most 1, as 0.4 for 40 %")
     device = find_gpu(gpu) if isinstance(gpu, str) else gpu
     return flops / (count * device.peak_flops(dtype) * mfu)
-
-
-def utilisation(flops: float, seconds: float, peak: float) -> float:
-    """FLOPs done in `seconds` over what `peak` FLOP/s would have done: MFU of model FLOPs, HFU of
-    hardware FLOPs (PaLM, arXiv:2204.02311, section 4.1; Korthikanti et al., arXiv:2205.05198)."""
-    return flops / (seconds * peak)

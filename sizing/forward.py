@@ -5,10 +5,8 @@ from __future__ import annotations
 from .backward import kept
 from .families import Block
 from .layers import LAYERS, llama_like
-from .run import Run
+from .run import WEIGHTS, Run
 from .tape import NONE, Size, Skipped, Tape, Tensor, plus, times
-
-WEIGHTS = {"fp32": "fp32", "bf16-mixed": "fp32", "bf16-master": "bf16", "bf16": "bf16"}
 
 # What an activation function keeps: torch's own functions one tensor, those written out more.
 _ACTIVATIONS = {

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 
 from .backward import Point, points, saved
-from .forward import WEIGHTS, Forward
+from .forward import Forward
 from .model import Model
 from .optimizer import Trained, state_bytes, temporary_bytes
 from .parallel import gradient_bytes
-from .run import Run
+from .run import WEIGHTS, Run
 from .sharding import one_gpu, shard
-from .tape import BYTES, NONE, Size, Tensor, plus, size_of
+from .tape import NONE, Size, Tensor, plus, size_of
+from .units import BYTES
 
 PARTS = ("parameters", "gradients", "optimizer", "activations", "logits", "temporary")
 DEVICES = ("cpu", "cuda")

@@ -16,14 +16,15 @@ from functools import lru_cache
 
 from .families import Weight
 from .model import Model
-from .run import Run
+from .run import WEIGHTS, Run
+from .units import BYTES
 
 # What a ring sends of n bytes over r ranks, as a share of n, on every rank: reduce-scatter and
 # all-gather (r-1)/r, all-reduce both in turn (Patarasuk and Yuan 2009,
 # doi:10.1016/j.jpdc.2008.09.002; ZeRO, arXiv:1910.02054, section 7).
 RING_PASSES = {"all_reduce": 2, "reduce_scatter": 1, "all_gather": 1}
 
-WEIGHT_BYTES = {"fp32": 4, "bf16-mixed": 4, "bf16-master": 2, "bf16": 2}  # by Run.precision
+WEIGHT_BYTES = {precision: BYTES[dtype] for precision, dtype in WEIGHTS.items()}
 ACTIVATION_BYTES = {"fp32": 4, "bf16-mixed": 2, "bf16-master": 2, "bf16": 2}
 
 

@@ -24,6 +24,9 @@ CHOICES = {
     "zero": (0, 1, 2, 3),
 }
 
+# The dtype that the weights are kept in, by precision.
+WEIGHTS = {"fp32": "fp32", "bf16-mixed": "fp32", "bf16-master": "bf16", "bf16": "bf16"}
+
 
 @dataclass(frozen=True)
 class Run:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import prod
 
-BYTES = {"fp32": 4, "bf16": 2, "bool": 1, "int64": 8}
+from .units import BYTES
 
 # The monomials that sizes are made of, as powers of (b, s).
 MONOMIALS = ((0, 0), (0, 1), (1, 1), (0, 2), (1, 2))

@@ -9,7 +9,17 @@ GIB = 2**30  # gibibyte: what operating systems, torch and nvidia-smi print
 HOUR = 3600.0
 DAY = 86400.0
 
-BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "fp8": 1, "int8": 1}
+# Of one number in memory; tf32 is fp32 there.
+BYTES = {
+    "fp32": 4,
+    "tf32": 4,
+    "fp16": 2,
+    "bf16": 2,
+    "fp8": 1,
+    "int8": 1,
+    "bool": 1,
+    "int64": 8,
+}
 
 _PREFIXES = (
     (1e24, "Y"),
