@@ -23,6 +23,7 @@ from .timing import timed
 from .training import BYTES_MODEL, as_run, default_precision, describe, measure_step, named
 
 HEAD_DIM = 64
+CPU_MOST = {"eager": 1024, "flash": 2048}  # longer steps of the whole model take seconds each
 _BACKENDS = {"efficient": SDPBackend.EFFICIENT_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION}
 
 
@@ -37,7 +38,7 @@ def grid(
     Args:
         model: name of a preset; by default pythia-410m on a GPU, a byte-level model on a CPU.
         sequences: lengths in tokens; by default 256 to 65536 on a GPU, on a CPU 256 to 4096 for
-            attention alone and to 2048 for the model.
+            attention alone and to `CPU_MOST` for the model.
         heads: of attention alone, 64 wide; by default 16 on a GPU, 4 on a CPU.
     """
     lengths = sequences or [2**k for k in range(8, 17 if device.cuda else 13)]
@@ -58,7 +59,7 @@ def grid(
         {"part": "model", "kernel": attention, **describe(_whole(model, attention, length, device))}
         for attention in ("eager", "flash")
         for length in lengths
-        if sequences or device.cuda or length <= 2048
+        if sequences or device.cuda or length <= CPU_MOST[attention]
     ]
     return alone + whole
 

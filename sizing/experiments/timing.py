@@ -66,9 +66,10 @@ def timed(
     budget = budget or (0.3 if device.cuda else 0.5)
     start, done = time.perf_counter(), 0
     while done < warmup or time.perf_counter() - start < warm:
-        _one(call, device)
+        estimate = _one(call, device)
         done += 1
-    estimate = _one(call, device)
+    if device.cuda or estimate < budget:  # one longer than the budget gets the least, however long
+        estimate = _one(call, device)
     calls = max(1, math.ceil(shortest / estimate))
     count = int(min(most, max(least, budget / (estimate * calls))))
     return summary(_samples(call, device, count, calls), calls)
