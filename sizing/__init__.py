@@ -2,7 +2,7 @@
 
 import importlib
 
-from . import hardware
+from . import hardware, launch
 from .flops import flops
 from .memory import memory
 from .model import Model, presets
@@ -30,6 +30,7 @@ __all__ = [
     "communication",
     "flops",
     "hardware",
+    "launch",
     "memory",
     "presets",
     "step_time",
