@@ -32,6 +32,7 @@ _MODULES = {
     "accumulation": "accumulation",
     "memory-timeline": "memory_timeline",
     "formula-vs-device": "formula_vs_device",
+    "zero": "zero",
 }
 
 
@@ -65,10 +66,9 @@ def run(name: str, **options) -> Recording:
     chosen = experiment(name)
     if recorded_only():
         return load(name, REFERENCE)
-    from .device import find
     from .protocol import measure
 
-    device = find()
+    device = chosen.find()
     points = chosen.points(device, **options)
     given = "".join(f", {key}={value!r}" for key, value in options.items())
     command = f"sizing.experiments.run({name!r}{given})"

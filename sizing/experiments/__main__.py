@@ -1,4 +1,7 @@
-"""``python -m sizing.experiments record``: measure every experiment on the device found here."""
+"""``python -m sizing.experiments record``: measure every experiment on the device found here.
+
+Under torchrun, on one node or many, the experiments of several processes use those it started.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,12 @@ import time
 import traceback
 from pathlib import Path
 
+from torch.distributed.elastic.multiprocessing.errors import record as reported
+
 from . import experiment, names
-from .device import Device, find
-from .protocol import complete, measure
+from .protocol import complete, leader, measure
 from .recording import MEASUREMENTS
+from .workers import torchrun
 
 
 def record(chosen: list[str], out: Path, minutes: float) -> dict[str, str]:
@@ -25,29 +30,36 @@ def record(chosen: list[str], out: Path, minutes: float) -> dict[str, str]:
     Returns:
         What went wrong, by experiment; empty when every point of every grid was measured.
     """
-    device, end, problems = find(), time.monotonic() + 60 * minutes, {}
-    print(f"{device.name} ({device.slug})", flush=True)
+    end, problems = time.monotonic() + 60 * minutes, {}
     for done, name in enumerate(chosen):
         started = time.monotonic()
         share = (end - started) / (len(chosen) - done)
         try:
-            outcome = _record_one(name, device, out, started + share)
+            outcome = _record_one(name, out, started + share)
         except Exception as error:
+            if torchrun():
+                raise  # the other ranks wait for this one: torchrun ends them
             traceback.print_exc()
             outcome = problems[name] = f"{type(error).__name__}: {error}"
         else:
             if outcome:
                 problems[name] = outcome
-        print(f"{name}: {outcome or 'done'}, {time.monotonic() - started:.0f} s", flush=True)
+        if leader():
+            print(f"{name}: {outcome or 'done'}, {time.monotonic() - started:.0f} s", flush=True)
     return problems
 
 
-def _record_one(name: str, device: Device, out: Path, deadline: float) -> str:
+def _record_one(name: str, out: Path, deadline: float) -> str:
     """Record one experiment; returns what is missing, or nothing."""
     chosen = experiment(name)
+    device = chosen.find()
+    if leader():
+        print(f"{name}: on {device.name} ({device.slug})", flush=True)
     path = out / device.slug / f"{name}.csv"
     command = f"python -m sizing.experiments record {name}"
-    bar = sys.stderr.isatty()
+    if torchrun():
+        deadline = None  # clocks differ, and ranks must not
+    bar = sys.stderr.isatty() and leader()
     recording = measure(chosen, device, chosen.points(device), path, command, deadline, bar)
     points = recording.provenance["points"]
     return "" if complete(recording) else f"out of time after {points} points"
@@ -65,6 +77,10 @@ def main(arguments: list[str] | None = None) -> int:
     for name in options.names:
         if name not in names():
             parser.error(f"unknown experiment {name!r}; allowed: {', '.join(names())}")
+    if torchrun():
+        alone = [name for name in options.names or names() if not experiment(name).distributed]
+        if alone:
+            parser.error(f"torchrun is for experiments of several processes, not {alone[0]!r}")
     problems = record(options.names or list(names()), options.out, options.minutes)
     for name, problem in problems.items():
         print(f"NOT RECORDED IN FULL: {name}: {problem}", file=sys.stderr)
@@ -72,4 +88,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(reported(main)())

@@ -7,14 +7,19 @@ hands out or takes back. Scratch memory inside kernels is in neither.
 
 from __future__ import annotations
 
+import gc
 import os
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
+from torch.distributed.tensor import DTensor
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ..trace.step import Step
 from .device import Device
@@ -65,6 +70,78 @@ def peak(call: Callable[[], object], device: Device, resident: int = 0) -> dict:
         "reserved_bytes": None,
         "peak_source": "CPU allocator events",
     }
+
+
+def steady(build: Callable[[], Callable[[], object]], device: Device, warmup: int = 2) -> dict:
+    """Memory of a step that an engine takes: what stays between steps, and the most during one.
+
+    Args:
+        build: makes the engine and returns its step; all that it allocates counts from here on, so
+            that nothing about the engine's own buffers need be known.
+        warmup: steps before the one that is watched.
+
+    Returns:
+        ``resident_bytes`` before the step and the columns of `peak`.
+    """
+    if device.cuda:
+        device.release()
+        before = torch.cuda.memory_allocated()
+        step = build()
+        for _ in range(warmup):
+            step()
+        device.synchronize()
+        return {"resident_bytes": torch.cuda.memory_allocated() - before, **peak(step, device)}
+    with LiveStorages() as live:
+        step = build()
+        for _ in range(warmup):
+            step()
+        gc.collect()
+        resident = live.peak = live.bytes
+        step()
+    return {
+        "resident_bytes": resident,
+        "peak_bytes": live.peak,
+        "transient_bytes": live.peak - resident,
+        "reserved_bytes": None,
+        "peak_source": "live tensors after every operation",
+    }
+
+
+class LiveStorages(TorchDispatchMode):
+    """Bytes of all tensors made since it was entered and still alive, after every operation.
+
+    Unlike the allocator's events it also sees what another thread frees, as those of a process
+    group do, and storages that an engine shrinks to nothing, as FSDP2 does.
+
+    Attributes:
+        peak: the most so far, in bytes; the caller may set it back.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.peak = 0
+        self._alive: dict[int, weakref.ref] = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if DTensor in types:
+            return NotImplemented  # first let it become operations on plain tensors
+        out = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self._add(tensor.untyped_storage())
+        self.peak = max(self.peak, self.bytes)
+        return out
+
+    @property
+    def bytes(self) -> int:
+        """Bytes alive now."""
+        storages = [reference() for reference in list(self._alive.values())]
+        return sum(storage.nbytes() for storage in storages if storage is not None)
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key not in self._alive:
+            self._alive[key] = weakref.ref(storage, lambda _: self._alive.pop(key, None))
 
 
 def cpu_events(call: Callable[[], object]) -> list[Allocation]:

@@ -96,6 +96,11 @@ def find() -> Device:
     if torch.cuda.is_available():
         found = torch.cuda.get_device_properties(0)
         return Device("cuda", found.name, found.total_memory, found.multi_processor_count)
+    return cpu()
+
+
+def cpu() -> Device:
+    """The CPU here."""
     return Device("cpu", _cpu_name(), psutil.virtual_memory().total, os.cpu_count() or 1)
 
 

@@ -8,6 +8,7 @@ so that a run that is cut off keeps what it had.
 from __future__ import annotations
 
 import inspect
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from .device import Device, provenance
+from .device import Device, find, provenance
 from .recording import OK, OUT_OF_MEMORY, UNAVAILABLE, Recording, write
 
 Row = dict[str, int | float | str | None]
@@ -35,12 +36,16 @@ class Experiment:
         grid: from the device, and options with defaults, to the points to measure; scaled to the
             device's memory and speed, under a minute on a laptop's CPU.
         measure: from a point and the device to what was measured there, as one row or, for a
-            series over time, several. It may raise `Unavailable`.
+            series over time or for several processes, several. It may raise `Unavailable`.
+        find: finds the device to measure on.
+        distributed: whether it measures several processes, which torchrun may have started.
     """
 
     name: str
     grid: Callable[..., list[Row]]
     measure: Callable[[Row, Device], Row | list[Row]]
+    find: Callable[[], Device] = find
+    distributed: bool = False
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -92,10 +97,16 @@ def measure(
         facts["points"] = f"{done} of {len(points)}"
         facts["duration"] = f"{time.monotonic() - started:.1f} s"
         recording = Recording(experiment.name, device.slug, rows, facts)
-        write(recording, path)
+        if leader():
+            write(recording, path)
     if not rows:
         raise TimeoutError(f"{experiment.name}: no time was left for its first point")
     return recording
+
+
+def leader() -> bool:
+    """Whether this process writes: of those that torchrun started, the first alone does."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def complete(recording: Recording) -> bool:
@@ -112,7 +123,7 @@ def _attempt(experiment: Experiment, point: Row, device: Device) -> list[Row]:
     except Unavailable as reason:
         measured, status, note = {}, UNAVAILABLE, str(reason)
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         measured, status, note = {}, OUT_OF_MEMORY, str(error).strip().splitlines()[0]
     # The error is gone by here, and with it the frames that held the tensors.
@@ -132,7 +143,7 @@ def _rounded(value):
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether torch's GPU allocator, its CPU allocator or Python ran out of memory."""
     return (
         isinstance(error, MemoryError | torch.OutOfMemoryError)
