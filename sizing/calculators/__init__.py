@@ -6,7 +6,9 @@ from .device_card import DeviceCard
 from .memory import MemoryCalculator
 from .optimizer import OptimizerCalculator
 from .parameters import ParameterCalculator
+from .planner import ParallelPlanner
 from .sequence import SequenceCalculator
+from .zero import ZeROStages
 
 __all__ = [
     "BatchCalculator",
@@ -14,6 +16,8 @@ __all__ = [
     "DeviceCard",
     "MemoryCalculator",
     "OptimizerCalculator",
+    "ParallelPlanner",
     "ParameterCalculator",
     "SequenceCalculator",
+    "ZeROStages",
 ]

@@ -1,0 +1,461 @@
+"""ParallelPlanner: which tensor and pipeline degrees a cluster can run, and which is fastest."""
+
+from __future__ import annotations
+
+import csv
+import re
+import warnings
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
+from statistics import median
+
+from matplotlib.patches import Rectangle
+from numpy.ma import masked_array
+
+from ..flops import flops
+from ..hardware import GPU, gpus
+from ..hardware import gpu as card_of
+from ..memory import PARTS, Memory, memory
+from ..model import Model, presets
+from ..parallel import check_degrees
+from ..run import CHOICES, Run
+from ..step_time import StepTime, step_time
+from ..ultrascale import LEAST_MFU
+from ..units import DATA, GB, count, duration, gb
+from . import style
+from .base import Calculator, Result, dropdown, powers_of_two, scale
+from .html import Limit
+
+TENSOR, PIPELINE = tuple(powers_of_two(1, 32)), tuple(powers_of_two(1, 64))
+NODES = (1, 2, 4, 8, 16, 32, 64)
+NETWORKS = (3.125e9, 12.5e9, 25e9, 50e9, 100e9)  # bytes/s of a GPU, one direction
+BATCHES = tuple(powers_of_two(2**16, 2**26))  # tokens
+RECIPES = {
+    "bf16, fp32 master and gradients": ("bf16-master", "fp32"),
+    "bf16, fp32 master": ("bf16-master", "same"),
+    "bf16 autocast, fp32 weights": ("bf16-mixed", "same"),
+    "bf16 alone": ("bf16", "same"),
+    "fp32": ("fp32", "same"),
+}
+HOSTS = {"one by one (nanotron)": 1.0, "in captured graphs": 0.0}
+SHOWN = {"tokens/s a GPU": "speed", "MFU": "mfu", "memory (GB)": "memory"}
+BEST = "best"
+TIME_PARTS = tuple(StepTime.__dataclass_fields__)
+TIME_COLOURS = dict.fromkeys(TIME_PARTS, style.BLUE) | dict.fromkeys(
+    ("tensor_parallel", "context_parallel", "pipeline_transfer", "data_parallel"), style.ORANGE
+)
+WAITING = ("host", "pipeline_bubble")
+TIME_COLOURS |= dict.fromkeys(WAITING, style.RED)
+IMPOSSIBLE = "#e6e6e6"
+NO_GPUS = "GPUs"
+_DIVISOR = re.compile(r"a divisor of (?:the )?(.+) = \d+")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What a plan runs on: an accelerator, how many, how many a node, the network between nodes in
+    bytes/s of a GPU, one direction, and the engine's launching time in units of nanotron's."""
+
+    card: GPU
+    gpus: int
+    node: int
+    network: float
+    host: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One choice of degrees. `run` is None where there can be none, `time` and `memory` where it
+    was not computed; `reason` says why it is impossible, `short` in a word or two; `warning` what
+    to know of a possible one."""
+
+    tensor: int
+    pipeline: int
+    run: Run | None = None
+    time: StepTime | None = None
+    memory: Memory | None = None
+    mfu: float = 0.0
+    reason: str = ""
+    short: str = ""
+    warning: str = ""
+
+    @property
+    def possible(self) -> bool:
+        return not self.reason
+
+    @property
+    def speed(self) -> float:
+        """Tokens per second and GPU; 0 where impossible."""
+        return self.time.tokens_per_second(self.run) if self.possible else 0.0
+
+    @property
+    def name(self) -> str:
+        data = f" x data {self.run.data}" if self.run else ""
+        return f"tensor {self.tensor} x pipeline {self.pipeline}{data}"
+
+
+def cell(run: Run, cluster: Cluster, sequences: int, tensor: int, pipeline: int) -> Cell:
+    """Time and memory of one choice of degrees, or why it is impossible.
+
+    Args:
+        run: model, sequence, micro-batch, precision, ZeRO stage, context degree and the like; its
+            data, tensor, pipeline and accumulation are replaced.
+        sequences: of the global batch. Data parallelism takes the GPUs that are left.
+    """
+    no = Cell(tensor, pipeline)
+    ranks = tensor * pipeline * run.context
+    if cluster.gpus % ranks:
+        times = f" x context {run.context}" if run.context > 1 else ""
+        return replace(
+            no,
+            reason=f"tensor {tensor} x pipeline {pipeline}{times} = {ranks} GPUs; "
+            f"allowed: a divisor of the {cluster.gpus} there are",
+            short=NO_GPUS,
+        )
+    data = cluster.gpus // ranks
+    whole = replace(run, data=data, tensor=tensor, pipeline=pipeline)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            check_degrees(whole)
+        except ValueError as error:
+            return replace(no, reason=str(error), short=_what(str(error)))
+    if sequences % (data * run.micro_batch):
+        return replace(
+            no,
+            reason=f"the batch has {sequences:,} sequences; data {data} x micro-batch "
+            f"{run.micro_batch} takes {data * run.micro_batch:,} at once; allowed: a divisor of it",
+            short="batch",
+        )
+    whole = replace(whole, accumulation=sequences // (data * run.micro_batch))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # check_degrees again, which we have heard
+        time = step_time(
+            whole, cluster.card, network=cluster.network, node=cluster.node, host=cluster.host
+        )
+        held = memory(whole, device="cuda")
+    rate = cluster.card.peak_flops("fp32" if run.precision == "fp32" else "bf16")
+    done = replace(
+        no,
+        run=whole,
+        time=time,
+        memory=held,
+        mfu=flops(whole).model / (time.total * whole.gpus * rate),
+        warning=str(caught[0].message) if caught else "",
+    )
+    excess = held.total - cluster.card.memory
+    if excess <= 0:
+        return done
+    return replace(
+        done,
+        reason=f"does not fit: {gb(held.total)} at the peak, {gb(excess)} more than the "
+        f"{gb(cluster.card.memory)} of {cluster.card.label}",
+        short=f"+{excess / GB:,.0f} GB" if excess >= GB else "+<1 GB",
+    )
+
+
+def _what(message: str) -> str:
+    """What is not divided, from a message of check_degrees."""
+    found = _DIVISOR.search(message)
+    return found[1].replace("_", " ").split(" / ")[0] if found else "degrees"
+
+
+@lru_cache(maxsize=64)
+def grid(run: Run, cluster: Cluster, sequences: int) -> dict[tuple[int, int], Cell]:
+    """{(tensor, pipeline): cell} over TENSOR and PIPELINE."""
+    pairs = [(t, p) for p in PIPELINE for t in TENSOR]
+    return {(t, p): cell(run, cluster, sequences, t, p) for t, p in pairs}
+
+
+def best(cells: dict[tuple[int, int], Cell]) -> Cell | None:
+    """The possible choice with the most tokens a second, of equals that with the least memory."""
+    possible = [c for c in cells.values() if c.possible]
+    return max(possible, key=lambda c: (c.speed, -c.memory.total), default=None)
+
+
+@cache
+def errors(column: str, **degrees: int) -> tuple[int, float, float]:
+    """(runs, median error, share within 20 %) in data/parallel_error.csv, as fractions.
+
+    Args:
+        column: "tok_s_gpu" (runs above 10 % MFU that calibrated nothing) or "mem_gib" (all runs).
+        degrees: of the rows to take, such as tp=8.
+    """
+    rows = [row for row in _error_rows() if all(int(row[k]) == v for k, v in degrees.items())]
+    if column == "tok_s_gpu":
+        rows = [r for r in rows if float(r["mfu_pct"]) > LEAST_MFU and r["calibration"] == "0"]
+    found = [abs(float(row[f"predicted_{column}"]) / float(row[column]) - 1) for row in rows]
+    if not found:
+        return 0, 0.0, 0.0
+    return len(found), median(found), sum(error <= 0.2 for error in found) / len(found)
+
+
+@cache
+def _error_rows() -> list[dict[str, str]]:
+    with (DATA / "parallel_error.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def accuracy(run: Run | None) -> str:
+    """How far time and memory are from published runs, over all and over those of these degrees."""
+
+    def words(column: str, what: str) -> str:
+        runs, error, close = errors(column)
+        text = f"{what} {error:.1%} in the median over {runs} runs, {close:.0%} within 20%"
+        for key, name in (("tp", "tensor"), ("pp", "pipeline")) if run else ():
+            degree = getattr(run, name)
+            runs, error, _ = errors(column, **{key: degree})
+            text += f"; {name} {degree}: " + (f"{error:.1%} over {runs}" if runs else "no run")
+        return text
+
+    return (
+        f"{words('tok_s_gpu', 'tokens/s')}. {words('mem_gib', 'Memory')}. Runs: Llama-like 1B and "
+        "8B on up to 512 H100s, ZeRO 0 and 1, no recompute (data/parallel_error.csv). ZeRO 2 and "
+        "3, recompute, context parallelism and other GPUs are in none of them."
+    )
+
+
+class ParallelPlanner(Calculator):
+    """Tensor x pipeline degrees on a cluster, data parallelism over the rest; AdamW, flash
+    attention. Settings: model, gpu, gpus, node (GPUs a node), network (bytes/s of a GPU), sequence,
+    batch (tokens), micro_batch, zero, context, recompute, recipe (precision and gradients), host
+    (launching time in units of nanotron's), show ("speed", "mfu", "memory") and look ("best", or a
+    pair of tensor and pipeline degree)."""
+
+    title = "Parallel planner"
+    size = (8.8, 4.4)
+
+    def make_controls(self):
+        cards = [card_of(name) for name in gpus()]
+        linked = [(c.label, c.name) for c in cards if "bf16" in c.peak and c.link]
+        rates = [
+            (f"{rate / GB:g} GB/s a GPU ({8 * rate / GB:g} Gbit/s)", rate) for rate in NETWORKS
+        ]
+        pairs = [(f"tensor {t} x pipeline {p}", (t, p)) for p in PIPELINE for t in TENSOR]
+        return {
+            "model": dropdown("model", presets(), "llama-3.1-8b"),
+            "gpu": dropdown("GPU", linked, "h100-sxm"),
+            "gpus": scale("GPUs", powers_of_two(8, 1024), 64, lambda v: f"{v:,}"),
+            "node": scale("GPUs a node", NODES, 8, str),
+            "network": dropdown("network", rates, 50e9),
+            "sequence": scale(
+                "sequence", powers_of_two(512, 131072), 4096, lambda v: f"{v:,} tokens"
+            ),
+            "batch": scale("global batch", BATCHES, 2**20, lambda v: f"{count(v)} tokens"),
+            "micro_batch": scale("micro-batch", powers_of_two(1, 32), 1, str),
+            "zero": dropdown("ZeRO stage", CHOICES["zero"], 1),
+            "context": scale("context", powers_of_two(1, 16), 1, str),
+            "recompute": dropdown("recompute", CHOICES["recompute"], "none"),
+            "recipe": dropdown("precision", list(RECIPES.items()), RECIPES[next(iter(RECIPES))]),
+            "host": dropdown("kernels launched", list(HOSTS.items()), 1.0),
+            "show": dropdown("colour shows", list(SHOWN.items()), "speed"),
+            "look": dropdown("look at", [("the best", BEST), *pairs], BEST),
+        }
+
+    def result(
+        self, model, gpu, gpus, node, network, host, sequence, batch, recipe, show, look, **settings
+    ) -> Result:
+        precision, gradients = recipe
+        run = Run(
+            Model(model),
+            sequence=sequence,
+            precision=precision,
+            gradients=gradients,
+            optimizer="adamw-fused",
+            **settings,
+        )
+        if batch < sequence:
+            raise ValueError(f"batch: {batch:,} tokens given; allowed: a sequence, {sequence:,}")
+        cluster = Cluster(card_of(gpu), gpus, node, network, host)
+        cells = grid(run, cluster, batch // sequence)
+        top = best(cells)
+        chosen = (top or _nearest(cells)) if look == BEST else cells[look]
+        words = {key: _words(c, show) for key, c in cells.items()}
+        label = next(name for name, value in SHOWN.items() if value == show)
+        return Result(
+            value=chosen.speed,
+            headline=_headline(chosen, look, top),
+            formula=_formula(chosen),
+            columns=(f"{label}: pipeline", *(f"tensor {t}" for t in TENSOR)),
+            rows=tuple((f"{p}", *(words[t, p] for t in TENSOR)) for p in PIPELINE),
+            caption=(
+                f"Left: {label} for each pair of degrees, darker is more. Hatched pairs are "
+                "impossible and say why (no word: more GPUs than there are); ! has a warning. "
+                "Framed: the best; dotted: the pair looked at. Right: "
+                f"{_picture_words(chosen)}"
+            ),
+            notes=_notes(cells, chosen, top, cluster),
+            accuracy=accuracy(chosen.run),
+            limit=_limit(chosen, cluster),
+            source="MFU counts all query-key pairs (arXiv:2204.02311, appendix B), dense peak.",
+            data=(cells, words, show, chosen, top, cluster.card.memory),
+        )
+
+    def prepare(self, figure):
+        left, right = figure.subplots(1, 2, width_ratios=(2.3, 1))
+        wide, high = len(TENSOR), len(PIPELINE)
+        left.set(xlim=(0, wide), ylim=(high, 0), xlabel="tensor parallel", ylabel="pipeline")
+        left.set_xticks([i + 0.5 for i in range(wide)], TENSOR)
+        left.set_yticks([i + 0.5 for i in range(high)], PIPELINE)
+        left.tick_params(length=0)
+        left.grid(visible=False)
+        self._mesh = left.pcolormesh(
+            range(wide + 1), range(high + 1), [[0.0] * wide] * high, cmap="Blues", vmin=-0.1,
+            vmax=1.05, edgecolors="white", linewidth=1,
+        )  # fmt: skip
+        left.add_patch(
+            Rectangle((0, 0), wide, high, facecolor=IMPOSSIBLE, edgecolor="white", hatch="///")
+        )  # below what can be run, so that it is drawn once
+        middle = {"ha": "center", "va": "center", "fontsize": 9}
+        self._texts = {
+            (t, p): left.text(column + 0.5, row + 0.5, "", **middle)
+            for row, p in enumerate(PIPELINE)
+            for column, t in enumerate(TENSOR)
+        }
+        (self._frame,) = left.plot([], [], color=style.RED, linewidth=2.6)
+        (self._look,) = left.plot([], [], ":", color=style.BLACK, linewidth=2.2)
+        names = [*TIME_PARTS, *PARTS]
+        places = [i + (i >= len(TIME_PARTS)) for i in range(len(names))]
+        right.set(xlim=(0, 1.42), ylim=(max(places) + 0.6, -1.0), xticks=[])
+        right.set_yticks(places, [name.replace("_", " ") for name in names], fontsize=8.5)
+        right.tick_params(length=0)
+        right.grid(visible=False)
+        right.spines["bottom"].set_visible(False)
+        right.text(0.02, -0.7, "step time, share", fontsize=8.5, weight="bold", va="center")
+        middle = len(TIME_PARTS)
+        right.text(0.02, middle, "memory, share", fontsize=8.5, weight="bold", va="center")
+        colours = [*(TIME_COLOURS[name] for name in TIME_PARTS), *(style.COLOURS[p] for p in PARTS)]
+        self._bars = right.barh(places, [0] * len(names), color=colours)
+        self._shares = [right.text(0, y, "", va="center", fontsize=8.5) for y in places]
+        moving = [self._mesh, *self._texts.values(), self._frame, self._look]
+        return [*moving, *self._bars, *self._shares]
+
+    def update(self, result):
+        cells, words, show, chosen, top, available = result.data
+        shades = {key: _shade(each, show, top, available) for key, each in cells.items()}
+        rows = [[shades[t, p] for t in TENSOR] for p in PIPELINE]
+        hidden = [[not cells[t, p].possible for t in TENSOR] for p in PIPELINE]
+        self._mesh.set_array(masked_array(rows, hidden))
+        for key, text in self._texts.items():
+            text.set_text(words[key] if words[key] != NO_GPUS else "")
+            text.set_color("white" if shades[key] > 0.55 else style.BLACK)
+        self._frame.set_data(*(_corners(top) if top else ([], [])))
+        self._look.set_data(*_corners(chosen))
+        for bar, text, (share, shown) in zip(self._bars, self._shares, _bars(chosen), strict=True):
+            bar.set_width(share)
+            text.set(x=share, text=f" {shown}")
+
+
+def _nearest(cells: dict[tuple[int, int], Cell]) -> Cell:
+    """Where nothing is possible: the choice that lacks the least memory, else the first."""
+    computed = [c for c in cells.values() if c.memory]
+    return min(computed, key=lambda c: c.memory.total, default=cells[1, 1])
+
+
+def _words(each: Cell, show: str) -> str:
+    if not each.possible:
+        return each.short
+    shown = {
+        "speed": f"{each.speed:,.0f}",
+        "mfu": f"{each.mfu:.0%}",
+        "memory": f"{each.memory.total / GB:.1f}",
+    }[show]
+    return shown + ("!" if each.warning else "")
+
+
+def _shade(each: Cell, show: str, top: Cell | None, available: float) -> float:
+    """0 to 1: of the best choice's, or of the device's memory."""
+    if not each.possible:
+        return 0.0
+    if show == "memory":
+        return each.memory.total / available
+    return getattr(each, show) / getattr(top, show)
+
+
+def _corners(each: Cell) -> tuple[list[float], list[float]]:
+    """x and y of a frame just inside its square in the picture."""
+    column, row = TENSOR.index(each.tensor), PIPELINE.index(each.pipeline)
+    left, right, top, bottom = column + 0.04, column + 0.96, row + 0.04, row + 0.96
+    return [left, right, right, left, left], [top, top, bottom, bottom, top]
+
+
+def _bars(each: Cell) -> list[tuple[float, str]]:
+    """(share, words) of each part of the time, then of the memory; no words below 0.5 %."""
+    if each.time is None:
+        return [(0.0, "")] * (len(TIME_PARTS) + len(PARTS))
+    peak = each.memory.phases[each.memory.peak_phase]
+    shares = [seconds / each.time.total for seconds in each.time.parts.values()]
+    shares += [peak[part] / each.memory.total for part in PARTS]
+    return [(share, f"{share:.1%}" if share >= 0.005 else "") for share in shares]
+
+
+def _picture_words(each: Cell) -> str:
+    if each.time is None:
+        return "nothing, because the pair looked at is impossible."
+    parts = each.time.parts
+    largest = max(parts, key=parts.get)
+    waiting = sum(s for name, s in parts.items() if TIME_COLOURS[name] == style.ORANGE)
+    idle = sum(parts[name] for name in WAITING)
+    return (
+        f"of its step, {parts[largest] / each.time.total:.0%} is {largest.replace('_', ' ')}, "
+        f"communication (orange) {waiting / each.time.total:.0%}, waiting (red) "
+        f"{idle / each.time.total:.0%}; below, its memory at the peak."
+    )
+
+
+def _headline(each: Cell, look: object, top: Cell | None) -> str:
+    if not each.possible:
+        if look == BEST:
+            return f"no choice is possible; nearest to it is {each.name}"
+        return f"{each.name} is impossible"
+    first = "best: " if each is top else ""
+    return (
+        f"{first}{each.name}: {each.speed:,.0f} tokens/s a GPU, MFU {each.mfu:.0%}, "
+        f"{gb(each.memory.total)}"
+    )
+
+
+def _formula(each: Cell) -> str:
+    if each.time is None:
+        return each.reason
+    parts = sorted(each.time.parts.items(), key=lambda part: -part[1])
+    time = " + ".join(f"{duration(s)} {name.replace('_', ' ')}" for name, s in parts if s)
+    peak = each.memory.phases[each.memory.peak_phase]
+    held = " + ".join(f"{gb(size)} {name}" for name, size in peak.items() if size)
+    run, total = each.run, each.time.total
+    return (
+        f"{run.data} data x {run.accumulation} micro-batches x {run.micro_batch} x "
+        f"{run.sequence:,} = {run.tokens:,} tokens; step = {time} = {duration(total)}; "
+        f"{run.tokens:,} / {duration(total)} / {run.gpus:,} GPUs = "
+        f"{each.speed:,.0f} tokens/s; memory in {each.memory.peak_phase} = {held} = "
+        f"{gb(each.memory.total)}"
+    )
+
+
+def _notes(cells, chosen: Cell, top: Cell | None, cluster: Cluster) -> tuple[str, ...]:
+    notes = [f"{chosen.name}: {chosen.reason}."] if chosen.reason else []
+    if chosen.warning:
+        notes.append(f"! {chosen.warning}.")
+    if top and chosen is not top:
+        notes.append(f"Best: {top.name}, {top.speed:,.0f} tokens/s a GPU.")
+    elif top and chosen.memory.total > 0.9 * cluster.card.memory:
+        notes.append("Tight: the formula's error below is larger than what is left.")
+    if chosen.time and chosen.time.host > 0.1 * chosen.time.total:
+        share = chosen.time.host / chosen.time.total
+        notes.append(
+            f"{share:.0%} of the step waits for launches, as nanotron's runs did, most where "
+            "tensor parallelism meets a pipeline across nodes; captured graphs would not."
+        )
+    words = Counter("memory" if c.memory else c.short for c in cells.values() if not c.possible)
+    possible = len(cells) - words.total()
+    listed = ", ".join(f"{what} {n}" for what, n in words.most_common())
+    notes.append(f"{possible} of {len(cells)} pairs are possible; ruled out by {listed}.")
+    return tuple(notes)
+
+
+def _limit(each: Cell, cluster: Cluster) -> Limit | None:
+    if each.memory is None:
+        return None
+    card = cluster.card
+    return Limit("the tensors of one step", each.memory.total, card.memory, card.label)
