@@ -105,10 +105,10 @@ def sbatch(
     count, each = nodes(run, node)
     script = _script(script)
     _whole("cpus", cpus)
+    site = {"partition": partition, "account": account}
     options = {
         "job-name": _word("name", name),
-        "partition": partition and _word("partition", partition),
-        "account": account and _word("account", account),
+        **{field: _word(field, value) for field, value in site.items() if value is not None},
         "nodes": count,
         "ntasks-per-node": 1,
         "gpus-per-node": each,
@@ -116,7 +116,7 @@ def sbatch(
         "time": _clock(hours),
         "output": "%x-%j.out",
     }
-    head = [f"#SBATCH --{key}={value}" for key, value in options.items() if value is not None]
+    head = [f"#SBATCH --{key}={value}" for key, value in options.items()]
     # srun has not taken sbatch's --cpus-per-task over since SLURM 22.05.
     step = 'srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" \\\n    '
     body = ["set -euo pipefail", ""]

@@ -189,6 +189,7 @@ def test_a_batch_script_without_its_nodes_stops_before_it_starts_anything(tmp_pa
         (lambda: sbatch(RUN, TRAIN, hours=0), "hours: 0 given; allowed: a finite number above 0"),
         (lambda: sbatch(RUN, TRAIN, hours=1, cpus=0), "cpus: 0 given; allowed: a whole number"),
         (lambda: sbatch(RUN, TRAIN, hours=1, name="a b"), "name: 'a b' given; allowed: letters"),
+        (lambda: sbatch(RUN, TRAIN, hours=1, partition=""), "partition: '' given; allowed: lett"),
         (lambda: sbatch(RUN, TRAIN, hours=1, account="x\n"), r"account: 'x\\n' given; allowed"),
         (lambda: deepspeed_config(replace(RUN, tensor=2)), "tensor: 2 given; allowed: 1, a Deep"),
         (lambda: deepspeed_config(replace(RUN, pipeline=2)), "pipeline: 2 given; allowed: 1"),
