@@ -1,0 +1,362 @@
+"""ZeROStages: what a GPU holds and sends under ZeRO 0 to 3, and where more GPUs stop helping."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import zip_longest
+from math import log
+from statistics import median
+
+from ..hardware import GPU, gpus
+from ..hardware import gpu as card_of
+from ..memory import PARTS, Memory, memory
+from ..model import Model, presets
+from ..parallel import RING_PASSES, Communication, communication
+from ..rates import NODE, rates
+from ..run import CHOICES, Run
+from ..sharding import zero_state
+from ..step_time import StepTime, step_time
+from ..units import DATA, GB, count, duration, gb
+from . import style
+from .base import Calculator, Result, decades, dropdown, powers_of_two, scale
+from .html import Limit
+from .memory import MODEL_STATE, accuracy, round_up
+
+STAGES = CHOICES["zero"]
+DEGREES = powers_of_two(1, 4096)
+ENDLESS = 2**40  # ranks: what is divided by them is less than a byte a million parameters
+NEAR = 0.05  # of the peak over endless GPUs: nearer, more GPUs free nothing worth having
+NETWORKS = (1, 10, 25, 100, 200, 400, 800)  # Gbit/s
+GBIT = 1e9 / 8  # bytes
+TICKS = 5
+LINE = 0.045  # between names at the ends of lines, of the height
+COLLECTIVES = dict(zip(RING_PASSES, (style.BLACK, style.YELLOW, "#999999"), strict=True))
+PEAKS = decades(1e6, 1e15, (1, 2, 5))  # bytes, for the ticks of the third picture
+MARKS = 12
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One ZeRO stage of a run: what the fullest GPU holds, what each sends, how long a step is.
+
+    `moving` are the seconds that the bytes need at the rate of a ring, hidden or not.
+    """
+
+    run: Run
+    memory: Memory
+    communication: Communication
+    time: StepTime
+    moving: float
+
+    @property
+    def state(self) -> tuple[float, float, float]:
+        """(parameters, gradients, optimizer) bytes of a rank, gradients kept through the step."""
+        whole = self.memory
+        return zero_state(self.run, whole.parameters, whole.gradients, whole.optimizer)
+
+    @property
+    def computing(self) -> float:
+        """Seconds of the step without communication."""
+        return self.time.total - self.time.data_parallel
+
+
+def stage(run: Run, card: GPU, network: float) -> Stage:
+    """What ZeRO does to a run. `network` is bytes/s that each GPU has between nodes of 8; a GPU
+    without a known link has a node of its own."""
+    node = NODE if card.link else 1
+    time = step_time(run, card, network=network, node=node)
+    rate = rates(card, "bf16", network, node)
+    moved = communication(run)
+    moving = sum(
+        t.calls * rate.collective(t.collective, t.ranks, t.stride, t.payload)
+        for t in moved.transfers
+    )
+    return Stage(run, memory(run, device="cuda"), moved, time, moving)
+
+
+def peaks(run: Run) -> list[int]:
+    """Peak bytes of a GPU for every degree; nothing else of the run changes."""
+    return [memory(replace(run, data=degree), device="cuda").total for degree in DEGREES]
+
+
+def endless(run: Run) -> int:
+    """Peak bytes over so many GPUs that all that is divided is gone."""
+    return memory(replace(run, data=ENDLESS), device="cuda").total
+
+
+def enough(run: Run, near: float = NEAR) -> int:
+    """GPUs from which the peak stays within `near` of that over endless GPUs.
+
+    A peak is a + b / GPUs within a phase: it only falls, and half of what is left goes with each
+    doubling. Beyond the last of the degrees, it is the next power of two that is enough.
+    """
+    least, degree = endless(run), 2
+    while memory(replace(run, data=degree), device="cuda").total > (1 + near) * least:
+        degree *= 2
+    return degree
+
+
+@cache
+def cluster_error() -> tuple[int, float, float]:
+    """(runs, median error of memory, of time) as fractions, over the runs of
+    data/parallel_error.csv that calibrated nothing, split no layers and have an MFU above 10 %:
+    data parallelism alone, ZeRO 0 and 1."""
+    with (DATA / "parallel_error.csv").open(newline="", encoding="utf-8") as file:
+        rows = [
+            row
+            for row in csv.DictReader(file)
+            if row["calibration"] == "0"
+            and row["pp"] == row["tp"] == "1"
+            and float(row["mfu_pct"]) > 10
+        ]
+    return len(rows), *(
+        median(abs(float(row[column])) / 100 for row in rows)
+        for column in ("memory_error_pct", "throughput_error_pct")
+    )
+
+
+class ZeROStages(Calculator):
+    """Bytes a GPU holds and sends under each ZeRO stage. Settings: model, data (GPUs), zero,
+    precision, optimizer, micro_batch, accumulation, sequence, recompute (as in `sizing.Run`), gpu,
+    and network (Gbit/s that each GPU has between nodes of 8)."""
+
+    title = "ZeRO stages"
+    size = (8.8, 4.0)
+
+    def make_controls(self):
+        cards = [(card_of(name).label, name) for name in gpus() if "bf16" in card_of(name).peak]
+        return {
+            "model": dropdown("model", presets(), "llama-3.1-8b"),
+            "data": scale("GPUs", DEGREES, 64, lambda v: f"{v:,}"),
+            "zero": dropdown("ZeRO stage", STAGES, 3),
+            "precision": dropdown("precision", CHOICES["precision"], "bf16-master"),
+            "optimizer": dropdown("optimizer", CHOICES["optimizer"], "adamw-fused"),
+            "micro_batch": scale("micro-batch", powers_of_two(1, 128), 1, str),
+            "accumulation": scale("accumulation", powers_of_two(1, 256), 1, str),
+            "sequence": scale(
+                "sequence", powers_of_two(128, 131072), 4096, lambda v: f"{v:,} tokens"
+            ),
+            "recompute": dropdown("recompute", CHOICES["recompute"], "none"),
+            "gpu": dropdown("GPU", cards, "h100-sxm"),
+            "network": scale("network", NETWORKS, 400, lambda v: f"{v} Gbit/s"),
+        }
+
+    def result(self, model, zero, gpu, network, **settings) -> Result:
+        card = card_of(gpu)
+        runs = [Run(Model(model), zero=each, **settings) for each in STAGES]
+        tried = [stage(run, card, network * GBIT) for run in runs]
+        curves = [peaks(run) for run in runs]
+        now = tried[zero]
+        held, sent = now.memory.total, now.communication.total
+        return Result(
+            value=held,
+            headline=f"{gb(held)} at the peak of a GPU, {gb(sent)} sent a step",
+            formula=_formula(now),
+            columns=("stage", "peak", "its phase", "model state", "the rest", "sent a step",
+                     "on its way", "of computing"),
+            rows=tuple(_row(each, card.memory) for each in tried),
+            caption=_caption(now, tried),
+            accuracy=_accuracy(),
+            limit=Limit("the tensors of one step", held, card.memory, card.label),
+            notes=_notes(now, tried, card.memory),
+            data=(tried, curves, zero, now.run.data, card),
+        )  # fmt: skip
+
+    def prepare(self, figure):
+        held, sent, degrees = figure.subplots(1, 3, width_ratios=(1.15, 0.9, 1.3))
+        self._stacks = {
+            part: held.bar(STAGES, [0] * 4, 0.7, color=style.COLOURS[part], label=part)
+            for part in PARTS
+        }
+        self._moved_bars = {
+            kind: sent.bar(STAGES, [0] * 4, 0.7, color=colour, label=kind.replace("_", "-"))
+            for kind, colour in COLLECTIVES.items()
+        }
+        for axes, what in ((held, "a GPU holds at its peak (GB)"), (sent, "sends a step (GB)")):
+            axes.set(xlim=(-0.6, 3.6), ylim=(0, 1.0), xlabel="ZeRO stage")
+            axes.set_title(what, fontsize=10)
+            axes.set_xticks(STAGES)
+            axes.set_yticks([i / TICKS for i in range(TICKS + 1)], ["0,000"] * (TICKS + 1))
+            axes.tick_params(axis="y", labelcolor="none")  # keeps the room; the texts move
+            axes.grid(axis="x", visible=False)
+        degrees.set(xscale="log", xlim=(0.8, 9000), ylim=(0, 1), xlabel="GPUs")
+        degrees.set_title("peak for any number of GPUs (GB)", fontsize=10)
+        degrees.set_xticks([1, 8, 64, 512, 4096], ["1", "8", "64", "512", "4096"])
+        degrees.minorticks_off()
+        degrees.set_yticks([0, 1], ["0,000"] * 2)
+        degrees.tick_params(axis="y", length=0, labelcolor="none")
+        degrees.grid(axis="y", visible=False)
+        self._marks = [
+            (
+                degrees.plot([0.8, 9000], [0, 0], color="#dddddd", linewidth=0.8, zorder=0)[0],
+                degrees.text(0.7, 0, "", ha="right", va="center", fontsize=9.5),
+            )
+            for _ in range(MARKS)
+        ]
+        self._lines = [degrees.plot(DEGREES, [1] * len(DEGREES))[0] for _ in STAGES]
+        self._names = [degrees.text(5000, 0, "", va="center", fontsize=9.5) for _ in STAGES]
+        (self._here,) = degrees.plot([], [], "o", color=style.BLACK, markersize=8)
+        (self._edge,) = held.plot([], [], color=style.RED, linestyle="--", linewidth=1.8)
+        (self._far_edge,) = degrees.plot([], [], color=style.RED, linestyle="--", linewidth=1.8)
+        self._word = held.text(-0.5, 0.99, "", color=style.RED, fontsize=9, va="top")
+        (self._chosen,) = held.bar([0], [0], 0.8, fill=False, edgecolor=style.BLACK, linewidth=1.5)
+        self._ticks = [
+            [
+                axes.text(-0.7, i / TICKS, "", ha="right", va="center", fontsize=9.5)
+                for i in range(TICKS + 1)
+            ]
+            for axes in (held, sent)
+        ]
+        entries = [*self._stacks.values(), *self._moved_bars.values()]
+        figure.legend(handles=entries, loc="outside upper center", ncols=9, fontsize=8,
+                      handlelength=1, columnspacing=0.9, handletextpad=0.4)  # fmt: skip
+        bars = [bar for entry in entries for bar in entry]
+        texts = [tick for ticks in self._ticks for tick in ticks]
+        marks = [artist for mark in self._marks for artist in mark]
+        lines = [*self._lines, self._here, self._edge, self._far_edge]
+        return [*bars, self._chosen, *texts, *marks, *lines, *self._names, self._word]
+
+    def update(self, result):
+        tried, curves, chosen, degree, card = result.data
+        held = [each.memory.phases[each.memory.peak_phase] for each in tried]
+        shown = card.memory <= 3 * max(sum(parts.values()) for parts in held)
+        full = _stack(self._stacks, held, self._ticks[0], card.memory if shown else 0)
+        self._edge.set_data([-0.6, 3.6] if shown else [], [card.memory / full] * 2 if shown else [])
+        self._word.set_text("" if shown else f"limit above: {gb(card.memory)}")
+        self._chosen.set(x=chosen - 0.4, height=tried[chosen].memory.total / full)
+        sent = [{kind: getattr(each.communication, kind) for kind in COLLECTIVES} for each in tried]
+        _stack(self._moved_bars, sent, self._ticks[1], 0)
+        self._draw_curves(curves, chosen, degree, card.memory)
+
+    def _draw_curves(self, curves, chosen, degree, limit) -> None:
+        peaks = [peak for curve in curves for peak in curve]
+        low = max(tick for tick in PEAKS if tick < 0.9 * min(peaks))
+        high = min(tick for tick in PEAKS if tick > 1.1 * max(peaks))
+
+        def height(size):
+            return log(size / low) / log(high / low)
+
+        inside = [tick for tick in PEAKS if low <= tick <= high]
+        for (line, name), tick in zip_longest(self._marks, inside):
+            shown = tick is not None
+            line.set_visible(shown)
+            at = height(tick) if shown else 0
+            line.set_ydata([at, at])
+            name.set(y=at, text=f"{tick / GB:,g}" if shown else "")
+        for each, (line, curve) in enumerate(zip(self._lines, curves, strict=True)):
+            own = each == chosen
+            line.set_ydata([height(size) for size in curve])
+            line.set(color=style.BLUE if own else "#888888", lw=3 if own else 1.5)
+        # Names keep apart where lines end at the same height.
+        below = -1.0
+        for each in sorted(STAGES, key=lambda each: curves[each][-1]):
+            below = max(height(curves[each][-1]), below + LINE)
+            color = self._lines[each].get_color()
+            self._names[each].set(y=below, text=str(each), color=color)
+        self._here.set_data([degree], [height(curves[chosen][DEGREES.index(degree)])])
+        self._far_edge.set_data([0.8, 9000], [height(limit)] * 2)
+
+
+def _stack(bars, columns, ticks, least: float) -> float:
+    """Move stacked bars to the columns' parts; returns the bytes of the axis' full height."""
+    highest = max(*(sum(parts.values()) for parts in columns), least)
+    full = round_up(1.04 * highest) if highest else 1.0
+    for i, parts in enumerate(columns):
+        bottom = 0.0
+        for part, drawn in bars.items():
+            height = parts.get(part, 0) / full
+            drawn[i].set(y=bottom, height=height)
+            bottom += height
+    for i, tick in enumerate(ticks):
+        tick.set_text(f"{float(f'{full * i / TICKS / GB:.3g}'):,g}" if highest else "0" * (i == 0))
+    return full
+
+
+def _row(each: Stage, available: float) -> tuple[str, ...]:
+    held, sent = each.memory, each.communication.total
+    state = sum(held.phases[held.peak_phase][part] for part in MODEL_STATE)
+    return (
+        f"{each.run.zero}",
+        f"{gb(held.total)}{'' if held.total <= available else ', does not fit'}",
+        held.peak_phase,
+        gb(state),
+        gb(held.total - state),
+        gb(sent),
+        duration(each.moving),
+        f"{each.moving / each.computing:.0%}",
+    )
+
+
+def _formula(now: Stage) -> str:
+    """Model state by the paper's sum, the peak's parts, and what is sent, with today's numbers."""
+    run, n = now.run, now.run.model.parameters.total
+    whole = [getattr(now.memory, part) for part in MODEL_STATE]
+    each = [
+        f"{size / n:.3g}{f'/{run.data}' if own < size else ''}"
+        for size, own in zip(whole, now.state, strict=True)
+    ]
+    state = f"state: ({' + '.join(each)}) B x {count(n)} = {gb(sum(now.state))}"
+    parts = now.memory.phases[now.memory.peak_phase]
+    peak = " + ".join(f"{gb(size)} {name}" for name, size in parts.items() if size)
+    sums = " + ".join(
+        f"{RING_PASSES[t.collective] * t.calls} x {gb(t.payload)} {t.purpose}"
+        for t in now.communication.transfers
+    )
+    sent = f"; sent: {run.data - 1}/{run.data} x ({sums}) = {gb(now.communication.total)}"
+    return (
+        f"{state}; peak, in {now.memory.peak_phase}: {peak} = {gb(now.memory.total)}"
+        f"{sent if sums else '; sent: nothing'}"
+    )
+
+
+def _caption(now: Stage, tried: list[Stage]) -> str:
+    totals = ", ".join(gb(each.memory.total) for each in tried)
+    moved = ", ".join(gb(each.communication.total) for each in tried)
+    return (
+        f"Left, what the fullest of {now.run.data:,} GPUs holds at its peak under stages 0 to 3: "
+        f"{totals}. Middle, what each sends a step: {moved}. Right, the peak for 1 to 4096 GPUs, "
+        f"stage {now.run.zero} thick: every line turns level. Dashed: the device's limit."
+    )
+
+
+def _accuracy() -> str:
+    runs, held, timed = cluster_error()
+    return (
+        f"on one GPU {accuracy()} On 8 to 512 H100s (data/parallel_error.csv), {runs} runs with "
+        f"data parallelism alone, stages 0 and 1: memory {held:.1%}, time {timed:.1%} in the "
+        "median. Stages 2 and 3 are in none of them; their shares are checked against traces. "
+        "On its way: round a ring at the rates of sizing.rates, none of it hidden."
+    )
+
+
+def _notes(now: Stage, tried: list[Stage], available: float) -> tuple[str, ...]:
+    run, held = now.run, now.memory.total
+    notes = []
+    if run.data == 1:
+        notes.append("One GPU: nothing to divide, nothing to send. The four stages are the same.")
+    if run.zero:
+        least, degree = endless(run), enough(run)
+        notes.append(
+            f"Over endless GPUs it would still be {gb(least)}: activations, logits and what is "
+            f"not divided. {degree:,} GPUs come within {NEAR:.0%} of that."
+        )
+        divided = held - least
+        if run.data > 1 and divided < least:
+            notes.append(
+                f"Here {divided / held:.0%} of the peak is divided: twice the GPUs save "
+                f"{gb(divided / 2)} each."
+            )
+    else:
+        notes.append("Stage 0 divides nothing: more GPUs make steps larger, not models.")
+    if now.moving > now.computing:
+        notes.append(
+            f"Bytes are on their way for {duration(now.moving)}, computing takes "
+            f"{duration(now.computing)}: even if every byte moves beside it, GPUs wait."
+        )
+    if held > available:
+        fitting = [str(each.run.zero) for each in tried if each.memory.total <= available]
+        notes.append(f"Fits with stage {', '.join(fitting)}." if fitting else "No stage fits.")
+    notes.append(f"Global batch: {run.tokens:,} tokens a step.")
+    return tuple(notes)
