@@ -49,6 +49,7 @@ class Memory:
     peak_phase: str
     total: int
     _moments: Callable[[], dict[str, dict[str, int]]] = field(repr=False, compare=False)
+    _first_layer: Callable[[], dict[str, int]] = field(repr=False, compare=False)
 
     @cached_property
     def phases(self) -> dict[str, dict[str, int]]:
@@ -103,7 +104,7 @@ def _sharded(run: Run, lora: int, device: str) -> Memory:
     trained = whole.gradients / weights if lora else 1.0
     phases = {
         name: {part: round(size) for part, size in parts.items()}
-        for name, parts in shard(run, whole.phases, trained).items()
+        for name, parts in shard(run, whole.phases, whole._first_layer(), trained).items()
     }
     totals = {name: sum(parts.values()) for name, parts in phases.items()}
     peak = max(totals, key=totals.get)
@@ -121,12 +122,14 @@ def _sharded(run: Run, lora: int, device: str) -> Memory:
 class _Plan:
     """The moments of a step that can be its peak, as polynomials in micro-batch and sequence."""
 
-    def __init__(self, state: dict[str, int], moments: list[Point]):
+    def __init__(self, state: dict[str, int], moments: list[Point], count: int):
         self.state = state
         present = [name for name in PHASES if any(m.phase == name for m in moments)]
         self.phases = {
             name: _undominated([m for m in moments if m.phase == name]) for name in present
         }
+        layers = [m for m in moments if m.phase == "layers"]
+        self.first_layer = _undominated(_until_gradients_of_one(layers, count))
         # What every call needs, reduced to the few polynomials that can win.
         self.peaks = [(m.total, m) for m in _undominated(moments)]
         # The backward pass starts with all that the forward pass kept.
@@ -147,6 +150,7 @@ class _Plan:
             peak_phase=peak.phase,
             total=total,
             _moments=partial(self.moments, batch, sequence),
+            _first_layer=partial(self.first, batch, sequence),
         )
 
     def moments(self, batch: int, sequence: int) -> dict[str, dict[str, int]]:
@@ -154,10 +158,23 @@ class _Plan:
             name: max(moments, key=lambda m: _at(m.total, batch, sequence))
             for name, moments in self.phases.items()
         }
-        return {
-            name: {part: _at(m.parts.get(part, NONE), batch, sequence) for part in PARTS}
-            for name, m in worst.items()
-        }
+        return {name: _parts_at(m, batch, sequence) for name, m in worst.items()}
+
+    def first(self, batch: int, sequence: int) -> dict[str, int]:
+        """Parts at the worst moment in the first layer that the backward pass visits."""
+        worst = max(self.first_layer, key=lambda m: _at(m.total, batch, sequence))
+        return _parts_at(worst, batch, sequence)
+
+
+def _parts_at(moment: Point, batch: int, sequence: int) -> dict[str, int]:
+    return {part: _at(moment.parts.get(part, NONE), batch, sequence) for part in PARTS}
+
+
+def _until_gradients_of_one(layers: list[Point], count: int) -> list[Point]:
+    """The moments of the backward pass up to the gradients of one of `count` layers."""
+    made = [moment.parts.get("gradients", NONE)[0] for moment in layers]
+    most = made[0] + (made[-1] - made[0]) / count
+    return [moment for moment, size in zip(layers, made, strict=True) if size <= most]
 
 
 def _at(size: Size, b: int, s: int) -> int:
@@ -194,7 +211,7 @@ def _plan(
     held = {**state, "gradients": state["gradients"] if resident else 0}
     moments = [_with_state(point, held) for point in points(forward.tape, forward.end, resident)]
     moments += _updates(optimizer, master, wide, trained, state)
-    return _Plan(state, moments)
+    return _Plan(state, moments, model.layers)
 
 
 def _updates(optimizer, master, wide, trained, state) -> list[Point]:

@@ -8,7 +8,7 @@ micro-batches of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from .parallel import (
@@ -53,13 +53,20 @@ def in_flight(run: Run, rank: int) -> int:
     return min(run.pipeline - rank, run.accumulation)
 
 
-def shard(run: Run, whole: Mapping[str, Mapping[str, float]], trained: float = 1.0) -> Phases:
+def shard(
+    run: Run,
+    whole: Mapping[str, Mapping[str, float]],
+    first_layer: Mapping[str, float],
+    trained: float = 1.0,
+) -> Phases:
     """Phases of the fullest GPU.
 
     Args:
         run: the run with its degrees.
         whole: {phase: {part: bytes}} of the same run on one GPU: same micro-batch, sequence and
             accumulation.
+        first_layer: {part: bytes} at its worst moment in the first layer that the backward pass
+            visits, which gradients hide on one GPU and not where ZeRO divides them.
         trained: share of the parameters that get a gradient, below 1 with frozen weights.
 
     Returns:
@@ -82,11 +89,13 @@ def shard(run: Run, whole: Mapping[str, Mapping[str, float]], trained: float = 1
     first = {}  # of equal stages the first keeps most micro-batches
     for rank, stage in enumerate(stages(run)):
         first.setdefault(stage, rank)
-    candidates = (_stage(run, whole, trained, stage, rank) for stage, rank in first.items())
+    candidates = (
+        _stage(run, whole, first_layer, trained, stage, rank) for stage, rank in first.items()
+    )
     return max(candidates, key=lambda phases: max(sum(p.values()) for p in phases.values()))
 
 
-def _stage(run: Run, whole, trained: float, stage: Stage, rank: int) -> Phases:
+def _stage(run: Run, whole, first_layer, trained: float, stage: Stage, rank: int) -> Phases:
     model = run.model
     share = 1 / (run.tensor * run.context)
     layers = stage.layers / model.layers
@@ -94,10 +103,8 @@ def _stage(run: Run, whole, trained: float, stage: Stage, rank: int) -> Phases:
     state = held / model.parameters.total
     others = in_flight(run, rank) - 1
     kept = whole["forward"]["activations"] * layers * share
-    phases = {}
-    for name, parts in whole.items():
-        if (name == "loss" and not stage.head) or (name == "embedding" and not stage.embedding):
-            continue
+
+    def divided(name: str, parts: Mapping[str, float], buffers: float) -> dict[str, float]:
         parameters, gradients, optimizer = zero_state(
             run, *(parts[part] * state for part in ("parameters", "gradients", "optimizer"))
         )
@@ -106,20 +113,73 @@ def _stage(run: Run, whole, trained: float, stage: Stage, rank: int) -> Phases:
             temporary *= zero_state(run, 0, 0, state)[2]
         else:
             temporary = temporary * share + _gathered_tokens(run, name)
-        phases[name] = {
+        return {
             "parameters": parameters,
             "gradients": gradients,
             "optimizer": optimizer,
             "activations": parts["activations"] * layers * share
             + (others * kept if name != "optimizer" else 0),
             "logits": parts["logits"] * share if stage.head else 0,
-            "temporary": temporary + _buffers(run, stage, held, trained, name),
+            "temporary": temporary + buffers,
         }
-    forward = phases["forward"]
-    begins = {**dict.fromkeys(forward, 0.0), "temporary": _first_gather(run, stage, held)}
-    begins |= {part: forward[part] for part in ("parameters", "gradients", "optimizer")}
-    phases["forward"] = max(forward, begins, key=lambda parts: sum(parts.values()))
+
+    phases = {
+        name: divided(name, parts, _buffers(run, stage, held, trained, name))
+        for name, parts in whole.items()
+        if (name != "loss" or stage.head) and (name != "embedding" or stage.embedding)
+    }
+    if run.zero == 3 and run.data * run.context > 1:
+        forward = phases["forward"]
+        begins = {**dict.fromkeys(forward, 0.0), "temporary": _first_gather(run, stage, held)}
+        begins |= {part: forward[part] for part in ("parameters", "gradients", "optimizer")}
+        phases["forward"] = max(forward, begins, key=_sum)
+        first = divided("layers", first_layer, 0.0)
+        moments = _layers_under_zero_3(run, stage, held, trained, first, kept)
+        phases["layers"] = max(moments, key=_sum)
     return phases
+
+
+def _sum(parts: Mapping[str, float]) -> float:
+    return sum(parts.values())
+
+
+def _layers_under_zero_3(
+    run: Run, stage: Stage, held: float, trained: float, first, kept: float
+) -> Iterator[dict[str, float]]:
+    """The moments of the layers' backward pass that can be its worst, as FSDP2 takes it.
+
+    While a layer is at work its weights are gathered, those of the next are on their way, and the
+    gradients of the one before, whole, are being reduced. All else changes from layer to layer by
+    the same amount, so that the worst layer is the first or last of those with both, or at an end
+    of the pass, where one is missing.
+
+    Args:
+        first: parts in the first layer visited, without these buffers.
+        kept: bytes that all layers saved for the backward pass.
+    """
+    outer, layer = _units(run, stage, held)
+    ranks, count = run.data * run.context, stage.layers
+    weights, gradients = layer * WEIGHT_BYTES[run.precision], layer * trained * gradient_bytes(run)
+    head = _head_gradient(run, stage) * trained * gradient_bytes(run)
+    # The layer's own gradients so far, unless gradients are there all along.
+    own = 0.0 if _accumulates(run) else max(0.0, first["gradients"] * ranks - head)
+    whole = first["temporary"] + outer * WEIGHT_BYTES[run.precision] + weights + own + head
+    for visited in sorted({1, 2, count - 1, count} & set(range(1, count + 1))):
+        before = visited - 1
+        reduced = first["gradients"] if _accumulates(run) else before * gradients / ranks
+        yield {
+            **first,
+            "gradients": reduced,
+            "activations": first["activations"] - before * kept / count,
+            "temporary": whole
+            + (weights if visited < count else 0)
+            + (gradients if visited > 1 else 0),
+        }
+
+
+def _accumulates(run: Run) -> bool:
+    """Whether gradients of earlier micro-batches are there all along."""
+    return run.accumulation > 1 or (run.gradients == "fp32" and WEIGHT_BYTES[run.precision] == 2)
 
 
 def _gathered_tokens(run: Run, phase: str) -> float:
@@ -140,16 +200,19 @@ def _buffers(run: Run, stage: Stage, held: float, trained: float, phase: str) ->
     if run.zero <= 1:
         return held * trained * weight
     outer, layer = _units(run, stage, held)
-    pair = min(2, stage.layers) * layer if phase == "layers" else 0.0
-    # A head of its own keeps its whole gradient until the embedding's joins it; that of a tied one
-    # is among the phase's own temporaries.
-    head = 0.0
-    if phase in ("layers", "embedding") and stage.head and not run.model.tied:
-        head = run.model.vocab * run.model.hidden / run.tensor
-    unreduced = (pair + head) * trained * gradient_bytes(run)
-    if run.zero == 2 or phase == "optimizer":
-        return unreduced
-    return (outer + max(layer, pair)) * weight + unreduced
+    unreduced = _head_gradient(run, stage) if phase in ("layers", "embedding") else 0.0
+    if run.zero == 2 and phase == "layers":
+        unreduced += min(2, stage.layers) * layer
+    gathered = outer + layer if run.zero == 3 and phase != "optimizer" else 0.0
+    return gathered * weight + unreduced * trained * gradient_bytes(run)
+
+
+def _head_gradient(run: Run, stage: Stage) -> float:
+    """Elements of the gradient that a head of its own keeps whole until the embedding's joins it;
+    that of a tied one is among the phases' own temporaries."""
+    if run.model.tied or not stage.head:
+        return 0.0
+    return run.model.vocab * run.model.hidden / run.tensor
 
 
 def _units(run: Run, stage: Stage, held: float) -> tuple[float, float]:
@@ -161,8 +224,6 @@ def _units(run: Run, stage: Stage, held: float) -> tuple[float, float]:
 def _first_gather(run: Run, stage: Stage, held: float) -> float:
     """Bytes as the forward pass begins: the first layer and what lies outside, gathered into a flat
     buffer and copied from it."""
-    if run.zero < 3 or run.data * run.context == 1:
-        return 0.0
     return 2 * sum(_units(run, stage, held)) * WEIGHT_BYTES[run.precision]
 
 

@@ -260,20 +260,23 @@ def test_fsdp2_sends_what_zero_3_says(mesh):
 
 
 @pytest.mark.parametrize(
-    ("name", "ranks", "batch", "sequence", "recompute", "phase"),
+    ("name", "layers", "ranks", "batch", "sequence", "recompute", "phase"),
     [
-        ("llama-3.2-1b", 8, 2, 1024, "none", "loss"),
-        ("llama-3.2-1b", 8, 1, 64, "none", "embedding"),
-        ("llama-3.1-8b", 64, 1, 64, "full", "forward"),
-        ("qwen3-0.6b", 1024, 4, 512, "none", "loss"),
+        ("llama-3.2-1b", 3, 8, 2, 1024, "none", "loss"),
+        ("llama-3.2-1b", 3, 8, 1, 64, "none", "embedding"),
+        ("llama-3.1-8b", 3, 64, 1, 64, "full", "forward"),
+        ("llama-3.1-8b", 16, 64, 1, 1024, "none", "layers"),
+        ("qwen3-0.6b", 3, 1024, 4, 512, "none", "loss"),
     ],
 )
-def test_fsdp2_holds_what_zero_3_says(name, ranks, batch, sequence, recompute, phase, monkeypatch):
-    """Traced by FSDPMemTracker on fake tensors, peaks in three different phases."""
+def test_fsdp2_holds_what_zero_3_says(
+    name, layers, ranks, batch, sequence, recompute, phase, monkeypatch
+):
+    """Traced by FSDPMemTracker on fake tensors, peaks in four different phases."""
     # what fake tensors would make transformers build, and no real run has
     monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda *a, **k: None)
     run = Run(
-        Model(name).replace(num_hidden_layers=3),
+        Model(name).replace(num_hidden_layers=layers),
         sequence=sequence,
         micro_batch=batch,
         precision="bf16",
@@ -406,7 +409,8 @@ def test_tensor_parallelism_keeps_norms_whole():
 
 
 def sharded(run: Run) -> dict:
-    return shard(run, memory(one_gpu(run)).phases)
+    whole = memory(one_gpu(run))
+    return shard(run, whole.phases, whole._first_layer())
 
 
 def peak(run: Run) -> float:
@@ -450,9 +454,11 @@ def test_model_state_is_divided_and_activations_are_not():
 
 def test_frozen_weights_have_no_buckets():
     run = replace(BASE, data=8)
-    phases = memory(one_gpu(run)).phases
-    all_trained, none = shard(run, phases)["forward"], shard(run, phases, trained=0)["forward"]
-    assert all_trained["temporary"] - none["temporary"] == 2 * LLAMA.parameters.total
+    whole = memory(one_gpu(run))
+    of_all, of_none = (
+        shard(run, whole.phases, whole._first_layer(), trained)["forward"] for trained in (1, 0)
+    )
+    assert of_all["temporary"] - of_none["temporary"] == 2 * LLAMA.parameters.total
 
 
 @pytest.mark.parametrize("field", ["tensor", "context"])
