@@ -36,11 +36,13 @@ notebooks: $(READY)
 labs: $(READY)
 	$(BIN)/python -m sizing.course.labs
 
-$(READY): requirements.txt pyproject.toml jupyter/overrides.json
+$(READY): requirements.txt requirements-distributed.txt pyproject.toml jupyter/overrides.json
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; name it: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-distributed.txt || \
+		echo "DeepSpeed could not be installed; its rows will say so."
 	mkdir -p $(VENV)/share/jupyter/lab/settings
 	cp jupyter/overrides.json $(VENV)/share/jupyter/lab/settings/overrides.json
 	touch $@
