@@ -45,8 +45,8 @@ def torchrun(run: Run, script: str, *, node: int = NODE, head: str | None = None
 
     Args:
         run: the training run; its GPUs are the processes.
-        script: what each process runs, as it would follow ``python``: ``train.py --lr 1e-4``, or
-            ``-m package.module``.
+        script: what each process runs, as it would follow ``python``: ``train.py --lr 1e-4``, or a
+            module of this course, ``-m sizing.experiments record zero``.
         node: GPUs in a node.
         head: host and port of the first node, such as ``"node-01:29500"``, needed on several nodes.
 

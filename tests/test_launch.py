@@ -254,7 +254,7 @@ def deepspeed_reads(runs, **options) -> list[dict]:
     import json
 
     if importlib.util.find_spec("deepspeed") is None:
-        pytest.skip("DeepSpeed is not installed; the optional requirements name it")
+        pytest.skip("DeepSpeed is not installed: pip install -r requirements-distributed.txt")
     ranks = {run.data for run in runs}
     assert len(ranks) == 1
     given = {"ranks": ranks.pop(), "configs": [deepspeed_config(run, **options) for run in runs]}
