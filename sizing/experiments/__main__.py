@@ -16,7 +16,7 @@ from torch.distributed.elastic.multiprocessing.errors import record as reported
 from . import experiment, names
 from .protocol import complete, leader, measure
 from .recording import MEASUREMENTS
-from .workers import torchrun
+from .workers import leave, torchrun
 
 
 def record(chosen: list[str], out: Path, minutes: float) -> dict[str, str]:
@@ -82,6 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
         if alone:
             parser.error(f"torchrun is for experiments of several processes, not {alone[0]!r}")
     problems = record(options.names or list(names()), options.out, options.minutes)
+    leave()
     for name, problem in problems.items():
         print(f"NOT RECORDED IN FULL: {name}: {problem}", file=sys.stderr)
     return 1 if problems else 0

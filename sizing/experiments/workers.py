@@ -232,3 +232,9 @@ def _join(work: Work, point: Row, ranks: int, device: Device) -> list[Row]:
     rows = [None] * started
     dist.all_gather_object(rows, row)
     return rows[:ranks]
+
+
+def leave() -> None:
+    """Leave the world that torchrun started, if this process joined it."""
+    if torchrun() and dist.is_initialized():
+        dist.destroy_process_group()
