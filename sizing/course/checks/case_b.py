@@ -343,7 +343,7 @@ EXERCISES = (
                 "The last one is the GPU-hours more. Divide them by the hours saved.",
             ),
         ),
-        because="Who values an hour at more than half a GPU's price takes four.",
+        because="Against one GPU, four pay once an hour of waiting is worth half a GPU-hour.",
     ),
     Exercise(
         "batch",
