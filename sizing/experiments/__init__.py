@@ -33,6 +33,7 @@ _MODULES = {
     "memory-timeline": "memory_timeline",
     "formula-vs-device": "formula_vs_device",
     "zero": "zero",
+    "tensor-and-pipeline": "tensor_and_pipeline",
     "frozen-weights": "frozen_weights",
 }
 
