@@ -33,6 +33,7 @@ _MODULES = {
     "memory-timeline": "memory_timeline",
     "formula-vs-device": "formula_vs_device",
     "zero": "zero",
+    "one-rank-of-many": "one_rank_of_many",
     "tensor-and-pipeline": "tensor_and_pipeline",
     "frozen-weights": "frozen_weights",
 }
