@@ -34,7 +34,11 @@ LARGE_GPU = device.Device("cuda", "NVIDIA H100 80GB HBM3", 80 * 2**30, 132)
 
 def fake(measure, points=3):
     """An experiment of a few numbered points."""
-    return protocol.Experiment("fake", lambda device: [{"x": x} for x in range(points)], measure)
+
+    def grid(device):
+        return [{"x": x} for x in range(points)]
+
+    return protocol.Experiment("fake", grid, measure, find=lambda: HERE)
 
 
 def measured(experiment, path, **options):
@@ -55,7 +59,6 @@ def fake_registered(learner, monkeypatch):
     """`fake` under its name, on the device `HERE`."""
     chosen = fake(lambda point, device: {"square": point["x"] ** 2})
     monkeypatch.setattr(experiments, "experiment", lambda name: chosen)
-    monkeypatch.setattr(device, "find", lambda: HERE)
     return learner
 
 
@@ -302,7 +305,6 @@ def test_record_goes_on_after_a_failure(tmp_path, monkeypatch, capsys):
         "model-size": fake(lambda point, device: {"square": point["x"] ** 2}),
     }
     monkeypatch.setattr(command_line, "experiment", chosen.get)
-    monkeypatch.setattr(command_line, "find", lambda: HERE)
     code = command_line.main(["record", "ceilings", "model-size", "--out", str(tmp_path)])
     assert code == 1
     assert "ceilings: ZeroDivisionError: bug" in capsys.readouterr().err
@@ -534,6 +536,25 @@ def test_optimizer_states_weigh_what_their_definition_says(untimed):
     assert (
         found["adamw"]["transient_bytes"] > 3.9 * weights > found["adamw-fused"]["transient_bytes"]
     )
+
+
+def test_torchao_s_eight_bit_state_is_what_the_formula_says():
+    pytest.importorskip("torchao", reason="pip install -r requirements-distributed.txt")
+    model = training.real_step(
+        sizing.Run(training.BYTES_MODEL, sequence=1, precision="fp32"), HERE
+    ).model
+    optimizer = optimizers.torchao_adamw_8bit(model.parameters())
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    with torch.compiler.set_stance("force_eager"):
+        optimizer.step()
+    held = allocations.storage_bytes(*allocations.optimizer_tensors(optimizer.state))
+    run = sizing.Run(training.BYTES_MODEL, precision="fp32", optimizer="adamw-8bit")
+    parameters = list(model.parameters())
+    quantized = [p for p in parameters if p.numel() >= 4096]
+    # beside what the formula counts: two tables of 256 fp32 codes for each, and step counters
+    tables = 2 * 256 * 4 * len(quantized) + 4 * len(parameters)
+    assert held == sizing.memory(run).optimizer + tables
 
 
 def test_loss_curves_start_at_chance_and_learn():

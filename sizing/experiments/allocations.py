@@ -18,7 +18,7 @@ from itertools import accumulate
 import torch
 from torch.distributed.tensor import DTensor
 from torch.profiler import ProfilerActivity, profile
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
 from ..trace.step import Step
@@ -179,8 +179,11 @@ def storage_bytes(*tensors: torch.Tensor) -> int:
 
 
 def optimizer_tensors(state) -> Iterator[torch.Tensor]:
-    """Every tensor in an optimizer's state, however nested."""
-    if isinstance(state, torch.Tensor):
+    """Every tensor in an optimizer's state, however nested, or made of others."""
+    if is_traceable_wrapper_subclass(state):
+        for name in state.__tensor_flatten__()[0]:
+            yield from optimizer_tensors(getattr(state, name))
+    elif isinstance(state, torch.Tensor):
         yield state
     elif isinstance(state, dict):
         for value in state.values():

@@ -3,11 +3,16 @@
 Rows of kind "step" hold state and time of one optimizer step on random gradients. Rows of kind
 "loss" hold the curve of a small model that learns a first-order Markov chain; its entropy rate,
 the lowest loss that any model can reach, is known and stands beside the loss.
+
+8-bit AdamW is torchao's on a GPU where that is installed (requirements-distributed.txt), compiled
+kernels and all; elsewhere the course's own, whose bytes are the same and whose time is not.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import math
+from importlib.metadata import version
 
 import torch
 
@@ -91,7 +96,23 @@ def _built(model: Model, point: Row, device: Device, **shape) -> Step:
     step = real_step(run, device)
     if name == LOOP:
         step.optimizer = torch.optim.AdamW(step.model.parameters(), foreach=False)
+    if _implementation(name, device).startswith("torchao"):
+        step.optimizer = torchao_adamw_8bit(step.model.parameters())
     return step
+
+
+def _implementation(optimizer: str, device: Device) -> str:
+    """Whose code an optimizer is."""
+    if optimizer == "adamw-8bit" and device.cuda and importlib.util.find_spec("torchao"):
+        return f"torchao {version('torchao')}"
+    return "this course" if optimizer in ("adamw-8bit", "lion") else "torch"
+
+
+def torchao_adamw_8bit(parameters) -> torch.optim.Optimizer:
+    """torchao's AdamW with 8-bit moments; its step is compiled the first time it runs."""
+    from torchao.optim import AdamW8bit
+
+    return AdamW8bit(parameters)
 
 
 def _step(point: Row, device: Device) -> Row:
@@ -102,6 +123,7 @@ def _step(point: Row, device: Device) -> Row:
     timing = timed(step.optimizer.step, device, most=20, shortest=0)
     state = storage_bytes(*optimizer_tensors(step.optimizer.state))
     return {
+        "implementation": _implementation(point["optimizer"], device),
         "state_bytes": state,
         "state_bytes_per_parameter": state / point["parameters"],
         **timing.row,

@@ -81,10 +81,10 @@ def find() -> Device:
 
 
 def processes(device: Device) -> int:
-    """Ranks for a grid: torchrun's, else one for each GPU here, on a CPU two."""
+    """Ranks for a grid: torchrun's, else one for each GPU here, but at least two."""
     if torchrun():
         return int(os.environ["WORLD_SIZE"])
-    return torch.cuda.device_count() if device.cuda else 2
+    return max(2, torch.cuda.device_count() if device.cuda else 2)
 
 
 def launch(work: Work, point: Row, ranks: int, device: Device, patience: float = 600) -> list[Row]:
