@@ -46,7 +46,7 @@ class Run:
             "full" (every layer from its input).
         attention: "flash" (fused, no s x s matrix in memory) or "eager".
         data, tensor, pipeline, context: parallel degrees; GPUs are their product.
-        zero: ZeRO stage 0 to 3 over the data-parallel ranks.
+        zero: ZeRO stage 0 to 3, over the ranks that hold the same weights: data x context.
 
     Raises:
         ValueError: names the field, the value and what is allowed.
