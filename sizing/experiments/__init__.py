@@ -34,6 +34,7 @@ _MODULES = {
     "formula-vs-device": "formula_vs_device",
     "zero": "zero",
     "one-rank-of-many": "one_rank_of_many",
+    "data-parallel-scaling": "data_parallel_scaling",
     "tensor-and-pipeline": "tensor_and_pipeline",
     "frozen-weights": "frozen_weights",
 }
