@@ -42,7 +42,7 @@ $(READY): requirements.txt requirements-distributed.txt pyproject.toml jupyter/o
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-distributed.txt || \
-		echo "Optional engines could not be installed; their rows will say so."
+		echo "DeepSpeed could not be installed; its rows will say so."
 	mkdir -p $(VENV)/share/jupyter/lab/settings
 	cp jupyter/overrides.json $(VENV)/share/jupyter/lab/settings/overrides.json
 	touch $@

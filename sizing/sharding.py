@@ -133,9 +133,10 @@ def _stage(run: Run, whole, first_layer, trained: float, stage: Stage, rank: int
         begins = {**dict.fromkeys(forward, 0.0), "temporary": _first_gather(run, stage, held)}
         begins |= {part: forward[part] for part in ("parameters", "gradients", "optimizer")}
         phases["forward"] = max(forward, begins, key=_sum)
-        first = divided("layers", first_layer, 0.0)
-        moments = _layers_under_zero_3(run, stage, held, trained, first, kept)
-        phases["layers"] = max(moments, key=_sum)
+        if stage.layers:
+            first = divided("layers", first_layer, 0.0)
+            moments = _layers_under_zero_3(run, stage, held, trained, first, kept)
+            phases["layers"] = max(moments, key=_sum)
     return phases
 
 

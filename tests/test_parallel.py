@@ -452,6 +452,13 @@ def test_model_state_is_divided_and_activations_are_not():
     assert shared["logits"] == alone["logits"]
 
 
+def test_a_stage_of_the_head_alone_is_sized():
+    run = replace(BASE, data=2, zero=3, pipeline=16)
+    assert stages(run)[-1].layers == 0
+    with pytest.warns(UserWarning, match="zero=3 with pipeline=16"):
+        assert memory(run).total > 0
+
+
 def test_frozen_weights_have_no_buckets():
     run = replace(BASE, data=8)
     whole = memory(one_gpu(run))

@@ -4,8 +4,9 @@ Rows of kind "step" hold state and time of one optimizer step on random gradient
 "loss" hold the curve of a small model that learns a first-order Markov chain; its entropy rate,
 the lowest loss that any model can reach, is known and stands beside the loss.
 
-8-bit AdamW is torchao's on a GPU where that is installed (requirements-distributed.txt), compiled
-kernels and all; elsewhere the course's own, whose bytes are the same and whose time is not.
+8-bit AdamW is torchao's on a GPU where that is installed (`pip install torchao`, which the course
+leaves out: with it transformers warns at every import), compiled kernels and all; elsewhere the
+course's own, whose bytes are the same and whose time is not.
 """
 
 from __future__ import annotations
