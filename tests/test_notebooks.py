@@ -72,6 +72,19 @@ def test_what_is_stored(stored):
     assert text(stored).endswith("\n}\n")
 
 
+def test_a_stream_that_the_kernel_split_is_joined(stored):
+    split = deepcopy(stored)
+    whole = output(split, TEXT).text
+    parts = [v4.new_output("stream", name="stdout", text=t) for t in (whole[:4], whole[4:])]
+    warned = v4.new_output("stream", name="stderr", text="no")
+    split.cells[TEXT].outputs = [*parts, warned]
+    normalise(split)
+    assert [(o.name, o.text) for o in split.cells[TEXT].outputs] == [
+        ("stdout", whole),
+        ("stderr", "no"),
+    ]
+
+
 def test_ids_stay_when_cells_come_and_go(stored):
     before = {cell.source: cell.id for cell in stored.cells}
     longer = deepcopy(stored)

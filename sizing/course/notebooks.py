@@ -62,7 +62,7 @@ def normalise(notebook: NotebookNode) -> NotebookNode:
         if cell.cell_type == "code":
             count += 1
             cell.execution_count = count if cell.execution_count else None
-            cell.outputs = [_normal_output(output, count) for output in cell.outputs]
+            cell.outputs = [_normal_output(output, count) for output in _joined(cell.outputs)]
     return notebook
 
 
@@ -71,6 +71,18 @@ def _cell_id(cell: NotebookNode, seen: Counter) -> str:
     digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:12]
     seen[digest] += 1
     return digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
+
+
+def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Consecutive outputs of a stream as one: where a kernel splits what is printed is chance."""
+    joined = []
+    for output in outputs:
+        before = joined[-1] if joined else None
+        if before and output.output_type == "stream" and output.name == before.get("name"):
+            before.text += output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 def _normal_output(output: NotebookNode, count: int) -> NotebookNode:
