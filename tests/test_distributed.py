@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from sizing import communication, memory
-from sizing.experiments import protocol, recording, workers, zero
+from sizing.experiments import allocations, protocol, recording, workers, zero
 from sizing.experiments.device import cpu
 
 CPU = cpu()
@@ -207,8 +207,8 @@ def test_fsdp2_and_ddp_send_what_is_counted(rows):
 def test_deepspeed_divides_what_each_stage_says(rows):
     """From stage 1 on its fp32 shard of the weights comes on top: 4/2 bytes a parameter."""
     assert state(rows["deepspeed", 0]) == pytest.approx(12, rel=1e-3)
-    for stage in (1, 2):  # weights, moments/2, shard/2, and the CPU's copy of the weights
-        assert state(rows["deepspeed", stage]) == pytest.approx(4 + 8 / 2 + 4 / 2 + 4, rel=1e-3)
+    for stage in (1, 2):
+        assert state(rows["deepspeed", stage]) == pytest.approx(4 + 8 / 2 + 4 / 2, rel=1e-3)
     bucket = 4 * zero.BUCKET
     shards = (4 + 4 + 4 + 8) / 2  # weights, fp32 weights, gradients, moments
     assert state(rows["deepspeed", 3]) == pytest.approx(shards + bucket, rel=1e-3)
@@ -246,3 +246,19 @@ def test_the_grid_follows_the_device(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     monkeypatch.setenv("WORLD_SIZE", "16")
     assert max(p["ranks"] for p in zero.grid(CPU)) == 16
+
+
+# --- The instrument ------------------------------------------------------------------------------
+
+
+def test_live_storages_counts_what_the_allocator_holds():
+    with allocations.LiveStorages() as live:
+        kept = torch.zeros(1000)
+        view = kept[:10]  # noqa: F841
+        assert live.bytes == live.peak == 4000
+        torch.zeros(500)  # gone at once, but it was there
+        assert (live.bytes, live.peak) == (4000, 6000)
+        shapes = torch.zeros(10**9, device="meta")  # noqa: F841
+        assert (live.bytes, live.peak) == (4000, 6000)
+        kept.untyped_storage().resize_(0)
+        assert live.bytes == 0

@@ -127,7 +127,7 @@ class LiveStorages(TorchDispatchMode):
             return NotImplemented  # first let it become operations on plain tensors
         out = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
+            if isinstance(tensor, torch.Tensor) and not tensor.is_meta:  # those hold shapes alone
                 self._add(tensor.untyped_storage())
         self.peak = max(self.peak, self.bytes)
         return out
