@@ -73,6 +73,15 @@ def test_ranks_that_never_end_are_stopped():
         workers.launch(fail, {"how": "sleep"}, 2, CPU, patience=4)
 
 
+def test_ranks_that_cannot_even_begin_are_explained(monkeypatch):
+    """As when the function lives in a module that no process can import."""
+    module = type(sys)("nowhere_to_be_found")
+    exec("def work(point, world): pass", vars(module))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    with pytest.raises(workers.WorkerFailed, match="ended before they could work"):
+        workers.launch(module.work, {}, 2, CPU)
+
+
 def test_out_of_memory_on_a_rank_is_a_row(tmp_path):
     experiment = protocol.Experiment(
         "failing",

@@ -153,6 +153,12 @@ def _failure(codes: dict[int, int], ranks: int, files: Path) -> WorkerFailed:
             name = signal.Signals(-code).name
             return WorkerFailed(f"rank {rank} of {ranks}: killed by {name}")
     failures = {int(f.stem): json.loads(f.read_text()) for f in files.glob("*.failure")}
+    if not failures:
+        return WorkerFailed(
+            f"{len(codes)} of {ranks} ranks ended before they could work (exit code "
+            f"{max(codes.values())}); a script that starts processes must do it under "
+            "if __name__ == '__main__', and its functions must be importable"
+        )
     rank = min(failures, key=lambda rank: failures[rank]["time"])
     failure = failures[rank]
     kind = WorkerOutOfMemory if failure["out_of_memory"] else WorkerFailed
