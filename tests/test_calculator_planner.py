@@ -53,7 +53,7 @@ def test_value_is_a_run_written_by_hand():
     made = ParallelPlanner(look=(2, 4))
     # 64 GPUs / 2 / 4 = 8 ranks; 1 Mi tokens / 4096 = 256 sequences; 256 / 8 = 32 micro-batches
     run = replace(RUN, data=8, tensor=2, pipeline=4, accumulation=32)
-    time = step_time(run)
+    time = step_time(run, host=0.0)
     assert made.current.value == pytest.approx(2**20 / time.total / 64)
     assert "tensor 2 x pipeline 4 x data 8" in made.current.headline
     assert "8 data x 32 micro-batches x 1 x 4,096 = 1,048,576 tokens" in made.current.formula
@@ -161,7 +161,7 @@ def test_warnings_become_words(capsys):
 
 
 def test_graphs_take_no_host_time():
-    made = ParallelPlanner(look=(8, 1))
+    made = ParallelPlanner(look=(8, 1), host=1.0)
     slow = made.current.value
     assert "host" in made.current.formula
     made.set(host=0.0)
@@ -171,7 +171,7 @@ def test_graphs_take_no_host_time():
 def test_switch_shows_the_same_choice_in_another_measure():
     made = ParallelPlanner(look=(4, 2))
     run = replace(RUN, data=8, tensor=4, pipeline=2, accumulation=32)
-    seconds = step_time(run).total
+    seconds = step_time(run, host=0.0).total
     mfu = 3 * sizing.flops(run).forward / (seconds * 64 * 989e12)
     headline = made.current.headline
     assert table(made.set(show="mfu"))[4, 2] == f"{mfu:.0%}"
@@ -182,7 +182,8 @@ def test_switch_shows_the_same_choice_in_another_measure():
 def test_parts_add_up_in_the_picture():
     made = ParallelPlanner(look=(2, 2))
     widths = [bar.get_width() for bar in made._bars]
-    time = step_time(replace(RUN, data=16, tensor=2, pipeline=2, accumulation=16))
+    split = replace(RUN, data=16, tensor=2, pipeline=2, accumulation=16)
+    time = step_time(split, host=0.0)
     assert sum(widths[:11]) == pytest.approx(1) and sum(widths[11:]) == pytest.approx(1)
     assert widths[:11] == pytest.approx([s / time.total for s in time.parts.values()])
 
@@ -231,7 +232,7 @@ def test_error_bars_are_those_of_the_table():
         assert error == pytest.approx(median(abs(r - 1) for r in ratios), abs=1e-3)
         assert close == pytest.approx(sum(abs(r - 1) <= 0.2 for r in ratios) / runs, abs=0.02)
     assert errors("mem_gib")[0] == len(rows) == 710
-    made = ParallelPlanner(look=(8, 1))
+    made = ParallelPlanner(look=(8, 1), host=1.0)
     assert made.current.accuracy == accuracy(made.current.data[3].run)
     assert f"tensor 8: {errors('tok_s_gpu', tp=8)[1]:.1%} over {len(wide)}" in made.current.accuracy
     assert "tensor 64: no run" in accuracy(replace(RUN, tensor=64))
