@@ -22,6 +22,7 @@ from sizing.experiments import (
     protocol,
     recording,
     sequence_length,
+    speed_up_stack,
     timing,
     training,
 )
@@ -536,6 +537,43 @@ def test_optimizer_states_weigh_what_their_definition_says(untimed):
     assert (
         found["adamw"]["transient_bytes"] > 3.9 * weights > found["adamw-fused"]["transient_bytes"]
     )
+
+
+H100 = device.Device("cuda", "NVIDIA H100 80GB HBM3", 85_520_809_984, 132)
+
+
+@pytest.mark.parametrize("where", [HERE, H100], ids=["cpu", "gpu"])
+def test_each_row_of_the_speed_up_stack_makes_one_change(where):
+    points = speed_up_stack.grid(where)
+    shape = ("precision", "attention", "optimizer", "micro_batch", "compiled")
+    plain = before = points[0]
+    for point in points[1:]:
+        start = before if point["kind"] == "stacked" else plain
+        assert sum(point[key] != start[key] for key in shape) == 1, point["change"]
+        before = point
+    stacked = [p for p in points if p["kind"] == "stacked"]
+    changed = {key for key in shape if stacked[-1][key] != plain[key]}
+    assert changed == (set(shape) if where.cuda else {"attention", "optimizer", "micro_batch"})
+
+
+def test_a_speed_up_is_measured_against_the_datasheet(monkeypatch):
+    point = speed_up_stack.grid(HERE, model="tiny-llama", sequence=32)[0]
+    assert speed_up_stack.measure(point, HERE)["mfu"] is None
+    monkeypatch.setattr(device.Device, "datasheet", lambda self, dtype: 1e12)
+    row = speed_up_stack.measure(point, HERE)
+    assert row["mfu"] == pytest.approx(row["flops"] / row["seconds"] / 1e12)
+
+
+def test_without_a_compiler_its_row_is_not_available(monkeypatch):
+    point = speed_up_stack.grid(HERE, model="tiny-llama", sequence=32, compiled=True)[-1]
+    assert point["compiled"]
+
+    def broken(*args, **kwargs):
+        raise speed_up_stack.TorchDynamoException("no working C++ compiler was found\nin PATH")
+
+    monkeypatch.setattr(speed_up_stack.Step, "__call__", broken)
+    with pytest.raises(protocol.Unavailable, match=r"torch\.compile: no working C\+\+ compiler"):
+        speed_up_stack.measure(point, HERE)
 
 
 def test_torchao_s_eight_bit_state_is_what_the_formula_says():

@@ -31,6 +31,7 @@ _MODULES = {
     "optimizers": "optimizers",
     "accumulation": "accumulation",
     "memory-timeline": "memory_timeline",
+    "speed-up-stack": "speed_up_stack",
     "formula-vs-device": "formula_vs_device",
     "zero": "zero",
     "one-rank-of-many": "one_rank_of_many",
