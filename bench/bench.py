@@ -21,12 +21,19 @@ import lab
 
 @dataclass(frozen=True)
 class Control:
-    """A control to move: its calculator, its label and the keys that go down and up."""
+    """A control to move: its calculator, its label, the keys that go down and up, and how far."""
 
     calculator: str
     label: str
     down: str = "ArrowLeft"
     up: str = "ArrowRight"
+    steps: int = 7
+
+    @property
+    def keys(self) -> list[str]:
+        """Up, down past where it began, up again and back."""
+        there = [self.up] * self.steps + [self.down] * 2 * self.steps
+        return there + [self.up] * 2 * self.steps + [self.down] * self.steps
 
 
 CONTROLS = (
@@ -34,8 +41,13 @@ CONTROLS = (
     Control("ParameterCalculator", "model", "ArrowUp", "ArrowDown"),
     Control("ComputeCalculator", "train on"),
     Control("ComputeCalculator", "MFU"),
+    Control("SequenceCalculator", "sequence", steps=3),
+    Control("MemoryCalculator", "sequence", steps=3),
+    Control("OptimizerCalculator", "model", "ArrowUp", "ArrowDown"),
+    Control("BatchCalculator", "sequence", steps=3),
+    Control("ZeROStages", "GPUs", steps=3),
+    Control("ParallelPlanner", "GPUs", steps=3),
 )
-KEYS = [True] * 7 + [False] * 14 + [True] * 14 + [False] * 7  # up, down, up and down again
 
 # From the key's event to the moment at which the new picture is decoded and can be painted.
 STOPWATCH = """(picture) => {
@@ -61,13 +73,13 @@ def picture_waits(control: Control) -> list[float]:
             lab.run_all(page)
             lab.control(page, control.label).focus()
             page.locator(".widget-image").evaluate(STOPWATCH)
-            for up in KEYS:
-                page.keyboard.press(control.up if up else control.down)
+            for key in control.keys:
+                page.keyboard.press(key)
                 page.wait_for_timeout(300)  # asking the page whether it is done would slow it
             page.wait_for_timeout(1000)
             waits = page.evaluate("window.waits")
-            if len(waits) != len(KEYS):
-                raise RuntimeError(f"{len(KEYS)} keys, but {len(waits)} pictures")
+            if len(waits) != len(control.keys):
+                raise RuntimeError(f"{len(control.keys)} keys, but {len(waits)} pictures")
             return waits
 
 
