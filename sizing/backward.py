@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from .tape import NONE, Node, Region, Size, Skipped, Tape, Tensor, plus, times
 
@@ -16,7 +17,7 @@ class Point:
     phase: str
     parts: dict[str, Size]
 
-    @property
+    @cached_property
     def total(self) -> Size:
         total = NONE
         for size in self.parts.values():

@@ -10,7 +10,7 @@ Describes transformers 5.23 on PyTorch 2.13; checked against `sizing.trace` (dat
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 
 from .backward import Point, points, saved
@@ -19,7 +19,7 @@ from .model import Model
 from .optimizer import Trained, state_bytes, temporary_bytes
 from .parallel import gradient_bytes
 from .run import WEIGHTS, Run
-from .sharding import one_gpu, shard
+from .sharding import shard
 from .tape import NONE, Size, Tensor, plus, size_of
 from .units import BYTES
 
@@ -76,8 +76,6 @@ def memory(run: Run, *, lora: int = 0, device: str = "cpu") -> Memory:
     On several GPUs the phases are those of one GPU divided by `sharding.shard`, which says what
     each degree divides and adds; `parameters`, `gradients` and `optimizer` stay the whole model's.
     """
-    if run.gpus > 1:
-        return _sharded(run, lora, device)
     if device not in DEVICES:
         raise ValueError(f"device: {device!r} given; allowed: {', '.join(map(repr, DEVICES))}")
     model, batch, sequence = run.model, run.micro_batch, run.sequence
@@ -94,12 +92,12 @@ def memory(run: Run, *, lora: int = 0, device: str = "cpu") -> Memory:
         lora,
         device,
     )
-    return plan.evaluate(batch, sequence)
+    whole = plan.evaluate(batch, sequence)
+    return whole if run.gpus == 1 else _sharded(run, whole, lora)
 
 
-def _sharded(run: Run, lora: int, device: str) -> Memory:
-    """The fullest of several GPUs."""
-    whole = memory(one_gpu(run), lora=lora, device=device)
+def _sharded(run: Run, whole: Memory, lora: int) -> Memory:
+    """The fullest of several GPUs; `whole` is what one would hold."""
     weights = run.model.parameters.total * gradient_bytes(run)
     trained = whole.gradients / weights if lora else 1.0
     phases = {
@@ -108,14 +106,17 @@ def _sharded(run: Run, lora: int, device: str) -> Memory:
     }
     totals = {name: sum(parts.values()) for name, parts in phases.items()}
     peak = max(totals, key=totals.get)
-    return replace(
-        whole,
+    return Memory(
+        whole.parameters,
+        whole.gradients,
+        whole.optimizer,
         activations=max(parts["activations"] for parts in phases.values()),
         logits=max(parts["logits"] for parts in phases.values()),
         temporary=phases[peak]["temporary"],
         peak_phase=peak,
         total=totals[peak],
         _moments=lambda: phases,
+        _first_layer=whole._first_layer,
     )
 
 

@@ -9,7 +9,6 @@ micro-batches of them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 from .parallel import (
     ACTIVATION_BYTES,
@@ -226,8 +225,3 @@ def _first_gather(run: Run, stage: Stage, held: float) -> float:
     """Bytes as the forward pass begins: the first layer and what lies outside, gathered into a flat
     buffer and copied from it."""
     return 2 * sum(_units(run, stage, held)) * WEIGHT_BYTES[run.precision]
-
-
-def one_gpu(run: Run) -> Run:
-    """The same micro-batch, undivided: what `shard` takes the phases of."""
-    return replace(run, data=1, zero=0, tensor=1, pipeline=1, context=1)

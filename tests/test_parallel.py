@@ -37,7 +37,7 @@ from sizing.parallel import (
     stage_parameters,
     stages,
 )
-from sizing.sharding import in_flight, one_gpu, shard, zero_state
+from sizing.sharding import in_flight, shard, zero_state
 from sizing.trace.build import model as build_run
 from sizing.units import GB, GIB
 
@@ -406,6 +406,10 @@ def test_tensor_parallelism_keeps_norms_whole():
 
 
 # --- Memory --------------------------------------------------------------------------------------
+
+
+def one_gpu(run: Run) -> Run:
+    return replace(run, data=1, zero=0, tensor=1, pipeline=1, context=1)
 
 
 def sharded(run: Run) -> dict:
