@@ -186,10 +186,18 @@ class BatchCalculator(Calculator):
         shares = [p.peak / available for points in curves.values() for p in points]
         slowest = max(p.seconds for points in curves.values() for p in points) / fastest
         limits = _around(min(*shares, 1), max(*shares, 1), SHARES), _around(1, slowest, SLOWDOWNS)
+        if self._limits is None:
+            self._lay_out()
         if limits != self._limits:
             self._limits = limits
             self._axes.set(xlim=limits[0], ylim=(0.95, limits[1][1]))
             self.redraw()
+
+    def _lay_out(self) -> None:
+        """Make room for every tick label once: to do it at each move takes a third of its time."""
+        self._axes.set(xlim=(SHARES[0], SHARES[-1]), ylim=(SLOWDOWNS[0], SLOWDOWNS[-1]))
+        self.redraw()
+        self._figure.set_layout_engine("none")
 
 
 def _around(least: float, most: float, ticks: tuple[float, ...]) -> tuple[float, float]:
