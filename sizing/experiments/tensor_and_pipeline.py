@@ -36,7 +36,6 @@ from torch.distributed.tensor.parallel import (
 )
 from torch.nn.functional import cross_entropy
 
-from ..model import Model
 from ..parallel import check_degrees, stages
 from ..run import Run
 from ..trace import build
@@ -46,24 +45,11 @@ from .device import Device
 from .protocol import Experiment, Row
 from .timing import summary
 from .traffic import KINDS, Traffic
-from .training import BYTES_MODEL, named
+from .training import BYTES_MODEL, WIDE_MODEL, named
 from .workers import World
 
 STEPS = 5  # that are timed
 SCHEDULES = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
-
-# For GPUs; with the byte model's vocabulary, so that the last stage has little more to do.
-WIDE_MODEL = Model(
-    BYTES_MODEL.config
-    | {
-        "hidden_size": 2048,
-        "intermediate_size": 5632,
-        "num_hidden_layers": 16,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 32,
-    },
-    name="wide-byte-llama",
-)
 
 
 def grid(
@@ -102,7 +88,7 @@ def grid(
             model (see `sizing.parallel.check_degrees`).
     """
     count = ranks or workers.processes(device)
-    chosen = _named(model or (WIDE_MODEL if device.cuda else BYTES_MODEL).name)
+    chosen = named(model or (WIDE_MODEL if device.cuda else BYTES_MODEL).name)
     if chosen.family != "llama" or chosen.tied:
         raise ValueError(f"model: {chosen.name!r} given; allowed: a Llama with a head of its own")
     shape = {
@@ -133,7 +119,7 @@ def grid(
 def run_of(row: Row) -> Run:
     """The `Run` that a row measured."""
     return Run(
-        _named(row["model"]),
+        named(row["model"]),
         sequence=row["sequence"],
         micro_batch=row["micro_batch"],
         accumulation=row["micro_batches"],
@@ -456,10 +442,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _named(name: str) -> Model:
-    return WIDE_MODEL if name == WIDE_MODEL.name else named(name)
 
 
 EXPERIMENT = Experiment("tensor-and-pipeline", grid, measure, workers.find, distributed=True)

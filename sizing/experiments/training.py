@@ -42,15 +42,17 @@ def _llama(name: str, vocab: int, hidden: int, layers: int) -> Model:
 
 
 # With a vocabulary of 50 000 the loss hides all else in a model small enough for a CPU. The first
-# reads bytes and three special tokens; the second is for what must be trained or repeated often.
+# reads bytes and three special tokens; the second is for what must be trained or repeated often;
+# the third gives GPUs something to do and a pipeline's last stage little more than the others.
 BYTES_MODEL = _llama("byte-llama", vocab=259, hidden=256, layers=8)
 TINY_MODEL = _llama("tiny-llama", vocab=64, hidden=64, layers=2)
-_SMALL = {model.name: model for model in (BYTES_MODEL, TINY_MODEL)}
+WIDE_MODEL = _llama("wide-byte-llama", vocab=259, hidden=2048, layers=16)
+_OWN = {model.name: model for model in (BYTES_MODEL, TINY_MODEL, WIDE_MODEL)}
 
 
 def named(name: str) -> Model:
-    """A model by its name in a recording: a small one of these experiments, or a preset."""
-    return _SMALL.get(name) or Model(name)
+    """A model by its name in a recording: one of these experiments' own, or a preset."""
+    return _OWN.get(name) or Model(name)
 
 
 def real_step(run: Run, device: Device) -> Step:
