@@ -14,8 +14,6 @@ each in the largest world.
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
@@ -112,10 +110,10 @@ def work(point: Row, world: World) -> Row:
     for _ in range(ROUNDS):
         if ranks > 1:
             if world.rank == 0:
-                alone.append(_seconds(compute, world))
-            computing.append(_seconds(compute, world, ranks))
-            reducing.append(_seconds(lambda: dist.all_reduce(gradients), world, ranks))
-        samples.append(_seconds(together, world, ranks))
+                alone.append(world.seconds(compute, together=False))
+            computing.append(world.seconds(compute))
+            reducing.append(world.seconds(lambda: dist.all_reduce(gradients)))
+        samples.append(world.seconds(together))
     if ranks == 1:
         alone, computing, reducing = samples, samples, [0.0]
     everyone = _gathered({"samples": samples, "alone": alone}, world)
@@ -133,17 +131,6 @@ def work(point: Row, world: World) -> Row:
         "tokens_per_second": ranks * run.tokens / slowest,
         "efficiency": one / slowest,
     }
-
-
-def _seconds(call: Callable[[], object], world: World, ranks: int = 1) -> float:
-    """Seconds of a call, which `ranks` begin at the same time."""
-    if ranks > 1:
-        dist.barrier()
-    world.device.synchronize()
-    start = time.perf_counter()
-    call()
-    world.device.synchronize()
-    return time.perf_counter() - start
 
 
 def _gathered(mine: dict, world: World) -> list[dict]:

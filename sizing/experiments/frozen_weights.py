@@ -10,12 +10,10 @@ One process also trains all weights once: what freezing spares in activations is
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -27,15 +25,14 @@ from . import workers
 from .allocations import steady, storage_bytes
 from .device import Device
 from .protocol import Experiment, Row
-from .timing import summary
 from .traffic import Traffic
 from .training import BYTES_MODEL, as_run, describe, named
 from .workers import World
+from .zero import timed_steps
 
 # Engine, and whether the language model is trained as well.
 SETTINGS = (("single", True), ("single", False), ("ddp", False), ("fsdp2", False))
 FEATURES, WIDTH, LATENTS = 768, 256, 32  # of the trained parts
-STEPS = 5  # that are timed
 
 
 class Bridge(nn.Module):
@@ -151,25 +148,13 @@ def work(point: Row, world: World) -> Row:
     ((network, trained, step),) = built
     with Traffic(ranks) as traffic:
         step()
-    samples = []
-    for _ in range(STEPS):
-        if ranks > 1:
-            dist.barrier()
-        world.device.synchronize()
-        start = time.perf_counter()
-        loss = step()
-        world.device.synchronize()
-        samples.append(time.perf_counter() - start)
-    if ranks > 1:
-        dist.all_reduce(loss)
     return {
         "rank": world.rank,
         "trained_parameters": trained,
         **memory,
         "activation_bytes": saved(network, features, tokens) if ranks == 1 else None,
         "sent_bytes": traffic.total,
-        **summary(samples).row,
-        "loss": loss.item() / ranks,
+        **timed_steps(step, world),
     }
 
 

@@ -21,15 +21,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
-from transformers import masking_utils
 
 from ..memory import memory
 from ..run import Run
@@ -42,7 +39,7 @@ from .protocol import Experiment, Row
 from .traffic import KINDS, Traffic
 from .training import BYTES_MODEL, as_run, describe, named
 from .workers import World
-from .zero import run_of
+from .zero import divide, fused_adamw, run_of, train_step
 
 RANKS = (1, 8, 64, 1024)
 REAL, FAKE = "real tensors", "fake tensors"
@@ -106,7 +103,7 @@ def work(point: Row, world: World) -> Row:
     begin = partial(Step, run) if ranks == 1 else _share(run, point["stage"], ranks, world)
     steps = []
 
-    def keep() -> Callable[[], None]:
+    def keep() -> Callable[[], object]:
         steps.append(begin())
         return steps[0]
 
@@ -133,40 +130,27 @@ def _tensors(how: str, world: World) -> Iterator[None]:
     """Make new tensors on the rank's device, or fake ones as if there."""
     with ExitStack() as modes:
         if how == FAKE:
-            # Fake tensors cannot tell transformers that a batch is not packed: it would build a
-            # mask that no real run has.
-            unpacked = (masking_utils, "find_packed_sequence_indices", lambda *args, **kwargs: None)
-            modes.enter_context(patch.object(*unpacked))
+            modes.enter_context(build.not_packed())
             # The divided model begins on the meta device, outside of this mode.
             modes.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         modes.enter_context(torch.device(world.target))
         yield
 
 
-def _share(run: Run, stage: int, ranks: int, world: World) -> Callable[[], Callable[[], None]]:
+def _share(run: Run, stage: int, ranks: int, world: World) -> Callable[[], Callable[[], object]]:
     """Divide a model that has shapes and no memory; what this returns allocates the rank's share.
 
     Dividing fake tensors would take a minute in a large world, those of the meta device a second.
     """
     mesh = init_device_mesh(world.device.kind, (ranks,))
-    mixed = run.precision == "bf16-master"
-    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16 if mixed else None)
     with torch.device("meta"):
         network = build.model(replace(run, precision="fp32"))
-    for module in (*network.base_model.layers, network):
-        fully_shard(module, mesh=mesh, reshard_after_forward=stage == 3, mp_policy=policy)
+    divide(network, run, stage, mesh)
 
-    def begin() -> Callable[[], None]:
+    def begin() -> Callable[[], object]:
         network.to_empty(device=world.target)
         batch = torch.zeros(run.micro_batch, run.sequence, dtype=torch.long)
-        optimizer = torch.optim.AdamW(network.parameters(), fused=True)
-
-        def step() -> None:
-            network(input_ids=batch, labels=batch, use_cache=False).loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-
-        return step
+        return train_step(network, fused_adamw(network), batch)
 
     return begin
 

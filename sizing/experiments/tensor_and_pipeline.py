@@ -404,13 +404,7 @@ def _timed(engine: Engine, world: World) -> Row:
     for _ in range(STEPS):
         if stage:
             stage.clock.marks.clear()
-        if world.ranks > 1:
-            dist.barrier()
-        world.device.synchronize()
-        start = time.perf_counter()
-        engine.passes()
-        world.device.synchronize()
-        samples.append(_slowest(time.perf_counter() - start, world))
+        samples.append(_slowest(world.seconds(engine.passes), world))
         if stage:
             busy.append(stage.clock.seconds)
         engine.network.zero_grad()

@@ -65,6 +65,16 @@ class World:
         """The rank's own device as torch names it."""
         return f"cuda:{torch.cuda.current_device()}" if self.device.cuda else "cpu"
 
+    def seconds(self, call: Callable[[], object], together: bool = True) -> float:
+        """Seconds of a call on this rank, which all ranks begin at the same time if `together`."""
+        if together and self.ranks > 1:
+            dist.barrier()
+        self.device.synchronize()
+        start = time.perf_counter()
+        call()
+        self.device.synchronize()
+        return time.perf_counter() - start
+
 
 Work = Callable[[Row, World], Row]
 

@@ -12,14 +12,13 @@ share of the weights even of a model in fp32; and stages 1 and 2 reduce gradient
 from __future__ import annotations
 
 import importlib.util
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
@@ -114,17 +113,6 @@ def work(point: Row, world: World) -> Row:
     (step,) = held
     with Traffic(ranks) as traffic:
         step()
-    samples = []
-    for _ in range(STEPS):
-        if ranks > 1:
-            dist.barrier()
-        world.device.synchronize()
-        start = time.perf_counter()
-        loss = step()
-        world.device.synchronize()
-        samples.append(time.perf_counter() - start)
-    if ranks > 1:
-        dist.all_reduce(loss)
     return {
         "rank": world.rank,
         "backend": dist.get_backend(),
@@ -132,9 +120,18 @@ def work(point: Row, world: World) -> Row:
         "sent_bytes": traffic.total,
         **{f"{kind}_bytes": traffic.sent(kind) for kind in KINDS},
         "collectives": sum(traffic.calls.values()),
-        **summary(samples).row,
-        "loss": loss.item() / ranks,
+        **timed_steps(step, world),
     }
+
+
+def timed_steps(step: Step, world: World) -> Row:
+    """Seconds of a step, begun by all ranks together, and the ranks' mean loss of the last one."""
+    losses = []
+    samples = [world.seconds(lambda: losses.append(step())) for _ in range(STEPS)]
+    loss = losses[-1]
+    if world.ranks > 1:
+        dist.all_reduce(loss)
+    return {**summary(samples).row, "loss": loss.item() / world.ranks}
 
 
 def _batch(run: Run, world: World) -> Tensor:
@@ -151,7 +148,9 @@ def _model(run: Run) -> nn.Module:
     return build.model(run)
 
 
-def _step(network: Callable, optimizer: torch.optim.Optimizer, batch: Tensor) -> Step:
+def train_step(network: Callable, optimizer: torch.optim.Optimizer, batch: Tensor) -> Step:
+    """The step of a causal language model: forward, backward, update."""
+
     def step() -> Tensor:
         loss = network(input_ids=batch, labels=batch, use_cache=False).loss
         loss.backward()
@@ -162,28 +161,36 @@ def _step(network: Callable, optimizer: torch.optim.Optimizer, batch: Tensor) ->
     return step
 
 
-def _optimizer(network: nn.Module) -> torch.optim.Optimizer:
+def fused_adamw(network: nn.Module) -> torch.optim.Optimizer:
+    """AdamW that needs no memory beside its state."""
     return torch.optim.AdamW(network.parameters(), fused=True)
 
 
 def _single(run: Run, stage: int, world: World, batch: Tensor) -> Step:
     network = _model(run).to(world.target)
-    return _step(network, _optimizer(network), batch)
+    return train_step(network, fused_adamw(network), batch)
 
 
 def _ddp(run: Run, stage: int, world: World, batch: Tensor) -> Step:
     network = DistributedDataParallel(_model(run).to(world.target))
-    return _step(network, _optimizer(network), batch)
+    return train_step(network, fused_adamw(network), batch)
 
 
 def _fsdp2(run: Run, stage: int, world: World, batch: Tensor) -> Step:
     network = _model(replace(run, precision="fp32"))
-    mesh = init_device_mesh(world.device.kind, (world.ranks,))
-    bf16 = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
-    policy = MixedPrecisionPolicy() if run.precision == "fp32" else bf16
+    divide(network, run, stage, init_device_mesh(world.device.kind, (world.ranks,)))
+    return train_step(network, fused_adamw(network), batch)
+
+
+def divide(network: nn.Module, run: Run, stage: int, mesh: DeviceMesh) -> None:
+    """Wrap every layer and the model, whose weights are fp32, in FSDP2.
+
+    They are gathered in the run's precision, for forward and backward at stage 3, once at 2.
+    """
+    dtype = torch.bfloat16 if run.precision == "bf16-master" else None
+    policy = MixedPrecisionPolicy(param_dtype=dtype)
     for module in (*network.base_model.layers, network):
         fully_shard(module, mesh=mesh, reshard_after_forward=stage == 3, mp_policy=policy)
-    return _step(network, _optimizer(network), batch)
 
 
 def _deepspeed(run: Run, stage: int, world: World, batch: Tensor) -> Step:
@@ -194,7 +201,7 @@ def _deepspeed(run: Run, stage: int, world: World, batch: Tensor) -> Step:
     network = _model(run)
     engine, *_ = deepspeed.initialize(
         model=network,
-        optimizer=_optimizer(network),
+        optimizer=fused_adamw(network),
         config=_config(run, stage),
     )
 

@@ -14,11 +14,11 @@ from unittest.mock import patch
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import masking_utils
 from transformers.integrations import moe
 
 from ..flops import Flops
 from ..run import Run
+from . import build
 from .cuda import cuda_operators
 from .step import Step
 from .tracker import PARTS, LiveBytes
@@ -125,9 +125,7 @@ def flops(run: Run) -> Flops:
 @contextmanager
 def _fake_tensors():
     with (
-        # On fake tensors transformers cannot see that a batch is not packed, and builds a mask of
-        # batch x s x s that no real run has.
-        patch.object(masking_utils, "find_packed_sequence_indices", lambda *args, **kwargs: None),
+        build.not_packed(),
         # torch's grouped matmul has a fake kernel for bf16 alone; the fallback, for all dtypes,
         # keeps and returns the same tensors.
         patch.object(moe, "_can_use_grouped_mm", lambda *args: False),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -49,6 +50,13 @@ def model(run: Run, attention: str | None = None) -> torch.nn.Module:
     # GPT-2's class name does not say its loss: transformers would warn, and take this one.
     network.loss_type = "ForCausalLM"
     return network.train()
+
+
+def not_packed():
+    """A context for fake tensors, on which transformers cannot see that a batch is not packed, and
+    would build a mask of batch x s x s that no real run has."""
+    found = "find_packed_sequence_indices"
+    return patch.object(masking_utils, found, lambda *args, **kwargs: None)
 
 
 def _attention(run: Run) -> str:
