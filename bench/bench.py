@@ -13,7 +13,7 @@ from statistics import median, quantiles
 import nbformat
 
 import sizing
-from sizing.cost import training_time
+from sizing.planning.costs import training_time
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "browser"))
 import lab

@@ -1,17 +1,25 @@
-"""Size the training of language models before spending a GPU hour."""
+"""Size the training of language models before spending a GPU hour.
+
+What a lesson needs is here: `Model` and `Run`, the functions that size a run, units. The rooms
+(`sizing.architecture`, `footprint`, `speed`, ...) are named by the question that they answer;
+docs/ARCHITECTURE.md shows the way through them.
+"""
 
 import importlib
 
-from . import hardware, launch
-from .flops import flops
-from .memory import memory
-from .model import Model, presets
-from .parallel import communication
+from . import compute, hardware, parallel, units
+from .architecture import Model, presets
+from .compute import flops, matmuls, megatron, palm, six_nd
+from .footprint import bytes_per_parameter, in_flight, memory, saved_tensors, zero_state
+from .hardware import gpu, gpus
+from .parallel import communication, stages
+from .planning import launch, training_time
 from .run import Run
-from .step_time import step_time
+from .speed import step_time, sustained_rates
+from .units import DATA, GB, GIB, count, duration, gb, gib, si
 
-# Floors above the core bring torch or widgets: they load when first used.
-_LAZY = ("trace", "experiments", "calculators", "course")
+# Floors above the core bring torch or widgets, or read large tables: they load when first used.
+_LAZY = ("trace", "evidence", "measuring", "experiments", "calculators", "course")
 
 
 def __getattr__(name: str):
@@ -25,13 +33,37 @@ def __dir__():
 
 
 __all__ = [
+    "DATA",
+    "GB",
+    "GIB",
     "Model",
     "Run",
+    "bytes_per_parameter",
     "communication",
+    "compute",
+    "count",
+    "duration",
     "flops",
+    "gb",
+    "gib",
+    "gpu",
+    "gpus",
     "hardware",
+    "in_flight",
     "launch",
+    "matmuls",
+    "megatron",
     "memory",
+    "palm",
+    "parallel",
     "presets",
+    "saved_tensors",
+    "si",
+    "six_nd",
+    "stages",
     "step_time",
+    "sustained_rates",
+    "training_time",
+    "units",
+    "zero_state",
 ]

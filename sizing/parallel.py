@@ -14,8 +14,8 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 
-from .families import Weight
-from .model import Model
+from .architecture.model import Model
+from .architecture.weights import Weight
 from .run import WEIGHTS, Run
 from .units import BYTES
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from .model import Model
+from .architecture.model import Model
 
 CHOICES = {
     "precision": ("fp32", "bf16-mixed", "bf16-master", "bf16"),

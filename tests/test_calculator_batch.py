@@ -7,10 +7,10 @@ import pytest
 
 import sizing
 from sizing.calculators import BatchCalculator
+from sizing.calculators.anatomy import BATCHES, accuracy
 from sizing.calculators.batch import Point, curve, flops_ratio, knee, largest, point, time_error
-from sizing.calculators.memory import BATCHES, accuracy
 from sizing.hardware import gpu
-from sizing.step_time import step_time
+from sizing.speed.step import step_time
 from sizing.units import DATA, gb
 
 H100 = gpu("h100-sxm")

@@ -8,9 +8,9 @@ import pytest
 
 import sizing
 from sizing.calculators import MemoryCalculator
-from sizing.calculators.memory import accuracy, changes, error_bar, everything, round_up
-from sizing.experiments.recording import load
+from sizing.calculators.anatomy import accuracy, changes, error_bar, everything, round_up
 from sizing.hardware import gpu
+from sizing.measuring.recording import load
 from sizing.units import DATA, GB, gb
 
 SMALL = {"sequence": 128, "micro_batch": 1, "precision": "fp32", "optimizer": "adamw"}

@@ -22,10 +22,10 @@ from sizing.calculators.planner import (
     errors,
     grid,
 )
+from sizing.evidence.ultrascale import measured
 from sizing.hardware import gpu
 from sizing.parallel import check_degrees
-from sizing.step_time import step_time
-from sizing.ultrascale import measured
+from sizing.speed.step import step_time
 from sizing.units import DATA, gb
 
 H100 = gpu("h100-sxm")

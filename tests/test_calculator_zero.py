@@ -7,7 +7,7 @@ import pytest
 
 import sizing
 from sizing.calculators import ZeROStages
-from sizing.calculators.memory import accuracy
+from sizing.calculators.anatomy import accuracy
 from sizing.calculators.zero import (
     DEGREES,
     MARKS,
@@ -18,8 +18,8 @@ from sizing.calculators.zero import (
     peaks,
     stage,
 )
+from sizing.footprint.step import PARTS
 from sizing.hardware import gpu
-from sizing.memory import PARTS
 from sizing.units import GB
 
 H100 = gpu("h100-sxm")

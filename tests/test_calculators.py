@@ -12,8 +12,8 @@ from sizing.calculators import ComputeCalculator, DeviceCard, ParameterCalculato
 from sizing.calculators.compute import COUNTS, published_utilisation
 from sizing.calculators.device_card import MINE
 from sizing.calculators.parameters import PARTS, doubled
-from sizing.experiments.recording import Recording, new_file, write
 from sizing.hardware import gpus
+from sizing.measuring.recording import Recording, new_file, write
 from sizing.units import BYTES, DATA
 
 ALL = (DeviceCard, ParameterCalculator, ComputeCalculator)

@@ -8,10 +8,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import sizing
-from sizing import experiments
+from sizing import experiments, saved_tensors
 from sizing.course.checks import case_b
-from sizing.experiments import frozen_weights, training
-from sizing.memory import saved_tensors
+from sizing.experiments import frozen_weights
+from sizing.measuring import training
 
 
 @pytest.fixture(scope="module")

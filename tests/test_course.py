@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from sizing.course import check, environment, predict, reveal
-from sizing.course.check import exercises, find
-from sizing.course.environment import pins
+from sizing.course.checking import exercises, find
 from sizing.course.exercise import RIGHT, UNANSWERED, WRONG, Exercise, judge
 from sizing.course.guesses import Guesses, calibration, outcomes, spread
-from sizing.course.predict import read_number
+from sizing.course.machine import pins
+from sizing.course.predicting import read_number
 
 # The functions of these names hide their modules as attributes of the package.
 CHECK, ENVIRONMENT, PREDICT = (
-    import_module(f"sizing.course.{name}") for name in ("check", "environment", "predict")
+    import_module(f"sizing.course.{name}") for name in ("checking", "machine", "predicting")
 )
 
 SIZE = Exercise(

@@ -12,8 +12,9 @@ import torch
 import torch.distributed as dist
 
 from sizing import communication, memory
-from sizing.experiments import allocations, protocol, recording, workers, zero
-from sizing.experiments.device import cpu
+from sizing.experiments import zero
+from sizing.measuring import allocations, protocol, recording, workers
+from sizing.measuring.device import cpu
 
 CPU = cpu()
 DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
@@ -110,8 +111,8 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import torch.distributed as dist
-from sizing.experiments import protocol, workers
-from sizing.experiments.device import cpu
+from sizing.measuring import protocol, workers
+from sizing.measuring.device import cpu
 
 def work(point, world):
     if point["fail"] and world.rank == 1:

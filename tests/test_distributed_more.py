@@ -9,8 +9,8 @@ import torch.distributed as dist
 from sizing import communication, experiments, memory
 from sizing.experiments import data_parallel_scaling as scaling
 from sizing.experiments import one_rank_of_many as one_rank
-from sizing.experiments import training, workers
-from sizing.experiments.device import Device, cpu
+from sizing.measuring import training, workers
+from sizing.measuring.device import Device, cpu
 
 CPU = cpu()
 GPU = Device("cuda", "NVIDIA H100 80GB HBM3", 80 * 2**30, 132)

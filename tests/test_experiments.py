@@ -14,18 +14,13 @@ import sizing
 from sizing import experiments
 from sizing.experiments import __main__ as command_line
 from sizing.experiments import (
-    allocations,
     ceilings,
-    device,
     memory_timeline,
     optimizers,
-    protocol,
-    recording,
     sequence_length,
     speed_up_stack,
-    timing,
-    training,
 )
+from sizing.measuring import allocations, device, protocol, recording, timing, training
 
 HERE = device.Device("cpu", "Test(R) CPU @ 2.00GHz", 8 * 10**9, 2)
 CPU = device.Device("cpu", "", 8 * 10**9, os.cpu_count())

@@ -1,6 +1,10 @@
 """The floors of the library: each module imports only from its own floor and those below it."""
 
 import ast
+import importlib
+import inspect
+import json
+import re
 import subprocess
 import sys
 from importlib.util import resolve_name
@@ -8,12 +12,30 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parents[1] / "sizing"
-FLOORS = {"trace": 2, "experiments": 2, "calculators": 3, "course": 4}  # all else is the core, 1
-CORE_USES = {"numpy", "sizing"}
-HEAVY = {"torch", "transformers", "matplotlib", "ipywidgets", "pandas", "IPython"}
-WIDGETS = {"ipywidgets", "IPython"}  # and where they may be used: from floor 3 on
+import sizing
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "sizing"
+ROOMS = (  # from the ground up; the rooms of one floor do not know each other
+    ("units", "hardware"),
+    ("architecture",),
+    ("run",),
+    ("compute", "parallel"),
+    ("footprint", "speed"),
+    ("planning",),
+    ("trace",),
+    ("evidence",),
+    ("measuring",),
+    ("experiments",),
+    ("calculators",),
+    ("course",),
+)
+FLOORS = {room: number for number, rooms in enumerate(ROOMS) for room in rooms}
+CORE_USES = {"numpy", "scipy", "sizing"}
+HEAVY = {"torch", "transformers", "matplotlib", "ipywidgets", "pandas", "IPython", "scipy"}
+WIDGETS = {"ipywidgets", "IPython"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
+TOP = len(ROOMS)  # the package itself hands out what all rooms have
 
 
 def name_of(path: Path) -> str:
@@ -22,7 +44,14 @@ def name_of(path: Path) -> str:
 
 
 def floor(module: str) -> int:
-    return FLOORS.get([*module.split("."), ""][1], 1)
+    """The floor of a module, or of the room that a name of the package's own comes from."""
+    parts = module.split(".")
+    if len(parts) == 1:
+        return TOP
+    if parts[1] in FLOORS:
+        return FLOORS[parts[1]]
+    home = getattr(getattr(sizing, parts[1], None), "__module__", "")  # `from sizing import Run`
+    return floor(home) if home.startswith("sizing.") else TOP
 
 
 def imports(source: str, module: str, is_package: bool) -> set[str]:
@@ -44,10 +73,16 @@ def imports(source: str, module: str, is_package: bool) -> set[str]:
 
 def trespasses(module: str, imported: set[str]) -> list[str]:
     """Those of its imports that a module's floor does not allow."""
-    here = floor(module)
-    wrong = [name for name in imported if name.startswith("sizing") and floor(name) > here]
+    here, room = floor(module), module.split(".")[1:2]
+    wrong = []
+    for name in imported:
+        if name.startswith("sizing."):
+            other = name.split(".")[1]
+            beside = floor(name) == here < TOP and [other] != room and other in FLOORS
+            if floor(name) > here or (beside and other != "units"):
+                wrong.append(name)
     roots = {name.split(".")[0] for name in imported}
-    if here == 1:
+    if here < FLOORS["trace"]:
         wrong += roots - CORE_USES - sys.stdlib_module_names
     if here < FLOORS["calculators"]:
         wrong += roots & WIDGETS
@@ -61,20 +96,26 @@ def test_module_imports_from_below(path):
     assert trespasses(module, found) == []
 
 
-def test_every_floor_is_there():
-    assert {floor(name_of(path)) for path in MODULES} == {1, 2, 3, 4}
+def test_every_room_is_there_and_no_other():
+    assert {name_of(path).split(".")[1] for path in MODULES if path.parent != PACKAGE} | {
+        path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__"
+    } == set(FLOORS)
 
 
 @pytest.mark.parametrize(
     ("module", "source", "wrong"),
     [
-        ("sizing.model", "import math, numpy", []),
-        ("sizing.model", "def f():\n    import torch", ["torch"]),
-        ("sizing.model", "from .trace import memory", ["sizing.trace.memory"]),
-        ("sizing.model", "from . import experiments", ["sizing.experiments"]),
-        ("sizing.model", "import_module('.course', __package__)", ["sizing.course"]),
+        ("sizing.architecture.model", "import math, numpy", []),
+        ("sizing.run", "def f():\n    import torch", ["torch"]),
+        ("sizing.run", "from .trace import memory", ["sizing.trace.memory"]),
+        ("sizing.parallel", "from . import compute", ["sizing.compute"]),
+        ("sizing.compute", "from . import experiments", ["sizing.experiments"]),
+        ("sizing.footprint.step", "from ..speed import step_time", ["sizing.speed.step_time"]),
+        ("sizing.planning.costs", "from ..speed import step_time", []),
+        ("sizing.run", "import_module('.course', __package__)", ["sizing.course"]),
         ("sizing.trace.step", "from ..units import GIB\nimport torch", []),
         ("sizing.trace.step", "from ..calculators import base", ["sizing.calculators.base"]),
+        ("sizing.measuring.timing", "from ..experiments import zero", ["sizing.experiments.zero"]),
         ("sizing.experiments.run", "import ipywidgets", ["ipywidgets"]),
         ("sizing.calculators.cost", "from sizing import experiments, Model", []),
         ("sizing.calculators.cost", "import sizing.course.check", ["sizing.course.check"]),
@@ -83,6 +124,57 @@ def test_every_floor_is_there():
 )
 def test_trespass_is_seen(module, source, wrong):
     assert trespasses(module, imports(source, module, is_package=False)) == wrong
+
+
+def test_no_module_shares_the_name_of_a_public_function():
+    """`sizing.memory` is a function: a module of that name could not be reached by it."""
+    packages = [sizing] + [
+        importlib.import_module(name_of(path))
+        for path in MODULES
+        if path.name == "__init__.py" and path.parent != PACKAGE
+    ]
+    functions = {
+        name
+        for package in packages
+        for name in getattr(package, "__all__", ())
+        if inspect.isroutine(getattr(package, name))
+    }
+    assert {"memory", "check", "roofline"} <= functions
+    public = {name for name in sizing.__all__ if inspect.isroutine(getattr(sizing, name))}
+    for path in MODULES:
+        *parents, module = name_of(path).split(".")
+        beside = getattr(sys.modules.get(".".join(parents)), "__all__", ())
+        assert module not in public | (functions & set(beside)), path
+    for path in MODULES:
+        walked = sizing
+        for part in name_of(path).split(".")[1:]:
+            walked = getattr(importlib.import_module(name_of(path)) and walked, part)
+        assert inspect.ismodule(walked), path
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in MODULES if path.name == "__init__.py" and path.parent.name != "checks"],
+    ids=name_of,
+)
+def test_each_room_says_what_it_is_for(path):
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert 2 <= len(text.splitlines()) <= 8
+
+
+LESSONS = {"sizing", "sizing.calculators", "sizing.course"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "solutions").glob("*.ipynb")],
+    ids=lambda path: f"{path.parent.name}/{path.stem}",
+)
+def test_a_lesson_imports_from_the_top_alone(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    source = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+    found = re.findall(r"^\s*(?:from|import) (sizing[\w.]*)", source, re.MULTILINE)
+    assert found and set(found) <= LESSONS
 
 
 def test_the_core_loads_nothing_heavy():

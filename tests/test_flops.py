@@ -8,8 +8,8 @@ from reference import build, count_step, random_config
 from torch.utils.flop_counter import FlopCounterMode
 
 from sizing import Model, Run, flops, presets
-from sizing.families import FAMILIES
-from sizing.flops import matmuls, megatron, palm, query_key_pairs, six_nd
+from sizing.architecture.families import FAMILIES
+from sizing.compute import matmuls, megatron, palm, query_key_pairs, six_nd
 
 SPARSE = ("mixtral", "qwen3_moe", "deepseek_v3")
 DENSE = [family for family in FAMILIES if family not in SPARSE]

@@ -12,7 +12,7 @@ from IPython.display import display
 
 import sizing.course
 from sizing.course import labs
-from sizing.course.check import exercises
+from sizing.course.checking import exercises
 from sizing.course.exercise import RIGHT, UNANSWERED, WRONG, judge
 from sizing.course.notebooks import text
 
@@ -194,7 +194,7 @@ def test_the_stored_solution_got_every_exercise_right(path):
 def answer_alone(path, name, monkeypatch):
     """What the solution hands to one check when every other exercise is skipped."""
     given = {}
-    for module in (sizing.course, import_module("sizing.course.check")):
+    for module in (sizing.course, import_module("sizing.course.checking")):
         monkeypatch.setattr(module, "check", given.__setitem__)
     monkeypatch.chdir(path.parent)
     namespace = {"__name__": "__main__", "display": display}

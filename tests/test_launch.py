@@ -1,4 +1,4 @@
-"""What `sizing.launch` writes, judged by those who read it: bash, torchrun, DeepSpeed."""
+"""What `sizing.planning.launch` writes, judged by those who read it: bash, torchrun, DeepSpeed."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 import sizing
-from sizing.launch import deepspeed_config, nodes, sbatch, torchrun
+from sizing.planning.launch import deepspeed_config, nodes, sbatch, torchrun
 
 RUN = sizing.Run("pythia-14m", sequence=128, micro_batch=2, accumulation=4, data=4)
 TRAIN = "train.py --lr 1e-4"

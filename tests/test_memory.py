@@ -9,16 +9,9 @@ import pytest
 from torch.autograd.graph import saved_tensors_hooks
 
 import sizing
-from sizing.memory import (
-    PARTS,
-    PHASES,
-    bytes_per_parameter,
-    korthikanti,
-    memory,
-    saved_tensors,
-)
+from sizing.evidence import traces as table
+from sizing.footprint import PARTS, PHASES, bytes_per_parameter, korthikanti, memory, saved_tensors
 from sizing.trace import memory as traced
-from sizing.trace import table
 from sizing.trace.step import Step
 
 ROWS = table.load()

@@ -8,7 +8,7 @@ import pytest
 from reference import build, random_config
 
 from sizing import Model, presets
-from sizing.families import FAMILIES
+from sizing.architecture.families import FAMILIES
 
 
 def shapes_of(model: Model) -> list[tuple[int, ...]]:

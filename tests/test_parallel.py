@@ -29,6 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import masking_utils
 
 from sizing import Model, Run, memory
+from sizing.footprint.sharding import in_flight, shard, zero_state
 from sizing.parallel import (
     Stage,
     check_degrees,
@@ -37,7 +38,6 @@ from sizing.parallel import (
     stage_parameters,
     stages,
 )
-from sizing.sharding import in_flight, shard, zero_state
 from sizing.trace.build import model as build_run
 from sizing.units import GB, GIB
 

@@ -6,11 +6,13 @@ from statistics import mean, median
 
 import pytest
 
-from sizing import Model, Run, ultrascale
-from sizing.flops import megatron
+from sizing import Model, Run
+from sizing.compute import megatron
+from sizing.evidence import ultrascale
+from sizing.evidence.__main__ import main
 from sizing.hardware import gpu
-from sizing.rates import matmul_time
-from sizing.step_time import step_time
+from sizing.speed.rates import matmul_time
+from sizing.speed.step import step_time
 
 LLAMA = Model("llama-3.1-8b")
 RUN = Run(
@@ -74,11 +76,11 @@ def test_memory_of_all_rows(rows):
 def test_committed_error_table_is_what_the_code_gives():
     with ultrascale.TABLE.open(newline="", encoding="utf-8") as file:
         committed = list(csv.DictReader(file))
-    assert committed == ultrascale.table(), "run python -m sizing.ultrascale --write"
+    assert committed == ultrascale.table(), "run python -m sizing.evidence record ultrascale"
 
 
 def test_command_prints_both_tables(capsys):
-    ultrascale.main([])
+    assert main([]) == 0
     printed = capsys.readouterr().out
     assert "Throughput: 352 runs above 10 % MFU" in printed
     assert "Memory: all 710 runs" in printed

@@ -5,8 +5,8 @@ import torch
 
 from sizing import communication, experiments, memory
 from sizing.experiments import tensor_and_pipeline
-from sizing.experiments.device import cpu
-from sizing.sharding import in_flight
+from sizing.footprint.sharding import in_flight
+from sizing.measuring.device import cpu
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ from transformers import masking_utils
 
 import sizing
 from sizing import trace
-from sizing.trace import optimizers, table
+from sizing.evidence import traces as table
+from sizing.trace import optimizers
 from sizing.trace.step import Step
 
 LLAMA = {
@@ -191,11 +192,13 @@ def test_unknown_device():
 
 
 def test_error_table_command(capsys):
-    from sizing.trace.__main__ import main
+    from sizing.evidence.__main__ import main
 
-    assert main(["error-table"]) == 0
+    assert main([]) == 0
     printed = capsys.readouterr().out
     with open(table.PATH, encoding="utf-8") as file:
         assert f"{len(list(csv.DictReader(file)))} runs" in printed
     assert "held-out" in printed and "gemma3_text" in printed
-    assert main(["nonsense"]) == 2
+    with pytest.raises(SystemExit):
+        main(["record", "nonsense"])
+    assert "traces" in capsys.readouterr().err

@@ -1,13 +1,17 @@
-"""Calculators: widgets that show what the core computes, and the style of the course's figures."""
+"""The views: widgets that show what the core computes, and the style of the course's figures.
 
+A calculator is a pure function of its settings and a thin view of the result; `base` has what all
+share, `html` and `style` how they look.
+"""
+
+from .anatomy import MemoryCalculator
 from .batch import BatchCalculator
 from .compute import ComputeCalculator
 from .device_card import DeviceCard
-from .memory import MemoryCalculator
 from .optimizer import OptimizerCalculator
 from .parameters import ParameterCalculator
 from .planner import ParallelPlanner
-from .sequence import SequenceCalculator
+from .sequence import SequenceCalculator, layer_bytes
 from .zero import ZeROStages
 
 __all__ = [
@@ -20,4 +24,5 @@ __all__ = [
     "ParameterCalculator",
     "SequenceCalculator",
     "ZeROStages",
+    "layer_bytes",
 ]

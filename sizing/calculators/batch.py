@@ -7,18 +7,18 @@ from dataclasses import dataclass, replace
 from functools import cache
 from statistics import median
 
-from ..flops import flops
+from ..architecture.model import Model, presets
+from ..compute import flops
+from ..footprint.step import memory
 from ..hardware import GPU, gpus
 from ..hardware import gpu as card_of
-from ..memory import memory
-from ..model import Model, presets
 from ..run import CHOICES, Run
-from ..step_time import step_time
+from ..speed.step import step_time
 from ..units import DATA, duration, gb
 from . import style
+from .anatomy import BATCHES, accuracy
 from .base import Calculator, Result, dropdown, powers_of_two, scale
 from .html import Limit
-from .memory import BATCHES, accuracy
 
 RECOMPUTE = CHOICES["recompute"]
 COLOURS = dict(zip(RECOMPUTE, (style.BLUE, style.ORANGE, style.GREEN), strict=True))

@@ -7,10 +7,10 @@ from functools import cache
 from math import ceil, floor, log10
 from statistics import quantiles
 
-from ..cost import training_time
-from ..flops import flops, megatron, palm, six_nd
+from ..architecture.model import Model, presets
+from ..compute import flops, megatron, palm, six_nd
 from ..hardware import GPU, gpu
-from ..model import Model, presets
+from ..planning.costs import training_time
 from ..run import Run
 from ..units import DATA, DAY, HOUR, count, duration, si
 from . import style

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from matplotlib.ticker import EngFormatter
 
-from ..experiments.recording import own
-from ..experiments.roofline import roofline
 from ..hardware import DTYPES, GPU, gpu, gpus
+from ..measuring.recording import own
+from ..measuring.rooflines import roofline
 from ..units import gb, gib, si
 from . import style
 from .base import Calculator, Result, dropdown, scale

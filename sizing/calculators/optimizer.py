@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from ..memory import memory
-from ..model import Model, presets
+from ..architecture.model import Model, presets
+from ..footprint.step import memory
 from ..run import CHOICES, Run
 from ..units import count, duration, gb
 from . import style
+from .anatomy import accuracy
 from .base import Calculator, Result, dropdown, scale
 from .device_card import device, device_options
 from .html import Limit
-from .memory import accuracy
 
 PARTS = ("weights", "gradients", "master", "state")
 OPTIMIZERS = CHOICES["optimizer"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
+from ..architecture.model import Model, presets
 from ..hardware import gpu as find_gpu
 from ..hardware import gpus
-from ..model import Model, presets
 from ..units import BYTES, count
 from . import style
 from .base import Calculator, Result, dropdown, text

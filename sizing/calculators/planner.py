@@ -17,15 +17,15 @@ from numpy import asarray
 from numpy.ma import masked_array
 from PIL import Image, ImageDraw, ImageFont
 
-from ..flops import flops
+from ..architecture.model import Model, presets
+from ..compute import flops
+from ..evidence.ultrascale import LEAST_MFU
+from ..footprint.step import PARTS, Memory, memory
 from ..hardware import GPU, gpus
 from ..hardware import gpu as card_of
-from ..memory import PARTS, Memory, memory
-from ..model import Model, presets
 from ..parallel import check_degrees
 from ..run import CHOICES, Run
-from ..step_time import StepTime, step_time
-from ..ultrascale import LEAST_MFU
+from ..speed.step import StepTime, step_time
 from ..units import DATA, GB, count, duration, gb
 from . import style
 from .base import Calculator, Result, dropdown, powers_of_two, scale

@@ -5,16 +5,16 @@ from __future__ import annotations
 from bisect import bisect_left
 from functools import lru_cache
 
-from ..backward import kept
-from ..flops import matmuls
-from ..forward import Forward
-from ..model import Model, presets
+from ..architecture.model import Model, presets
+from ..compute import matmuls
+from ..footprint.backward import kept
+from ..footprint.forward import Forward
+from ..footprint.tape import MONOMIALS
 from ..run import CHOICES, Run
-from ..tape import MONOMIALS
 from ..units import si
 from . import style
+from .anatomy import accuracy
 from .base import Calculator, Result, dropdown, powers_of_two, scale
-from .memory import accuracy
 
 PAIRS = {"all query-key pairs": "full", "causal pairs": "causal"}
 KERNELS = CHOICES["attention"]

@@ -9,20 +9,20 @@ from itertools import zip_longest
 from math import log
 from statistics import median
 
+from ..architecture.model import Model, presets
+from ..footprint.sharding import zero_state
+from ..footprint.step import PARTS, Memory, memory
 from ..hardware import GPU, gpus
 from ..hardware import gpu as card_of
-from ..memory import PARTS, Memory, memory
-from ..model import Model, presets
 from ..parallel import RING_PASSES, Communication, communication
-from ..rates import NODE, rates
 from ..run import CHOICES, Run
-from ..sharding import zero_state
-from ..step_time import StepTime, step_time
+from ..speed.rates import NODE, sustained_rates
+from ..speed.step import StepTime, step_time
 from ..units import DATA, GB, count, duration, gb
 from . import style
+from .anatomy import MODEL_STATE, accuracy, round_up
 from .base import Calculator, Result, decades, dropdown, powers_of_two, scale
 from .html import Limit
-from .memory import MODEL_STATE, accuracy, round_up
 
 STAGES = CHOICES["zero"]
 DEGREES = powers_of_two(1, 4096)
@@ -67,7 +67,7 @@ def stage(run: Run, card: GPU, network: float) -> Stage:
     without a known link has a node of its own."""
     node = NODE if card.link else 1
     time = step_time(run, card, network=network, node=node)
-    rate = rates(card, "bf16", network, node)
+    rate = sustained_rates(card, "bf16", network, node)
     moved = communication(run)
     moving = sum(
         t.calls * rate.collective(t.collective, t.ranks, t.stride, t.payload)
@@ -327,7 +327,7 @@ def _accuracy() -> str:
         f"on one GPU {accuracy()} On 8 to 512 H100s (data/parallel_error.csv), {runs} runs with "
         f"data parallelism alone, stages 0 and 1: memory {held:.1%}, time {timed:.1%} in the "
         "median. Stages 2 and 3 are in none of them; their shares are checked against traces. "
-        "On its way: round a ring at the rates of sizing.rates, none of it hidden."
+        "On its way: round a ring at the rates of sizing.speed.rates, none of it hidden."
     )
 
 

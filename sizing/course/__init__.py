@@ -1,7 +1,11 @@
-"""What the notebooks use to teach: exercise checks, predictions, and a look at the machine."""
+"""The teaching: what the notebooks use to ask, to check and to answer.
 
-from .check import check
-from .environment import environment
-from .predict import predict, reveal
+`predict` and `reveal` keep guesses, `check` judges an exercise (`checks` has one module a lab),
+`environment` looks at the machine. `labs` and `notebooks` are the maintainer's tools.
+"""
+
+from .checking import check
+from .machine import environment
+from .predicting import predict, reveal
 
 __all__ = ["check", "environment", "predict", "reveal"]

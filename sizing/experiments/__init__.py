@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 
-from .recording import (
+from ..measuring.recording import (
     REFERENCE,
     Recording,
     devices,
@@ -19,7 +19,7 @@ from .recording import (
     recorded_only,
     recordings,
 )
-from .roofline import roofline
+from ..measuring.rooflines import roofline
 
 # In the order of recording: the quick ones that others are read against come first.
 _MODULES = {
@@ -39,6 +39,12 @@ _MODULES = {
     "tensor-and-pipeline": "tensor_and_pipeline",
     "frozen-weights": "frozen_weights",
 }
+
+
+def __getattr__(name: str):
+    if name in _MODULES.values():  # they bring torch: loaded when first used
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def names() -> tuple[str, ...]:
@@ -71,7 +77,7 @@ def run(name: str, **options) -> Recording:
     chosen = experiment(name)
     if recorded_only():
         return load(name, REFERENCE)
-    from .protocol import measure
+    from ..measuring.protocol import measure
 
     device = chosen.find()
     points = chosen.points(device, **options)

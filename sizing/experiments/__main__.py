@@ -13,10 +13,10 @@ from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.errors import record as reported
 
+from ..measuring.protocol import complete, leader, measure
+from ..measuring.recording import MEASUREMENTS
+from ..measuring.workers import leave, torchrun
 from . import experiment, names
-from .protocol import complete, leader, measure
-from .recording import MEASUREMENTS
-from .workers import leave, torchrun
 
 
 def record(chosen: list[str], out: Path, minutes: float) -> dict[str, str]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import torch
 
+from ..measuring.device import Device
+from ..measuring.protocol import Experiment, Row
+from ..measuring.training import TINY_MODEL
 from ..run import Run
 from ..trace import build
-from .device import Device
-from .protocol import Experiment, Row
-from .training import TINY_MODEL
 
 SEQUENCES, LENGTH = 8, 64
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from ..measuring.device import Device
+from ..measuring.protocol import Experiment, Row
+from ..measuring.training import (
+    BYTES_MODEL,
+    as_run,
+    default_precision,
+    describe,
+    measure_step,
+    named,
+)
 from ..run import Run
-from .device import Device
-from .protocol import Experiment, Row
-from .training import BYTES_MODEL, as_run, default_precision, describe, measure_step, named
 
 
 def grid(

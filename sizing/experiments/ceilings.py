@@ -14,9 +14,9 @@ from functools import cache
 
 import torch
 
-from .device import Device
-from .protocol import Experiment, Row
-from .timing import Timing, timed
+from ..measuring.device import Device
+from ..measuring.protocol import Experiment, Row
+from ..measuring.timing import Timing, timed
 
 DTYPES = {
     "fp32": torch.float32,

@@ -20,14 +20,14 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from ..measuring import workers
+from ..measuring.device import Device
+from ..measuring.protocol import Experiment, Row
+from ..measuring.timing import summary
+from ..measuring.traffic import Traffic
+from ..measuring.training import BYTES_MODEL, as_run, default_precision, describe, named, real_step
+from ..measuring.workers import World
 from ..run import Run
-from . import workers
-from .device import Device
-from .protocol import Experiment, Row
-from .timing import summary
-from .traffic import Traffic
-from .training import BYTES_MODEL, as_run, default_precision, describe, named, real_step
-from .workers import World
 
 ROUNDS = 7  # in each of which everything is timed once
 WARMUP = 3  # steps; DDP plans its buckets anew after the first

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..memory import memory
+from ..footprint.step import memory
+from ..measuring.allocations import peak, resident
+from ..measuring.device import Device
+from ..measuring.protocol import Experiment, Row
+from ..measuring.training import BYTES_MODEL, as_run, default_precision, describe, named, real_step
 from ..run import Run
-from .allocations import peak, resident
-from .device import Device
-from .protocol import Experiment, Row
-from .training import BYTES_MODEL, as_run, default_precision, describe, named, real_step
 
 SETTINGS = (
     {},

@@ -19,15 +19,15 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from ..measuring import workers
+from ..measuring.allocations import steady, storage_bytes
+from ..measuring.device import Device
+from ..measuring.protocol import Experiment, Row
+from ..measuring.traffic import Traffic
+from ..measuring.training import BYTES_MODEL, as_run, describe, named
+from ..measuring.workers import World
 from ..run import Run
 from ..trace import build
-from . import workers
-from .allocations import steady, storage_bytes
-from .device import Device
-from .protocol import Experiment, Row
-from .traffic import Traffic
-from .training import BYTES_MODEL, as_run, describe, named
-from .workers import World
 from .zero import timed_steps
 
 # Engine, and whether the language model is trained as well.

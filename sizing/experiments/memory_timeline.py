@@ -19,11 +19,11 @@ from dataclasses import dataclass
 
 import torch
 
+from ..measuring.allocations import Allocation, cpu_events, resident
+from ..measuring.device import Device
+from ..measuring.protocol import Experiment, Row
+from ..measuring.training import BYTES_MODEL, as_run, default_precision, describe, named, real_step
 from ..run import Run
-from .allocations import Allocation, cpu_events, resident
-from .device import Device
-from .protocol import Experiment, Row
-from .training import BYTES_MODEL, as_run, default_precision, describe, named, real_step
 
 CATEGORIES = ("activations", "logits", "gradients", "temporary")
 ROUNDING = 512  # bytes; CUDA's allocator hands out multiples of it

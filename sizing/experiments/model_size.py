@@ -6,12 +6,12 @@ weights, and trained on random tokens: neither changes the time of a step.
 
 from __future__ import annotations
 
-from ..model import Model, presets
+from ..architecture.model import Model, presets
+from ..measuring.device import Device
+from ..measuring.protocol import Experiment, Row
+from ..measuring.training import as_run, default_precision, describe, matmul_dtype, measure_step
 from ..run import Run
 from .ceilings import ceiling
-from .device import Device
-from .protocol import Experiment, Row
-from .training import as_run, default_precision, describe, matmul_dtype, measure_step
 
 LARGEST_ON_CPU = 200e6  # parameters
 

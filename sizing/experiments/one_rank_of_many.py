@@ -28,17 +28,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.device_mesh import init_device_mesh
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from ..memory import memory
+from ..footprint.step import memory
+from ..measuring import workers
+from ..measuring.allocations import steady
+from ..measuring.device import Device
+from ..measuring.protocol import Experiment, Row
+from ..measuring.traffic import KINDS, Traffic
+from ..measuring.training import BYTES_MODEL, as_run, describe, named
+from ..measuring.workers import World
 from ..run import Run
 from ..trace import build
 from ..trace.step import Step
-from . import workers
-from .allocations import steady
-from .device import Device
-from .protocol import Experiment, Row
-from .traffic import KINDS, Traffic
-from .training import BYTES_MODEL, as_run, describe, named
-from .workers import World
 from .zero import divide, fused_adamw, run_of, train_step
 
 RANKS = (1, 8, 64, 1024)

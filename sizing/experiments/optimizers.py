@@ -17,14 +17,14 @@ from importlib.metadata import version
 
 import torch
 
-from ..model import Model
+from ..architecture.model import Model
+from ..measuring.allocations import optimizer_tensors, peak, resident, storage_bytes
+from ..measuring.device import Device
+from ..measuring.protocol import Experiment, Row
+from ..measuring.timing import timed
+from ..measuring.training import BYTES_MODEL, TINY_MODEL, default_precision, named, real_step
 from ..run import CHOICES, Run
 from ..trace.step import Step
-from .allocations import optimizer_tensors, peak, resident, storage_bytes
-from .device import Device
-from .protocol import Experiment, Row
-from .timing import timed
-from .training import BYTES_MODEL, TINY_MODEL, default_precision, named, real_step
 
 LOOP = "adamw-loop"  # AdamW one tensor at a time, torch's default on a CPU
 OPTIMIZERS = (*CHOICES["optimizer"], LOOP)

@@ -6,11 +6,18 @@ there only "none" and "full" differ.
 
 from __future__ import annotations
 
-from ..flops import flops
+from ..compute import flops
+from ..measuring.device import Device
+from ..measuring.protocol import Experiment, Row
+from ..measuring.training import (
+    BYTES_MODEL,
+    as_run,
+    default_precision,
+    describe,
+    measure_step,
+    named,
+)
 from ..run import Run
-from .device import Device
-from .protocol import Experiment, Row
-from .training import BYTES_MODEL, as_run, default_precision, describe, measure_step, named
 
 CHOICES = (
     ("eager", "none"),

@@ -15,12 +15,19 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
+from ..measuring.allocations import peak, storage_bytes
+from ..measuring.device import Device
+from ..measuring.protocol import Experiment, Row
+from ..measuring.timing import timed
+from ..measuring.training import (
+    BYTES_MODEL,
+    as_run,
+    default_precision,
+    describe,
+    measure_step,
+    named,
+)
 from ..run import Run
-from .allocations import peak, storage_bytes
-from .device import Device
-from .protocol import Experiment, Row
-from .timing import timed
-from .training import BYTES_MODEL, as_run, default_precision, describe, measure_step, named
 
 HEAD_DIM = 64
 CPU_MOST = {"eager": 1024, "flash": 2048}  # longer steps of the whole model take seconds each

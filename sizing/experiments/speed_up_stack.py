@@ -11,15 +11,15 @@ from __future__ import annotations
 import torch
 from torch._dynamo.exc import TorchDynamoException
 
-from ..flops import flops
+from ..compute import flops
+from ..measuring.allocations import peak, resident
+from ..measuring.device import Device
+from ..measuring.protocol import Experiment, Row, Unavailable
+from ..measuring.timing import timed
+from ..measuring.training import BYTES_MODEL, as_run, describe, named, real_step
 from ..run import Run
 from ..trace.step import Step
-from .allocations import peak, resident
-from .device import Device
 from .optimizers import LOOP
-from .protocol import Experiment, Row, Unavailable
-from .timing import timed
-from .training import BYTES_MODEL, as_run, describe, named, real_step
 
 PLAIN = "plain"
 CHANGES = ("bf16 autocast", "flash attention", "fused AdamW", "bf16 weights", "micro-batch")

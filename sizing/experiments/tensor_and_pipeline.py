@@ -36,17 +36,17 @@ from torch.distributed.tensor.parallel import (
 )
 from torch.nn.functional import cross_entropy
 
+from ..measuring import workers
+from ..measuring.allocations import steady
+from ..measuring.device import Device
+from ..measuring.protocol import Experiment, Row
+from ..measuring.timing import summary
+from ..measuring.traffic import KINDS, Traffic
+from ..measuring.training import BYTES_MODEL, WIDE_MODEL, named
+from ..measuring.workers import World
 from ..parallel import check_degrees, stages
 from ..run import Run
 from ..trace import build
-from . import workers
-from .allocations import steady
-from .device import Device
-from .protocol import Experiment, Row
-from .timing import summary
-from .traffic import KINDS, Traffic
-from .training import BYTES_MODEL, WIDE_MODEL, named
-from .workers import World
 
 STEPS = 5  # that are timed
 SCHEDULES = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}

@@ -22,16 +22,16 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from ..measuring import workers
+from ..measuring.allocations import steady
+from ..measuring.device import Device
+from ..measuring.protocol import Experiment, Row, Unavailable
+from ..measuring.timing import summary
+from ..measuring.traffic import KINDS, Traffic
+from ..measuring.training import BYTES_MODEL, as_run, describe, named
+from ..measuring.workers import World
 from ..run import Run
 from ..trace import build
-from . import workers
-from .allocations import steady
-from .device import Device
-from .protocol import Experiment, Row, Unavailable
-from .timing import summary
-from .traffic import KINDS, Traffic
-from .training import BYTES_MODEL, as_run, describe, named
-from .workers import World
 
 # Engine and ZeRO stage. FSDP2 keeps gathered weights until backward (2) or gathers them twice (3).
 ENGINES = (

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.integrations import moe
 
-from ..flops import Flops
+from ..compute import Flops
 from ..run import Run
 from . import build
 from .cuda import cuda_operators
@@ -175,4 +175,4 @@ def _require_one(run: Run, field: str) -> None:
         )
 
 
-__all__ = ["PARTS", "PHASES", "Trace", "flops", "memory"]
+__all__ = ["PARTS", "PHASES", "Step", "Trace", "flops", "memory"]

@@ -1,7 +1,7 @@
 """Case lab A, the batch that "uses" the GPU: answers and what each known mistake leads to."""
 
+from ...architecture.model import Model
 from ...experiments import load
-from ...model import Model
 from ...units import GB, GIB
 from ..exercise import Exercise
 

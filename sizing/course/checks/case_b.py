@@ -3,11 +3,11 @@
 from functools import cache
 from math import ceil
 
+from ...architecture.model import Model
+from ...compute import flops
 from ...experiments import load
-from ...flops import flops
+from ...footprint import Saved, saved_tensors
 from ...hardware import gpu
-from ...memory import Saved, saved_tensors
-from ...model import Model
 from ...run import Run
 from ...units import GB, GIB
 from ..exercise import Exercise

@@ -1,6 +1,6 @@
 """Lab 01, counting parameters: what is right, and what each known mistake leads to."""
 
-from ...model import Model
+from ...architecture.model import Model
 from ...units import GB, GIB
 from ..exercise import Exercise
 

@@ -2,9 +2,9 @@
 
 import math
 
-from ...flops import flops, matmuls, palm, six_nd
+from ...architecture.model import Model
+from ...compute import flops, matmuls, palm, six_nd
 from ...hardware import gpu
-from ...model import Model
 from ...run import Run
 from ...units import DAY
 from ..exercise import Exercise

@@ -1,7 +1,7 @@
 """Lab 04, sequence length: what is right, and what each known mistake leads to."""
 
+from ...architecture.model import Model
 from ...hardware import gpu
-from ...model import Model
 from ...units import GB, GIB
 from ..exercise import Exercise
 

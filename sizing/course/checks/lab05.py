@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
+from ...architecture.model import Model
+from ...footprint.step import memory
 from ...hardware import gpu
-from ...memory import memory
-from ...model import Model
 from ...run import Run
 from ...units import GB, GIB
 from ..exercise import Exercise

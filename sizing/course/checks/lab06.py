@@ -2,8 +2,8 @@
 
 from math import prod
 
+from ...footprint.step import memory
 from ...hardware import gpu
-from ...memory import memory
 from ...run import Run
 from ...units import GB, GIB
 from ..exercise import Exercise

@@ -1,4 +1,4 @@
-"""How far `sizing.memory` is from the trace: the table, its summary, and how it is made."""
+"""Memory against the trace of the real model: the table, its summary, and how it is made."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
 
-from ..memory import memory as formula
-from ..model import Model, presets
+from ..architecture.model import Model, presets
+from ..footprint.step import memory
 from ..run import Run
 from ..units import DATA
-from . import memory
 
 PATH = DATA / "memory_error.csv"
 SETTINGS = (
@@ -131,7 +130,9 @@ def _random_run(draw: random.Random, model: Model) -> Run:
 
 def measure(split: str, run: Run) -> dict:
     """One row: the run's settings, its trace and the formula."""
-    trace, predicted = memory(run), formula(run)
+    from .. import trace as tracing  # brings torch, which reading the table does not need
+
+    trace, predicted = tracing.memory(run), memory(run)
     return {
         "split": split,
         "model": run.model.name,

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .families import Block
-from .model import Model
+from .architecture.model import Model
+from .architecture.weights import Block
 from .run import Run
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from ..architecture.weights import Block
+from ..run import WEIGHTS, Run
 from .backward import kept
-from .families import Block
 from .layers import LAYERS, llama_like
-from .run import WEIGHTS, Run
 from .tape import NONE, Size, Skipped, Tape, Tensor, plus, times
 
 # What an activation function keeps: torch's own functions one tensor, those written out more.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from .parallel import (
+from ..parallel import (
     ACTIVATION_BYTES,
     WEIGHT_BYTES,
     Stage,
@@ -20,7 +20,7 @@ from .parallel import (
     stages,
     tokens,
 )
-from .run import Run
+from ..run import Run
 
 Phases = dict[str, dict[str, float]]
 

@@ -8,7 +8,7 @@ from html import escape
 from importlib.metadata import PackageNotFoundError, version
 
 from .. import experiments
-from ..experiments.recording import recorded_only
+from ..measuring.recording import recorded_only
 from ..units import DATA, GIB
 
 PACKAGES = ("torch", "transformers", "numpy", "ipywidgets", "matplotlib")
@@ -86,7 +86,7 @@ def _package(name: str, pin: str, live: bool) -> tuple[str, str, str, str]:
 def _device() -> Iterator[str]:
     import torch
 
-    from ..experiments.device import find, provenance
+    from ..measuring.device import find, provenance
 
     device = find()
     facts = provenance(device, "environment", "environment()")

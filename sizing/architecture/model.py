@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from .families import FAMILIES, Block, Fields, Weight
-from .units import DATA
+from ..units import DATA
+from .families import FAMILIES
+from .fields import Fields
+from .weights import Block, Weight
 
 PRESETS = DATA / "models"
 

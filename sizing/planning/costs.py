@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .hardware import GPU
-from .hardware import gpu as find_gpu
+from ..hardware import GPU
+from ..hardware import gpu as find_gpu
 
 
 def training_time(

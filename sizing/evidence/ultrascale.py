@@ -1,24 +1,23 @@
 """The Ultra-Scale Playbook's measured runs, and how far the formulas are from them.
 
 710 pre-training runs of two Llama-like models on up to 512 H100s with nanotron (Hugging Face,
-2025), in data/ultrascale_h100.csv. `python -m sizing.ultrascale` prints the errors by size and by
-degree; with `--write` it also writes data/parallel_error.csv.
+2025), in data/ultrascale_h100.csv. `python -m sizing.evidence` prints the errors by size and by
+degree; `python -m sizing.evidence record ultrascale` writes data/parallel_error.csv.
 """
 
 from __future__ import annotations
 
 import csv
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import median
 
-from .memory import memory
-from .model import Model
-from .run import Run
-from .step_time import step_time
-from .units import DATA, GIB
+from ..architecture.model import Model
+from ..footprint.step import memory
+from ..run import Run
+from ..speed.step import step_time
+from ..units import DATA, GIB
 
 SOURCE = DATA / "ultrascale_h100.csv"
 TABLE = DATA / "parallel_error.csv"
@@ -184,20 +183,23 @@ def _line(name: str, group: object, errors: list[float]) -> str:
     return f"{name:>12} {group!s:>5} {len(errors):5d} {size:7.1%} {sign:+8.1%} {close:8.0%}"
 
 
-def main(arguments: list[str]) -> None:
+def text() -> str:
+    """The error tables as printed: throughput, then memory, by size and by degree."""
     rows = [compare(row) for row in measured()]
     judged = held_out(rows)
-    print(f"Throughput: {len(judged)} runs above {LEAST_MFU:.0f} % MFU, calibration left out")
-    print(summary(judged, lambda row: row.throughput_error))
-    print(f"\nMemory: all {len(rows)} runs, nothing calibrated")
-    print(summary(rows, lambda row: row.memory_error))
-    if "--write" in arguments:
-        with TABLE.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(_row(row) for row in rows)
-        print(f"\n{TABLE.name} written")
+    return "\n".join(
+        (
+            f"Throughput: {len(judged)} runs above {LEAST_MFU:.0f} % MFU, calibration left out",
+            summary(judged, lambda row: row.throughput_error),
+            f"\nMemory: all {len(rows)} runs, nothing calibrated",
+            summary(rows, lambda row: row.memory_error),
+        )
+    )
 
 
-if __name__ == "__main__":
-    main(sys.argv[1:])
+def record() -> None:
+    """Write data/parallel_error.csv."""
+    with TABLE.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table())

@@ -10,7 +10,7 @@ import math
 import re
 import shlex
 
-from .run import Run
+from ..run import Run
 
 NODE = 8  # GPUs in a node, as HGX and most cloud instances have them
 CPUS = 8  # cores for each GPU: its own process, the loader's workers and threads that torch starts

@@ -13,7 +13,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from ..experiments.recording import learner_directory, recorded_only
+from ..measuring.recording import learner_directory, recorded_only
 from .guesses import Guesses, calibration
 
 

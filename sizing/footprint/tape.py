@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import prod
 
-from .units import BYTES
+from ..units import BYTES
 
 # The monomials that sizes are made of, as powers of (b, s).
 MONOMIALS = ((0, 0), (0, 1), (1, 1), (0, 2), (1, 2))
@@ -37,6 +37,12 @@ def plus(a: Size, b: Size) -> Size:
 
 def times(factor: int, a: Size) -> Size:
     return tuple(factor * x for x in a)
+
+
+def value(size: Size, b: int, s: int) -> int:
+    """The polynomial's value; in bytes, at a micro-batch and sequence length."""
+    constant, per_s, per_bs, per_ss, per_bss = size
+    return constant + s * (per_s + b * per_bs + s * (per_ss + b * per_bss))
 
 
 @dataclass(eq=False)

@@ -8,9 +8,9 @@ from functools import cache
 from math import floor, log10
 from statistics import fmean
 
-from ..experiments.recording import own, recordings
-from ..memory import PARTS, PHASES, Memory, memory
-from ..model import Model, presets
+from ..architecture.model import Model, presets
+from ..footprint.step import PARTS, PHASES, Memory, memory
+from ..measuring.recording import own, recordings
 from ..run import CHOICES, Run
 from ..units import DATA, GB, count, gb
 from . import style

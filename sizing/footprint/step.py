@@ -13,15 +13,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 
-from .backward import Point, points, saved
+from ..architecture.model import Model
+from ..parallel import gradient_bytes
+from ..run import WEIGHTS, Run
+from ..units import BYTES
+from .backward import Point, points
 from .forward import Forward
-from .model import Model
 from .optimizer import Trained, state_bytes, temporary_bytes
-from .parallel import gradient_bytes
-from .run import WEIGHTS, Run
 from .sharding import shard
-from .tape import NONE, Size, Tensor, plus, size_of
-from .units import BYTES
+from .tape import NONE, Size, plus, size_of, value
 
 PARTS = ("parameters", "gradients", "optimizer", "activations", "logits", "temporary")
 DEVICES = ("cpu", "cuda")
@@ -140,14 +140,14 @@ class _Plan:
     def evaluate(self, batch: int, sequence: int) -> Memory:
         total, peak = -1, None
         for size, moment in self.peaks:
-            value = _at(size, batch, sequence)
-            if value > total:
-                total, peak = value, moment
+            bytes_alive = value(size, batch, sequence)
+            if bytes_alive > total:
+                total, peak = bytes_alive, moment
         return Memory(
             **self.state,
-            activations=_at(self.activations, batch, sequence),
-            logits=max([_at(size, batch, sequence) for size in self.logits]),
-            temporary=_at(peak.parts["temporary"], batch, sequence),
+            activations=value(self.activations, batch, sequence),
+            logits=max([value(size, batch, sequence) for size in self.logits]),
+            temporary=value(peak.parts["temporary"], batch, sequence),
             peak_phase=peak.phase,
             total=total,
             _moments=partial(self.moments, batch, sequence),
@@ -156,19 +156,19 @@ class _Plan:
 
     def moments(self, batch: int, sequence: int) -> dict[str, dict[str, int]]:
         worst = {
-            name: max(moments, key=lambda m: _at(m.total, batch, sequence))
+            name: max(moments, key=lambda m: value(m.total, batch, sequence))
             for name, moments in self.phases.items()
         }
         return {name: _parts_at(m, batch, sequence) for name, m in worst.items()}
 
     def first(self, batch: int, sequence: int) -> dict[str, int]:
         """Parts at the worst moment in the first layer that the backward pass visits."""
-        worst = max(self.first_layer, key=lambda m: _at(m.total, batch, sequence))
+        worst = max(self.first_layer, key=lambda m: value(m.total, batch, sequence))
         return _parts_at(worst, batch, sequence)
 
 
 def _parts_at(moment: Point, batch: int, sequence: int) -> dict[str, int]:
-    return {part: _at(moment.parts.get(part, NONE), batch, sequence) for part in PARTS}
+    return {part: value(moment.parts.get(part, NONE), batch, sequence) for part in PARTS}
 
 
 def _until_gradients_of_one(layers: list[Point], count: int) -> list[Point]:
@@ -176,12 +176,6 @@ def _until_gradients_of_one(layers: list[Point], count: int) -> list[Point]:
     made = [moment.parts.get("gradients", NONE)[0] for moment in layers]
     most = made[0] + (made[-1] - made[0]) / count
     return [moment for moment, size in zip(layers, made, strict=True) if size <= most]
-
-
-def _at(size: Size, b: int, s: int) -> int:
-    """The polynomial's value; the order of terms is tape.MONOMIALS."""
-    constant, per_s, per_bs, per_ss, per_bss = size
-    return constant + s * (per_s + b * per_bs + s * (per_ss + b * per_bss))
 
 
 @lru_cache(maxsize=512)
@@ -296,90 +290,3 @@ def _sequence_beyond(model: Model, beyond: tuple[bool, ...]) -> int:
         window for window, is_beyond in zip(_windows(model), beyond, strict=True) if is_beyond
     ]
     return max(reached, default=1)
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A tensor that a layer keeps for the backward pass.
-
-    Attributes:
-        name: what it is; `why` names the operation that needs it.
-        shape, dtype, bytes: of the whole storage, also where only a view of it is needed.
-        shared: one tensor for all layers (masks, rotary angles).
-        weight: autocast's bf16 copy of a weight, which does not grow with the tokens.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    bytes: int
-    why: str
-    shared: bool
-    weight: bool
-
-
-def saved_tensors(run: Run, *, block: int = 0, lora: int = 0, device: str = "cpu") -> list[Saved]:
-    """What one layer keeps for its backward pass, tensor by tensor, in the order it is saved.
-
-    Args:
-        run: the training run; under recompute="full" a layer keeps its input alone.
-        block: index into `run.model.blocks`, the kinds of layer that the model has.
-        lora, device: as in `memory`.
-
-    Raises:
-        ValueError: the model has no such block.
-    """
-    blocks = run.model.blocks
-    if not 0 <= block < len(blocks):
-        raise ValueError(f"block: {block} given; allowed: 0 to {len(blocks) - 1}")
-    layer = Forward(run, device, lora).layers[blocks[block]]
-    reasons: dict[Tensor, list[str]] = {}
-    for tensor, why in saved(layer):
-        if tensor.part != "parameters":
-            reasons.setdefault(tensor, []).append(why)
-    sizes = {"b": run.micro_batch, "s": run.sequence}
-    return [
-        Saved(
-            tensor.name,
-            tuple(sizes.get(n, n) for n in tensor.shape),
-            tensor.dtype,
-            _at(tensor.size, run.micro_batch, run.sequence),
-            ", ".join(dict.fromkeys(why)),
-            tensor.shared,
-            tensor.part == "temporary",
-        )
-        for tensor, why in reasons.items()
-    ]
-
-
-# -- the formulas of the literature, to be compared
-
-
-def korthikanti(run: Run) -> int:
-    """Activation bytes of all layers after Korthikanti et al. 2022 (arXiv:2205.05198).
-
-    Equation 2, a layer of one GPU: s b h (10 + 24/t + 5 a s / (h t)), with t = 1 equation 1,
-    s b h (34 + 5 a s / h). Without the attention core under recompute="selective" (section 5);
-    its input alone, 2 s b h, under "full". It describes GPT-3's layer in 16 bits with dropout, as
-    Megatron-LM fused it; flash attention was not yet there.
-    """
-    model, t = run.model, run.tensor
-    tokens_width = run.sequence * run.micro_batch * model.hidden
-    if run.recompute == "full":
-        return 2 * tokens_width * model.layers
-    core = 0 if run.recompute == "selective" else 5 * model.heads * run.sequence / model.hidden
-    return round(tokens_width * (10 + (24 + core) / t) * model.layers)
-
-
-def bytes_per_parameter(gradients: str = "same") -> int:
-    """Model state of mixed-precision Adam in the literature, in bytes a parameter.
-
-    16: bf16 weights and gradients, fp32 master weights and two moments (Rajbhandari et al. 2020,
-    arXiv:1910.02054, section 3.1). 18 with fp32 gradients (Megatron-LM's distributed optimizer).
-
-    Raises:
-        ValueError: `gradients` is neither "same" nor "fp32".
-    """
-    if gradients not in ("same", "fp32"):
-        raise ValueError(f"gradients: {gradients!r} given; allowed: 'same', 'fp32'")
-    return 18 if gradients == "fp32" else 16

@@ -4,16 +4,16 @@ A matmul takes its FLOPs at the rate of large matmuls or its bytes at the memory
 is longer (roofline: Williams, Waterman and Patterson 2009, doi:10.1145/1498765.1498785), and a
 start-up time. A collective takes a ring's bytes and a latency for every rank.
 
-"Calibrated" constants come from the runs that `sizing.ultrascale` names.
+"Calibrated" constants come from the runs that `sizing.evidence.ultrascale` names.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .hardware import GPU
-from .hardware import gpu as find_gpu
-from .parallel import ring_factor
+from ..hardware import GPU
+from ..hardware import gpu as find_gpu
+from ..parallel import ring_factor
 
 # Rate of large matmuls over a whole step, as a share of the datasheet's dense peak, calibrated: on
 # the H100 with the runs named there, on the A100 with one row (1.7B) of Megatron's table 1
@@ -93,7 +93,9 @@ class Rates:
         return payload / self.network + NETWORK_LATENCY
 
 
-def rates(gpu: str | GPU, dtype: str = "bf16", network: float = NETWORK, node: int = NODE) -> Rates:
+def sustained_rates(
+    gpu: str | GPU, dtype: str = "bf16", network: float = NETWORK, node: int = NODE
+) -> Rates:
     """Rates of an accelerator in a cluster; one without a link uses the network.
 
     Args:
@@ -128,4 +130,4 @@ def matmul_time(m: float, n: float, k: float, gpu: str | GPU, dtype: str = "bf16
         ValueError: an unknown GPU, or one without a rate for `dtype`.
     """
     width = 4 if dtype in ("fp32", "tf32") else 1 if dtype == "fp8" else 2
-    return rates(gpu, dtype).multiply(m, n, k, width)
+    return sustained_rates(gpu, dtype).multiply(m, n, k, width)

@@ -1,11 +1,11 @@
 """Seconds of one optimizer step: what the GPUs compute, move and wait for.
 
-Matmuls and collectives run at the rates of `sizing.rates`; everything else in a layer takes its
-bytes of memory traffic. No pass can be shorter than the host needs to launch it. Stages run 1F1B:
-the slowest sets the pace, filling and draining is the bubble.
+Matmuls and collectives run at the rates of `sizing.speed.rates`; everything else in a layer takes
+its bytes of memory traffic. No pass can be shorter than the host needs to launch it. Stages run
+1F1B: the slowest sets the pace, filling and draining is the bubble.
 
 Constants that no datasheet gives come from 15 runs of one model size on H100s, named in
-`sizing.ultrascale`; its error table, data/parallel_error.csv, is over all the others.
+`sizing.evidence.ultrascale`; its error table, data/parallel_error.csv, is over all the others.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
-from .flops import query_key_pairs
-from .hardware import GPU
-from .hardware import gpu as find_gpu
-from .model import Model
-from .parallel import (
+from ..architecture.model import Model
+from ..compute import query_key_pairs
+from ..hardware import GPU
+from ..hardware import gpu as find_gpu
+from ..parallel import (
     ACTIVATION_BYTES,
     WEIGHT_BYTES,
     Stage,
@@ -27,8 +27,8 @@ from .parallel import (
     stages,
     tokens,
 )
-from .rates import NETWORK, NODE, Rates, rates
-from .run import Run
+from ..run import Run
+from .rates import NETWORK, NODE, Rates, sustained_rates
 
 # --- The engine: nanotron, that is PyTorch kernel by kernel --------------------------------------
 
@@ -138,7 +138,7 @@ def step_time(
         raise ValueError(
             f"gpu: {gpu.name!r} given, whose link is unknown; allowed: a GPU with a link, or node=1"
         )
-    rate = rates(gpu, "fp32" if run.precision == "fp32" else "bf16", network, node)
+    rate = sustained_rates(gpu, "fp32" if run.precision == "fp32" else "bf16", network, node)
     layer, head = _layer(run, rate, host), _head(run, rate, host)
     passes = {}
     ends = 0.0  # of data-parallel communication and update, on the worst stage

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from ..flops import flops
-from ..memory import memory
-from ..model import Model
+from ..architecture.model import Model
+from ..compute import flops
+from ..footprint.step import memory
 from ..run import Run
 from ..trace.step import Step
 from .allocations import peak, resident

@@ -1,0 +1,94 @@
+"""What a model is made of: weight tensors, kinds of layer, and the modules that bring them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One weight tensor: its name and shape in transformers, the part of the model it counts in.
+
+    `kind` says how a token meets it: "matrix" (multiplied with each token), "lookup" (one row is
+    read), "vector" (norm or bias, elementwise). Routed experts are stacked in one tensor of shape
+    (experts, out, in); `chosen` of them see a given token.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    part: str
+    kind: str = "matrix"
+    chosen: int | None = None
+
+    @property
+    def elements(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def active(self) -> int:
+        """Elements that one token meets."""
+        if self.chosen is None:
+            return self.elements
+        return self.elements // self.shape[0] * self.chosen
+
+
+@dataclass(frozen=True)
+class Block:
+    """A kind of layer: `count` layers that have these weights and this attention.
+
+    `query_dim` and `value_dim` are the widths of a head in the two attention matmuls; `window` is
+    the sliding window in tokens (None: all). `last_matmul` names the weight that PyTorch's
+    checkpointing does not multiply again (no tensor is saved after it), None if it must.
+    """
+
+    count: int
+    weights: tuple[Weight, ...]
+    heads: int
+    query_dim: int
+    value_dim: int
+    window: int | None = None
+    last_matmul: str | None = None
+
+
+@dataclass(frozen=True)
+class Architecture:
+    vocab: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    tied: bool
+    outer: tuple[Weight, ...]
+    blocks: tuple[Block, ...]
+    max_positions: int | None = None
+
+
+# -- the weights of a module, named as transformers names them
+
+
+def linear(name, out, into, part, bias=False) -> tuple[Weight, ...]:
+    weight = Weight(f"{name}.weight", (out, into), part)
+    return (weight, Weight(f"{name}.bias", (out,), part, "vector")) if bias else (weight,)
+
+
+def conv1d(name, out, into, part) -> tuple[Weight, ...]:
+    # GPT-2 keeps its matrices transposed, shape (in, out)
+    return Weight(f"{name}.weight", (into, out), part), Weight(
+        f"{name}.bias", (out,), part, "vector"
+    )
+
+
+def rms_norm(name, width) -> tuple[Weight, ...]:
+    return (Weight(f"{name}.weight", (width,), "norm", "vector"),)
+
+
+def layer_norm(name, width, affine=True) -> tuple[Weight, ...]:
+    if not affine:
+        return ()
+    return (*rms_norm(name, width), Weight(f"{name}.bias", (width,), "norm", "vector"))
+
+
+def head(vocab, width, tied) -> tuple[Weight, ...]:
+    return () if tied else (Weight("lm_head.weight", (vocab, width), "head"),)

@@ -1,0 +1,39 @@
+"""How far off are we: `python -m sizing.evidence` prints every error table.
+
+`python -m sizing.evidence record traces` or `record ultrascale` makes a table anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from . import traces, ultrascale
+
+TABLES = {
+    "traces": lambda: traces.text(traces.load()),
+    "ultrascale": ultrascale.text,
+}
+RECORDERS = {
+    "traces": lambda: traces.record(
+        report=lambda done, row: print(done, row["model"], f"{traces.error(row):+.4%}", flush=True)
+    ),
+    "ultrascale": ultrascale.record,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m sizing.evidence", description=__doc__)
+    commands = parser.add_subparsers(dest="command")
+    commands.add_parser("record", help="make a table anew").add_argument("table", choices=RECORDERS)
+    options = parser.parse_args(arguments)
+    if options.command == "record":
+        RECORDERS[options.table]()
+    else:
+        print("\n\n".join(table() for table in TABLES.values()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

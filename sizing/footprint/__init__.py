@@ -1,0 +1,24 @@
+"""What does a GPU hold in a training step, at its peak and phase by phase.
+
+`memory` and `saved_tensors` rest on a `tape` of the forward pass (`forward`, and `layers` for each
+family), walked `backward`; `optimizer` adds its state, `sharding` divides it all over GPUs.
+`literature` has the formulas of papers, to compare.
+"""
+
+from .literature import bytes_per_parameter, korthikanti
+from .saved import Saved, saved_tensors
+from .sharding import in_flight, zero_state
+from .step import PARTS, PHASES, Memory, memory
+
+__all__ = [
+    "PARTS",
+    "PHASES",
+    "Memory",
+    "Saved",
+    "bytes_per_parameter",
+    "in_flight",
+    "korthikanti",
+    "memory",
+    "saved_tensors",
+    "zero_state",
+]

@@ -1,0 +1,10 @@
+"""How much, how long, and how it is started.
+
+`training_time` turns FLOPs into hours (`costs`); `launch` writes what starts a run: the torchrun
+line, the DeepSpeed config, the sbatch script.
+"""
+
+from . import launch
+from .costs import training_time
+
+__all__ = ["launch", "training_time"]
