@@ -9,6 +9,7 @@ Describes transformers 5.23 on PyTorch 2.13; checked against `sizing.trace` (dat
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
@@ -18,7 +19,7 @@ from ..parallel import gradient_bytes
 from ..run import WEIGHTS, Run
 from ..units import BYTES
 from .backward import Point, points
-from .forward import Forward, lookups
+from .forward import Forward, turning_points
 from .optimizer import Trained, state_bytes, temporary_bytes
 from .sharding import shard
 from .tape import NONE, Size, plus, size_of, value
@@ -91,7 +92,7 @@ def memory(run: Run, *, lora: int = 0, device: str = "cpu") -> Memory:
         tuple(sequence >= window for window in _windows(model)),
         lora,
         device,
-        lookups(run) if device == "cuda" else None,
+        _representative(model, batch * sequence) if device == "cuda" else 1,
     )
     whole = plan.evaluate(batch, sequence)
     return whole if run.gpus == 1 else _sharded(run, whole, lora)
@@ -182,7 +183,7 @@ def _until_gradients_of_one(layers: list[Point], count: int) -> list[Point]:
 @lru_cache(maxsize=512)
 def _plan(
     model, precision, gradients, optimizer, recompute, attention, accumulated, batched, beyond,
-    lora, device, rows_read,
+    lora, device, tokens,
 ) -> _Plan:  # fmt: skip
     sequence = _sequence_beyond(model, beyond)
     run = Run(
@@ -193,7 +194,7 @@ def _plan(
         recompute=recompute,
         attention=attention,
     )
-    forward = Forward(run, device, lora, rows_read)
+    forward = Forward(run, device, lora, tokens)
     trained = _trained(forward)
     master = precision == "bf16-master"
     wide = gradients == "fp32" and WEIGHTS[precision] == "bf16"
@@ -278,6 +279,13 @@ def _trained(forward: Forward) -> list[Trained]:
     ]
     tables = [t for t, w in outer if w.part == "embedding"]
     return [*tables, *inner, *(t for t, w in outer if w.part != "embedding")]
+
+
+def _representative(model: Model, tokens: int) -> int:
+    """The same number for all between two turning points of CUDA's kernels, and one of them."""
+    points = turning_points(model)
+    place = bisect_left(points, tokens)
+    return points[place] if place < len(points) else points[-1] + 1
 
 
 @lru_cache(maxsize=512)
