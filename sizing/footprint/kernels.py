@@ -49,8 +49,8 @@ def embedding(read: int, rows: int, width: int) -> Scratch:
 def summed(rows: int, columns: int) -> Scratch:
     """Sum of the rows of a matrix, the gradient of a bias or of a norm's weight (Reduce.cuh).
 
-    From 1024 rows on, blocks of threads take 64 rows each as long as the GPU has room for more; each
-    thread has four fp32 sums to hand over, and the buffer is as large as if each had 32 times that.
+    From 1024 rows on, each block of threads takes 64 rows, as long as the GPU has room for more.
+    A thread has four fp32 sums to hand over; the buffer is 32 times as large as they need.
     """
     if rows < 1024:
         return NOTHING

@@ -20,6 +20,9 @@ from math import prod
 from ..units import BYTES
 from . import kernels
 
+# A tape is written for bf16: fp16 takes as many bytes, operation by operation.
+SAME_BYTES = {"fp16": "bf16", "fp16-mixed": "bf16-mixed"}
+
 # The monomials that sizes are made of, as powers of (b, s).
 MONOMIALS = ((0, 0), (0, 1), (1, 1), (0, 2), (1, 2))
 Size = tuple[int, int, int, int, int]  # one coefficient a monomial, in bytes
@@ -116,7 +119,8 @@ class Tape:
     """Records operations. `autocast` is torch.autocast to bf16; `device` chooses its operator list.
 
     `batched` says whether the micro-batch is above one: a transposed batch of heads must then be
-    copied before a batched matmul. `tokens`, of the micro-batch, choose CUDA's way to sum over them.
+    copied before a batched matmul. `tokens`, those of the micro-batch, decide how CUDA sums over
+    them.
     """
 
     autocast: bool = False
@@ -272,8 +276,9 @@ class Tape:
         if self.autocast and self.device == "cuda":  # on CUDA's list of fp32 operators
             x = self.cast(x, "fp32")
         out = Tensor(x.shape, x.dtype, f"output of {name}")
-        statistic = Tensor((*x.shape[:-1], 1), x.dtype, f"mean of {name}", grad=False)
-        deviation = Tensor((*x.shape[:-1], 1), x.dtype, f"1/deviation of {name}", grad=False)
+        dtype = "fp32" if self.device == "cuda" else x.dtype
+        statistic = Tensor((*x.shape[:-1], 1), dtype, f"mean of {name}", grad=False)
+        deviation = Tensor((*x.shape[:-1], 1), dtype, f"1/deviation of {name}", grad=False)
         saved = [(x, f"input of {name}"), (statistic, "statistics"), (deviation, "statistics")]
         grads = [(x, False)] + [(p, False) for p in (weight, bias) if p is not None]
         return self.emit(name, out, grads, saved)
