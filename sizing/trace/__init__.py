@@ -111,15 +111,36 @@ def flops(run: Run) -> Flops:
     eager = "recomputed_core" if run.recompute == "selective" else "eager"
     with _fake_tensors():
         step = Step(run, attention=eager)
-        with FlopCounterMode(display=False) as forward:
+        with flop_counter() as forward:
             loss = step.forward()
-        with FlopCounterMode(display=False) as backward:
+        with flop_counter() as backward:
             loss.backward()
         del loss
     count = run.accumulation * run.data
     ahead, back = forward.get_total_flops(), backward.get_total_flops()
     # The backward pass multiplies each matrix of the forward pass twice; more is recompute.
     return Flops(count * ahead, count * 2 * ahead, count * (back - 2 * ahead))
+
+
+def flop_counter() -> FlopCounterMode:
+    """torch's counter, taught the product of grouped rows with their experts' matrices."""
+    grouped = torch.ops.transformers
+    return FlopCounterMode(
+        display=False,
+        custom_mapping={
+            grouped.grouped_mm_fallback: _grouped_flops,
+            grouped.grouped_mm_fallback_backward: _grouped_backward_flops,
+        },
+    )
+
+
+def _grouped_flops(rows, weight, *args, out_shape=None, **kwargs) -> int:
+    """Each row meets one expert's matrix: (rows, K) x (experts, K, N)."""
+    return 2 * rows[0] * weight[-2] * weight[-1]
+
+
+def _grouped_backward_flops(rows, weight, *args, out_shape=None, **kwargs) -> int:
+    return 2 * _grouped_flops(rows, weight)
 
 
 @contextmanager
