@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+from ..architecture.model import Model
 from ..architecture.weights import Block
 from ..run import WEIGHTS, Run
 from .backward import kept
 from .layers import LAYERS, llama_like
-from .tape import NONE, Size, Skipped, Tape, Tensor, plus, times
+from .tape import NONE, Size, Skipped, Tape, Tensor, plus, size_of, times
+
+# How many rows of a table a step reads, as far as CUDA's embedding gradient depends on it.
+FEW, MANY, MORE = "few", "many", "more than there are"
+SORTED_ABOVE = 3072
 
 # What an activation function keeps: torch's own functions one tensor, those written out more.
 _ACTIVATIONS = {
@@ -34,6 +41,7 @@ class Forward:
             it is beyond a sliding window.
         device: "cpu" or "cuda", for the few operators that differ.
         lora: rank of the adapters on the linear layers inside the blocks, 0 for full training.
+        lookups: for each embedding table, how many rows of it are read (see `lookups`).
 
     Attributes:
         tape: the operations.
@@ -41,9 +49,12 @@ class Forward:
         layers, weights: {block: operations}, {block: parameters} of one layer of each kind.
     """
 
-    def __init__(self, run: Run, device: str = "cpu", lora: int = 0):
+    def __init__(
+        self, run: Run, device: str = "cpu", lora: int = 0, lookups: tuple[str, ...] | None = None
+    ):
         self.run, self.model, self.config = run, run.model, run.model.config
         self.family, self.lora = run.model.family, lora
+        self.lookups = dict(zip(_tables(run.model), lookups or _few(run.model), strict=True))
         self.dtype = WEIGHTS[run.precision]
         autocast = run.precision == "bf16-mixed"
         self.tape = Tape(autocast=autocast, device=device, batched=run.micro_batch > 1)
@@ -94,7 +105,25 @@ class Forward:
     def _lookup(self, name: str, span: tuple) -> Tensor:
         table = self._outer_tensor(name)
         out = Tensor((*span, self.outer[name].shape[1]), self.dtype, f"rows of {name}")
-        return self.tape.emit(name, out, [(table, False)])
+        extra = plus(table.size, self._sorting(name, span))
+        return self.tape.emit(name, out, [(table, False)], extra=extra)
+
+    def _sorting(self, name: str, span: tuple) -> Size:
+        """What CUDA allocates to add up the gradients of a table's rows (torch's Embedding.cu).
+
+        Up to 3072 rows nothing. More are sorted by their number and summed in runs of ten, in fp32;
+        then the sums of each different row are put together.
+        """
+        how = self.lookups[name]
+        if self.tape.device != "cuda" or how == FEW:
+            return NONE
+        rows, width = self.outer[name].shape
+        wide = 4 * (-(-width // 32) * 32)  # bytes of one sum
+        read = size_of((*span, 1), "bool")  # a byte a row that is read
+        different = read if how == MANY else (rows, 0, 0, 0, 0)
+        runs = tuple(-(-(wide + 8) * n // 10) for n in read)
+        size = plus(runs, times(wide + 8, different))  # the sums, and where each begins
+        return plus(size, plus(times(3 * 8, read), times(2 * 8, different)))
 
     def _final(self, x: Tensor) -> Tensor:
         t = self.tape
@@ -123,7 +152,7 @@ class Forward:
         wide = t.cast(logits, "fp32")
         if wide is not logits:
             held.append(wide)
-        log_probabilities = t.softmax(wide, "log_softmax")
+        log_probabilities = t.log_softmax(wide)
         labels = Tensor(("b", "s"), "int64", "labels", grad=False)
         loss = Tensor((1,), "fp32", "loss")
         t.emit("nll_loss", loss, [(log_probabilities, False)], [(labels, "targets")])
@@ -300,6 +329,27 @@ class Forward:
     def rotary(self) -> list[Tensor]:
         """Cosines and sines of the layer; Gemma 3 has two sets, the others one."""
         return self.rope.get(self.block.window) or self.rope.get(None, [])
+
+
+def lookups(run: Run) -> tuple[str, ...]:
+    """How many rows of each embedding table the run reads at once: FEW, MANY or MORE."""
+    found = []
+    for rows, once in _tables(run.model).values():
+        read = run.sequence if once else run.sequence * run.micro_batch
+        found.append(FEW if read <= SORTED_ABOVE else MANY if read <= rows else MORE)
+    return tuple(found)
+
+
+@lru_cache(maxsize=512)
+def _tables(model: Model) -> dict[str, tuple[int, bool]]:
+    """{embedding table: (its rows, whether all sequences share one lookup)}."""
+    outer = {w.name.removesuffix(".weight"): w.shape[0] for w in model.outer}
+    names = [_embedding_name(outer), *(n for n in ("wpe", "embed_positions") if n in outer)]
+    return {name: (outer[name], name == "wpe") for name in names}
+
+
+def _few(model: Model) -> tuple[str, ...]:
+    return (FEW,) * len(_tables(model))
 
 
 def _embedding_name(outer: dict) -> str:

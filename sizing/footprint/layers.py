@@ -7,7 +7,7 @@ is being recorded.
 
 from __future__ import annotations
 
-from .tape import Tensor
+from .tape import NONE, Size, Tensor, plus, size_of, times
 
 # -- attention
 
@@ -44,13 +44,18 @@ def _attend(f, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def _flash(f, q, k, v, mask) -> Tensor:
     t = f.tape
-    heads = f.block.heads
-    if mask is not None and k.shape[1] != heads:
+    heads, family = f.block.heads, f.family
+    on_cuda = t.device == "cuda"
+    dtype = "bf16" if t.autocast else q.dtype
+    # On CUDA FlashAttention-2 takes bf16 without a mask, memory-efficient attention the rest.
+    efficient = on_cuda and (mask is not None or dtype == "fp32")
+    if k.shape[1] != heads and (mask is not None or efficient):
         copied = k.shape[1] > 1  # a single head is seen from every query head without a copy
         k, v = (t.expand_heads(x, ("b", heads, "s", x.shape[-1]), copied) for x in (k, v))
     q, k, v = t.lower(q), t.lower(k), t.lower(v)
     width = v.shape[-1]
-    if width < q.shape[-1]:  # fused kernels take heads of one width
+    padded = width < q.shape[-1]
+    if padded:  # fused kernels take heads of one width
         v = t.emit("pad", Tensor(q.shape, v.dtype, "padded values"), [(v, False)])
     saved = [(q, "queries"), (k, "keys"), (v, "values")]
     if mask is not None:
@@ -60,12 +65,43 @@ def _flash(f, q, k, v, mask) -> Tensor:
     out = Tensor(("b", heads, "s", v.shape[-1]), q.dtype, "attention output")
     sums = Tensor(("b", heads, "s"), "fp32", "log-sum-exp of scores", grad=False)
     saved += [(out, "output"), (sums, "normalisation of each row")]
-    out = t.emit("flash attention", out, [(q, False), (k, False), (v, False)], saved)
-    # The kernel lays its output out as the queries, which concatenation left head by head.
-    if width < q.shape[-1]:
+    # Two kernels lay their output out as the queries, which concatenation left head by head.
+    by_head = family in ("gpt_neox", "deepseek_v3") and not efficient
+    extra = None
+    if on_cuda:
+        extra = workspace(out, dtype, efficient, grouped=k.shape[1] != heads)
+        copies = (by_head + (by_head and padded)) if not efficient else int(padded)
+        for size in (q.size, k.size, v.size, times(copies, out.size)):
+            extra = plus(extra, size)
+    out = t.emit("flash attention", out, [(q, False), (k, False), (v, False)], saved, extra)
+    if padded:
         out = t.slice(out, ("b", heads, "s", width))
-    reshape = t.copy if f.family in ("gpt_neox", "deepseek_v3") else t.view
+    reshape = t.copy if by_head or padded else t.view
     return reshape(out, ("b", "s", heads * width), "attention output")
+
+
+def workspace(out: Tensor, dtype: str, efficient: bool, grouped: bool) -> Size:
+    """What a fused kernel's backward pass on CUDA allocates beside the three gradients.
+
+    Both accumulate the queries' gradient in fp32, in heads as wide as the kernel's tiles, and keep
+    4 bytes a row for the sum of gradient times output. FlashAttention-2 (its mha_bwd) makes the
+    gradients of grouped keys and values for every query head first. Memory-efficient attention
+    (torch's kernel_backward.h) has 4 bytes a row more, and for bf16 heads wider than 128 stages
+    the gradients of at most 200 tiles of 64 keys and values. cuDNN's plans for an H100 take what
+    FlashAttention-2 takes, to 256 bytes.
+    """
+    batch, heads, sequence, width = out.shape
+    if efficient:
+        tile = -(-width // 64) * 64 if width <= 64 else -(-width // 128) * 128
+    else:
+        tile = -(-width // 32) * 32 if width <= 128 else -(-width // 64) * 64
+    rows = size_of((batch, heads, sequence, 4), "bool")
+    size = plus(size_of((batch, heads, sequence, tile), "fp32"), rows)
+    if efficient:
+        size = plus(size, rows if dtype == "fp32" else NONE)
+        staged = 200 * 64 * 2 * 4 * width if dtype == "bf16" and width > 128 else 0
+        return plus(size, (staged, 0, 0, 0, 0))
+    return plus(size, times(2, out.size)) if grouped else size
 
 
 def _eager(f, q, k, v, mask) -> Tensor:
@@ -73,7 +109,9 @@ def _eager(f, q, k, v, mask) -> Tensor:
     heads, dtype = f.block.heads, q.dtype
     grouped = k.shape[1] != heads
     if grouped:
-        k, v = (t.expand_heads(x, ("b", heads, "s", x.shape[-1])) for x in (k, v))
+        # one key/value head of one sequence is seen from every query head without a copy
+        copied = k.shape[1] > 1 or t.batched
+        k, v = (t.expand_heads(x, ("b", heads, "s", x.shape[-1]), copied) for x in (k, v))
     scores = ("b", heads, "s", "s")
     q, k = t.lower(q), t.lower(k)
     if t.batched:

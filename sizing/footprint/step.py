@@ -18,7 +18,7 @@ from ..parallel import gradient_bytes
 from ..run import WEIGHTS, Run
 from ..units import BYTES
 from .backward import Point, points
-from .forward import Forward
+from .forward import Forward, lookups
 from .optimizer import Trained, state_bytes, temporary_bytes
 from .sharding import shard
 from .tape import NONE, Size, plus, size_of, value
@@ -91,6 +91,7 @@ def memory(run: Run, *, lora: int = 0, device: str = "cpu") -> Memory:
         tuple(sequence >= window for window in _windows(model)),
         lora,
         device,
+        lookups(run) if device == "cuda" else None,
     )
     whole = plan.evaluate(batch, sequence)
     return whole if run.gpus == 1 else _sharded(run, whole, lora)
@@ -181,7 +182,7 @@ def _until_gradients_of_one(layers: list[Point], count: int) -> list[Point]:
 @lru_cache(maxsize=512)
 def _plan(
     model, precision, gradients, optimizer, recompute, attention, accumulated, batched, beyond,
-    lora, device,
+    lora, device, rows_read,
 ) -> _Plan:  # fmt: skip
     sequence = _sequence_beyond(model, beyond)
     run = Run(
@@ -192,7 +193,7 @@ def _plan(
         recompute=recompute,
         attention=attention,
     )
-    forward = Forward(run, device, lora)
+    forward = Forward(run, device, lora, rows_read)
     trained = _trained(forward)
     master = precision == "bf16-master"
     wide = gradients == "fp32" and WEIGHTS[precision] == "bf16"

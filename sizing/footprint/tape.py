@@ -7,8 +7,9 @@ operation itself. Every size is a polynomial in the micro-batch b and the sequen
 walk serves all batches and lengths of a model.
 
 The rules are those of torch/tools/autograd/derivatives.yaml and of the engine: saved tensors and
-incoming gradients are released when a node has run; two gradients of one tensor are added into a
-third; a gradient that reaches a parameter stays.
+incoming gradients are released when a node has run; the second gradient of a tensor is added into
+the first where nothing else looks at that one, otherwise into a third tensor; a gradient that
+reaches a parameter stays.
 """
 
 from __future__ import annotations
@@ -22,6 +23,12 @@ from ..units import BYTES
 MONOMIALS = ((0, 0), (0, 1), (1, 1), (0, 2), (1, 2))
 Size = tuple[int, int, int, int, int]  # one coefficient a monomial, in bytes
 NONE: Size = (0, 0, 0, 0, 0)
+
+
+# What the gradient of an operation's input is: a tensor of its own; one seen through a view; the
+# incoming gradient itself; a view of that. Autograd adds in place into the first and the third
+# alone, and only while nobody else holds them: a view keeps the tensor that it looks at.
+NEW, NEW_VIEW, SAME, VIEW = False, "new view", "same", True
 
 
 def size_of(shape: tuple, dtype: str) -> Size:
@@ -73,14 +80,14 @@ class Tensor:
 class Node:
     """One operation: what it saved, and what its backward pass makes.
 
-    `grads` lists (input, alias): the gradient of that input is a view of the incoming gradient, or
-    a new tensor. `extra` is what the backward pass allocates at once, results included.
+    `grads` lists (input, kind): NEW, NEW_VIEW, SAME or VIEW. `extra` is what the backward pass
+    allocates at once, results included.
     """
 
     name: str
     phase: str
     outputs: tuple[Tensor, ...]
-    grads: list[tuple[Tensor, bool]]
+    grads: list[tuple[Tensor, bool | str]]
     saved: list[tuple[Tensor, str]]
     extra: Size
     part: str
@@ -122,15 +129,15 @@ class Tape:
     def emit(self, name, out, grads, saved=(), extra=None):
         """Record an operation; it exists for autograd only if some input needs a gradient."""
         outputs = out if isinstance(out, tuple) else (out,)
-        grads = [(tensor, alias) for tensor, alias in grads if tensor.grad]
+        grads = [(tensor, kind) for tensor, kind in grads if tensor.grad]
         if not grads:
             for tensor in outputs:
                 tensor.grad = False
             return out
         if extra is None:
             extra = NONE
-            for tensor, alias in grads:
-                extra = extra if alias else plus(extra, tensor.size)
+            for tensor, kind in grads:
+                extra = plus(extra, tensor.size) if kind in (NEW, NEW_VIEW) else extra
         saved = [(tensor, why) for tensor, why in saved if tensor is not None]
         part = "logits" if grads[0][0].part == "logits" else "temporary"
         self.nodes.append(Node(name, self.phase, outputs, grads, saved, extra, part, self.region))
@@ -187,7 +194,7 @@ class Tape:
     def add(self, x: Tensor, y: Tensor, name="sum") -> Tensor:
         shape = x.shape if len(x.shape) >= len(y.shape) and "b" in x.shape else y.shape
         out = Tensor(shape, _promote(x, y), name)
-        grads = [(t, t.dtype == out.dtype and t.shape == shape) for t in (x, y)]
+        grads = [(t, SAME if (t.dtype, t.shape) == (out.dtype, shape) else NEW) for t in (x, y)]
         return self.emit("add", out, grads)
 
     def scale(self, x: Tensor, name="") -> Tensor:
@@ -230,8 +237,12 @@ class Tape:
 
     # -- reductions and norms
 
-    def softmax(self, x: Tensor, name="softmax") -> Tensor:
-        return self.unary(name, x, keeps="output")
+    def softmax(self, x: Tensor) -> Tensor:
+        """On CUDA the backward pass writes gradient x output down before it sums its rows."""
+        return self.unary("softmax", x, "output", temporaries=2 if self.device == "cuda" else 1)
+
+    def log_softmax(self, x: Tensor) -> Tensor:
+        return self.unary("log_softmax", x, "output")
 
     def inverse_rms(self, x: Tensor) -> Tensor:
         """1 / sqrt(mean(x²) + eps) over the last dimension."""
@@ -260,13 +271,14 @@ class Tape:
         out = Tensor((*x.shape[:-1], out_dim), x.dtype, f"output of {name}")
         saved = [(x, f"input of {name}")] if weight.grad else []
         saved += [(weight, f"weight of {name}")] if x.grad else []
-        grads = [(x, False), (weight, False)] + ([(bias, False)] if bias is not None else [])
+        # the product is of two dimensions: gradients come back through reshape and transpose
+        grads = [(x, NEW_VIEW), (weight, NEW_VIEW)] + ([(bias, NEW)] if bias is not None else [])
         return self.emit(name, out, grads, saved)
 
     def matmul(self, x: Tensor, y: Tensor, shape: tuple, name) -> Tensor:
         out = Tensor(shape, x.dtype, name)
         saved = [(x, f"factor of {name}"), (y, f"factor of {name}")]
-        return self.emit(name, out, [(x, False), (y, False)], saved)
+        return self.emit(name, out, [(x, NEW_VIEW), (y, NEW_VIEW)], saved)
 
     def gather(self, x: Tensor, shape: tuple, name, index_shape: tuple) -> Tensor:
         """Rows of x by an index tensor, which is kept; the gradient is scattered into zeros."""
