@@ -31,10 +31,13 @@ ESSENTIAL = {
 
 # Names that transformers takes beside those of its `attribute_map`.
 _MORE_ALIASES = {
-    "falcon": {"n_embed": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads"},
+    "falcon": {
+        "n_embed": "hidden_size",
+        "n_layer": "num_hidden_layers",
+        "n_head": "num_attention_heads",
+    },
     "bloom": {"n_embed": "hidden_size"},
-    "gpt_neo": {},
-}  # fmt: skip
+}
 
 # Switches of old configs that change how transformers runs, not what the model is: `Run` says it.
 RUNTIME = {

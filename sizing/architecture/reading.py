@@ -132,8 +132,8 @@ def _not_found(text: str) -> str:
     help_ = f"presets near it: {', '.join(near)}" if near else "`sizing.presets()` lists them all"
     if re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not text.endswith(".json"):
         return (
-            f"source: {text!r} looks like a Hub id that is no preset's; nothing is looked up on the "
-            f"Hub: paste the text of its config.json, or give its path; {help_}"
+            f"source: {text!r} looks like a Hub id that is no preset's; nothing is looked up on "
+            f"the Hub: paste the text of its config.json, or give its path; {help_}"
         )
     if text.startswith(("http:", "https:")):
         return f"source: {text!r} is an address; nothing is fetched: paste the config.json's text"

@@ -46,7 +46,8 @@ class Traits:
         norm: "rms"; "rms, 1 + weight"; "rms, scaled in fp32"; "layer"; "layer, in fp32" (Cohere's,
             written out); "layer, no weights"; "layer, 1 + weight".
         norm_flag: config flag that the norms after attention and MLP depend on.
-        parallel: attention and MLP read the same norm; True, False or the name of a flag.
+        parallel: attention and MLP read the same norm; True, False or the name of a flag;
+            `residual_last` says that their outputs are added first.
         fused_qkv: one projection for queries, keys and values.
         qk_norm: which norm queries and keys get: "each head", "all heads", "heads apart" (a weight
             for each head's elements), "a norm a head" (a module
@@ -55,7 +56,8 @@ class Traits:
         mlp: "gated", "fused" (gate and up in one matrix) or "plain"; `mlp_names` its modules.
         window: "never"; "always" where sliding_window is set; "by type" (layer_types).
         full_every: without layer_types, each such layer sees everything (a number or a field).
-        rotary_share: part of the head that is rotated, where the config does not say.
+        rotated_in_part: the code cuts the head in a rotated part and the rest (even if nothing is
+            left); `rotary_share` is that part where the config does not say.
         rotary: "halves"; "repeated" (cosines repeated in each layer); "complex".
         rotary_fp32: cosines are kept in fp32; `rotated_in_fp32`: queries and keys are cast as well.
         rotary_sets: one set of cosines for each kind of layer.
@@ -74,6 +76,7 @@ class Traits:
     norm_flag: str | None = None
     final_norm: str = "norm"
     parallel: bool | str = False
+    residual_last: bool = False
     qkv_bias: bool | str = "attention_bias"
     out_bias: bool | str = "attention_bias"
     fused_qkv: str | None = None
@@ -96,6 +99,7 @@ class Traits:
     window: str = "never"
     full_every: int | str | None = None
     rotary_share: float = 1.0
+    rotated_in_part: bool = False
     rotary: str = "halves"
     rotary_fp32: bool = False
     rotated_in_fp32: bool = False
@@ -106,6 +110,7 @@ class Traits:
     scaled_embedding: bool = False
     scaled_residual: bool = False
     scaled_logits: bool = False
+    softmax_in_fp32: bool = True
     attention_dropout: str | None = "attention_dropout"
     dropouts: tuple[str | None, str | None, str | None] = (None, None, None)
     experts: Experts | None = None
@@ -148,6 +153,7 @@ _GLM = Traits(
     mlp_names=("gate_up_proj", "down_proj"),
     rotary="repeated",
     rotary_share=0.5,
+    rotated_in_part=True,
 )
 _GRANITE = Traits(
     mlp_bias="mlp_bias",
@@ -198,6 +204,7 @@ TRAITS: dict[str, Traits] = {
         norm="layer",
         final_norm="final_layernorm",
         parallel=True,
+        residual_last=True,
         qkv_bias=True,
         out_bias=True,
         out="dense",
@@ -209,6 +216,7 @@ TRAITS: dict[str, Traits] = {
         mlp_bias=True,
         head_bias=True,
         rotary_share=0.5,
+        rotated_in_part=True,
         dropouts=("resid_pdrop", "resid_pdrop", "embd_pdrop"),
     ),
     "phi3": Traits(
@@ -218,6 +226,7 @@ TRAITS: dict[str, Traits] = {
         mlp="fused",
         mlp_names=("gate_up_proj", "down_proj"),
         window="always",
+        rotated_in_part=True,
         dropouts=("resid_pdrop", "resid_pdrop", None),
     ),
     "glm": _GLM,
@@ -250,6 +259,7 @@ TRAITS: dict[str, Traits] = {
         qk_names=("q_layernorm", "k_layernorm"),
         qk_flag="qk_layernorm",
         rotary_share=0.25,
+        rotated_in_part=True,
         head_dim=False,
         dropouts=(None, "hidden_dropout", None),
     ),
@@ -301,6 +311,7 @@ TRAITS: dict[str, Traits] = {
         norm="layer, 1 + weight",
         mlp_bias="mlp_bias",
         rotary_share=0.5,
+        rotated_in_part=True,
         **_PLAIN,
     ),
     "hunyuan_v1_dense": Traits(
@@ -347,6 +358,7 @@ TRAITS: dict[str, Traits] = {
         qk_norm="each head",
         qk_flag="use_qk_norm",
         rotary_share=0.5,
+        rotated_in_part=True,
         experts=_SIGMOID,
     ),
     "dots1": replace(_QWEN3, experts=_SIGMOID),
@@ -354,6 +366,7 @@ TRAITS: dict[str, Traits] = {
         qkv_bias=False,
         out_bias=False,
         qk_norm="all heads",
+        rotated_in_part=True,
         experts=Experts(width="intermediate_size", router="plain sigmoid"),
     ),
     "ernie4_5_moe": Traits(
@@ -390,6 +403,7 @@ TRAITS: dict[str, Traits] = {
     ),
     "llama4_text": Traits(
         mlp_root="feed_forward",
+        softmax_in_fp32=False,
         mlp_width="intermediate_size_mlp",
         window="by type",
         rotary="complex",
@@ -414,7 +428,38 @@ TRAITS: dict[str, Traits] = {
         experts=replace(_SIGMOID, router="fp32 softmax, scaled"),
     ),
     # -- written in functions of their own
-    "gpt2": Traits(norm="layer", attention_dropout="attn_pdrop", activation="activation_function"),
-    "gpt_neox": Traits(norm="layer", rotary_share=0.25),
+    "gpt2": Traits(
+        norm="layer",
+        softmax_in_fp32=False,
+        attention_dropout="attn_pdrop",
+        activation="activation_function",
+        dropouts=("resid_pdrop", "resid_pdrop", "embd_pdrop"),
+    ),
+    "gpt_neox": Traits(
+        norm="layer",
+        rotary_share=0.25,
+        rotated_in_part=True,
+        dropouts=("hidden_dropout", "hidden_dropout", "hidden_dropout"),
+    ),
     "opt": Traits(norm="layer", activation="activation_function"),
+    "gpt_bigcode": Traits(
+        norm="layer",
+        attention_dropout="attn_pdrop",
+        activation="activation_function",
+        dropouts=("resid_pdrop", "resid_pdrop", "embd_pdrop"),
+    ),
+    "gptj": Traits(
+        norm="layer",
+        attention_dropout="attn_pdrop",
+        activation="activation_function",
+        dropouts=("resid_pdrop", "resid_pdrop", "embd_pdrop"),
+    ),
+    "gpt_neo": Traits(
+        norm="layer",
+        activation="activation_function",
+        dropouts=("resid_dropout", "resid_dropout", "embed_dropout"),
+    ),
+    "bloom": Traits(norm="layer"),
+    "mpt": Traits(norm="layer"),
+    "falcon": Traits(norm="layer", softmax_in_fp32=False),
 }
