@@ -210,7 +210,7 @@ def _classic(family: str, common: dict, rng: random.Random) -> dict:
             "n_layers": layers,
             "n_heads": heads,
             "d_model": hidden,
-            "max_seq_len": 128,
+            "max_seq_len": 512,
             "attn_config": {"attn_pdrop": 0},  # transformers takes whole numbers alone
         },
         "falcon": {

@@ -62,6 +62,8 @@ class Traits:
         rotary_fp32: cosines are kept in fp32; `rotated_in_fp32`: queries and keys are cast as well.
         rotary_sets: one set of cosines for each kind of layer.
         without_positions: layers that are not rotated: "", "listed", "full", "full if windows".
+        fused_attention: transformers has more than the written-out attention; without, "flash" runs
+            as "eager". `always_masked`: it hands the kernel a mask of s x s in every case.
         dropouts: fields of the rates after attention and MLP; of the embedding.
         scaled_embedding, scaled_residual, scaled_logits: multiplied with a number.
     """
@@ -111,6 +113,8 @@ class Traits:
     scaled_residual: bool = False
     scaled_logits: bool = False
     softmax_in_fp32: bool = True
+    fused_attention: bool = True
+    always_masked: bool = False
     attention_dropout: str | None = "attention_dropout"
     dropouts: tuple[str | None, str | None, str | None] = (None, None, None)
     experts: Experts | None = None
@@ -450,16 +454,18 @@ TRAITS: dict[str, Traits] = {
     ),
     "gptj": Traits(
         norm="layer",
+        fused_attention=False,
         attention_dropout="attn_pdrop",
         activation="activation_function",
         dropouts=("resid_pdrop", "resid_pdrop", "embd_pdrop"),
     ),
     "gpt_neo": Traits(
         norm="layer",
+        fused_attention=False,
         activation="activation_function",
         dropouts=("resid_dropout", "resid_dropout", "embed_dropout"),
     ),
-    "bloom": Traits(norm="layer"),
-    "mpt": Traits(norm="layer"),
-    "falcon": Traits(norm="layer", softmax_in_fp32=False),
+    "bloom": Traits(norm="layer", fused_attention=False),
+    "mpt": Traits(norm="layer", fused_attention=False),
+    "falcon": Traits(norm="layer", softmax_in_fp32=False, always_masked=True),
 }

@@ -12,7 +12,7 @@ def gpt_bigcode(f, x: Tensor) -> Tensor:
     t, rate = f.tape, f.config["resid_pdrop"]
     heads, groups, width = f.block.heads, f.model.kv_heads, f.model.head_dim
     qkv = f.linear(f.norm(x, "ln_1"), "attn.c_attn")
-    eager = f.run.attention == "eager"
+    eager = f.eager
     if groups == heads:
         qkv = heads_of(f, qkv, heads, True)
         q, k, v = t.split(qkv, [("b", heads, "s", width)] * 3)
@@ -127,8 +127,7 @@ def _biased_attention(f, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     t, heads, dtype = f.tape, f.block.heads, q.dtype
     q, k = t.lower(q), t.lower(k)
     scores = t.matmul(q, k, ("b", heads, "s", "s"), "scores")
-    if f.run.attention == "eager" or f.masks[f.block.window] is not None:
-        scores = t.add(scores, f.masks[f.block.window], "masked scores")
+    scores = t.add(scores, f.masks[f.block.window], "masked scores")
     weights = t.cast(t.softmax(t.cast(scores, "fp32")), dtype)
     weights = t.lower(t.dropout(weights, f.config["attention_dropout"]))
     out = t.matmul(weights, t.lower(v), ("b", heads, "s", v.shape[-1]), "attention output")

@@ -43,7 +43,7 @@ def _residual(f, y: Tensor, after: str | None) -> Tensor:
 
 def _attention(f, x: Tensor) -> Tensor:
     t, traits, heads, groups = f.tape, f.traits, f.block.heads, f.model.kv_heads
-    eager = f.run.attention == "eager"
+    eager = f.eager
     q, k, v = _projections(f, x)
     if traits.qk_norm == "all heads":
         q, k = (f.norm(y, f"self_attn.{n}") for y, n in zip((q, k), traits.qk_names, strict=True))

@@ -6,6 +6,8 @@ from .classic import CLASSIC
 from .decoder import decoder
 from .layers import LAYERS
 
+# Their attention is written into the layer: no other can be put in its place.
+OWN_ATTENTION = ("bloom", "falcon", "gpt_neo", "gptj", "mpt")
 _OWN = {**LAYERS, **CLASSIC}
 
 

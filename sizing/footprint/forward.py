@@ -10,7 +10,7 @@ from ..run import WEIGHTS, Run
 from . import rotary
 from .activations import activation
 from .backward import kept
-from .families import layer_of
+from .families import OWN_ATTENTION, layer_of
 from .norms import NORMS
 from .tape import NONE, Size, Skipped, Tape, Tensor, plus, size_of, times
 
@@ -46,6 +46,12 @@ class Forward:
                 "language model, whose loss is over the vocabulary"
             )
         self.lookups = dict(zip(_tables(run.model), lookups or _few(run.model), strict=True))
+        self.eager = run.attention == "eager" or not self.traits.fused_attention
+        if run.recompute == "selective" and self.family in OWN_ATTENTION:
+            raise ValueError(
+                f"recompute: 'selective' given; allowed with {self.family!r}: 'none', 'full' (its "
+                "attention is not apart from its layer)"
+            )
         self.dtype = WEIGHTS[run.precision]
         autocast = run.precision == "bf16-mixed"
         self.tape = Tape(autocast=autocast, device=device, batched=run.micro_batch > 1)
@@ -183,13 +189,12 @@ class Forward:
         """Tensors made once and used by every layer: masks, and rotary cosines and sines."""
         self.rope: dict[int | None, list[Tensor]] = {}
         self.masks: dict[int | None, Tensor | None] = {}
-        eager = self.run.attention == "eager"
         for window in {block.window for block in self.model.blocks}:
             beyond = window is not None and self.run.sequence >= window
-            if eager:
+            if self.eager:
                 span = "b" if self.tape.batched else 1
                 mask = Tensor((span, 1, "s", "s"), self.dtype, "mask", grad=False, shared=True)
-            elif beyond and not self._capped():
+            elif (beyond and not self._capped()) or self.traits.always_masked:
                 mask = Tensor((1, 1, "s", "s"), "bool", "mask", grad=False, shared=True)
             else:
                 mask = None

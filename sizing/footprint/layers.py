@@ -15,10 +15,10 @@ from .tape import NEW, NONE, SAME, Size, Tensor, plus, size_of, times
 
 def attend(f, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """(b, heads, s, width) queries, keys and values to (b, s, heads * width)."""
-    core = _flash if f.run.attention == "flash" else _eager
+    core = _eager if f.eager else _flash
     t = f.tape
     mask = f.masks[f.block.window]
-    if f.run.recompute == "selective" and f.run.attention == "eager":
+    if f.run.recompute == "selective" and f.eager:
         t.begin_recompute([q, k, v, mask])
         out = core(f, q, k, v, mask)
         t.end_recompute()
@@ -159,7 +159,7 @@ def gpt2(f, x: Tensor) -> Tensor:
     heads, width = f.block.heads, f.model.hidden
     qkv = f.linear(f.norm(x, "ln_1"), "attn.c_attn")
     parts = t.split(qkv, [("b", "s", width)] * 3)
-    eager = f.run.attention == "eager"
+    eager = f.eager
     q, k, v = (heads_of(f, part, heads, eager) for part in parts)
     out = t.dropout(f.linear(attend(f, q, k, v), "attn.c_proj"), rate)
     x = t.add(out, x, "residual")
@@ -190,7 +190,7 @@ def opt(f, x: Tensor) -> Tensor:
     first = f.config["do_layer_norm_before"]
     heads = f.block.heads
     y = f.norm(x, "self_attn_layer_norm") if first else x
-    eager = f.run.attention == "eager"
+    eager = f.eager
     q = heads_of(f, t.scale(f.linear(y, "self_attn.q_proj")), heads, eager)
     k = _projected(f, y, "self_attn.k_proj", heads, eager)
     v = _projected(f, y, "self_attn.v_proj", heads, eager)

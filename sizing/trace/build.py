@@ -37,6 +37,11 @@ def model(run: Run, attention: str | None = None) -> torch.nn.Module:
         run: the training run; dropout is whatever its config says.
         attention: overrides transformers' attention implementation.
     """
+    if run.model.head != "language model":
+        raise ValueError(
+            f"architectures: a model with head {run.model.head!r} given; allowed: a causal language "
+            "model, whose loss is over the vocabulary"
+        )
     config = AutoConfig.for_model(**run.model.config)
     config.use_cache = False  # as transformers' Trainer sets it
     implementation = attention or _attention(run)
@@ -60,8 +65,10 @@ def not_packed():
 
 
 def _attention(run: Run) -> str:
+    if not run.model.traits.fused_attention:
+        return "eager"
     if run.attention == "flash":
-        return "fused_core"
+        return "sdpa" if run.model.family == "falcon" else "fused_core"
     return "recomputed_core" if run.recompute == "selective" else "eager"
 
 
