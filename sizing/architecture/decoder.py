@@ -178,7 +178,14 @@ def _mixture(f: Fields, t: Traits, hidden) -> tuple[Weight, ...]:
     if chosen > experts:
         raise ValueError(f"{e.chosen}: {chosen} given; allowed: 1 to {experts} experts")
     weights = [
-        *linear(f"layers.*.{e.gate}", experts, hidden, "router", e.bias),
+        *linear(
+            f"layers.*.{e.gate}",
+            experts,
+            hidden,
+            "router",
+            e.bias,
+            dtype="fp32" if e.router == "fp32 softmax" else None,
+        ),
         *_stacks(e, experts, hidden, width, chosen),
     ]
     if e.router == "fp32 softmax":  # a correction that is set, not trained
@@ -189,6 +196,7 @@ def _mixture(f: Fields, t: Traits, hidden) -> tuple[Weight, ...]:
                 "router",
                 "vector",
                 trained=False,
+                dtype="fp32",
             )
         )
     shared = _shared_width(f, e, width)

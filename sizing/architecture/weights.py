@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
+from ..units import BYTES
+
 
 @dataclass(frozen=True)
 class Weight:
@@ -14,6 +16,7 @@ class Weight:
     read), "vector" (norm or bias, elementwise). Routed experts are stacked in one tensor of shape
     (experts, out, in); `chosen` of them see a given token, though some implementations multiply it
     with all (`computed`). What is not `trained` gets no gradient: a correction set by other means.
+    `dtype` is set where it does not follow the model's.
     """
 
     name: str
@@ -23,6 +26,7 @@ class Weight:
     chosen: int | None = None
     computed: bool | None = None
     trained: bool = True
+    dtype: str | None = None
 
     @property
     def elements(self) -> int:
@@ -34,6 +38,10 @@ class Weight:
         if self.chosen is None:
             return self.elements
         return self.elements // self.shape[0] * self.chosen
+
+    def bytes(self, dtype: str) -> int:
+        """Bytes of the tensor in a model kept in `dtype`."""
+        return self.elements * BYTES[self.dtype or dtype]
 
     @property
     def multiplied(self) -> int:
@@ -78,8 +86,8 @@ class Architecture:
 # -- the weights of a module, named as transformers names them
 
 
-def linear(name, out, into, part, bias=False) -> tuple[Weight, ...]:
-    weight = Weight(f"{name}.weight", (out, into), part)
+def linear(name, out, into, part, bias=False, dtype=None) -> tuple[Weight, ...]:
+    weight = Weight(f"{name}.weight", (out, into), part, dtype=dtype)
     return (weight, Weight(f"{name}.bias", (out,), part, "vector")) if bias else (weight,)
 
 

@@ -91,7 +91,7 @@ def _written_out(f, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if f.family == "gptj":
         weights = t.scale(weights, "scaled scores")
     else:  # a table of which pairs count
-        table = Tensor((1, 1, "s", "s"), "bool", "causal table", grad=False, shared=True)
+        table = Tensor((1, 1, "s", "s"), "bool", "causal table", "parameters", grad=False)
         masked = Tensor(scores, weights.dtype, "masked scores")
         weights = t.emit("where", masked, [(weights, NEW)], [(table, "which pairs")])
     weights = t.add(weights, f.masks[f.block.window], "masked scores")
@@ -216,3 +216,15 @@ CLASSIC = {
     "mpt": mpt,
     "falcon": falcon,
 }
+
+
+def buffers(model) -> int:
+    """Bytes of tables that are no weights: causal tables of bytes, sines and cosines in fp32."""
+    positions, config = model.max_positions or 0, model.config
+    if model.family == "gpt_bigcode":
+        return positions * positions
+    if model.family == "gpt_neo":  # each layer has one
+        return model.layers * positions * positions
+    if model.family == "gptj":
+        return model.layers * positions * (config.get("rotary_dim") or model.hidden) * 4
+    return 0

@@ -125,12 +125,21 @@ class Forward:
         for name in ("ln_f", "final_layer_norm", "norm_f", "final_layernorm", "norm"):
             if name in self.outer:
                 x = self._outer_norm(x, name)
-        if self.traits.norm == "layer, no weights":
+        if self.traits.norm == "layer, no weights" or self._opt_norm_without_weights():
             x = NORMS[self.traits.norm](t, x, None, None, "norm")
         t.phase = "loss"
         if "project_out" in self.outer:
             x = self._outer_linear(x, "project_out", self.outer["project_out"].shape[0])
         return x
+
+    def _opt_norm_without_weights(self) -> bool:
+        """OPT's final norm may have neither weight nor bias, and still keep its input."""
+        c = self.config
+        return (
+            c.get("layer_norm_elementwise_affine") is False
+            and c.get("do_layer_norm_before", True)
+            and not c.get("_remove_final_layer_norm", False)
+        )
 
     def _outer_norm(self, x: Tensor, name: str) -> Tensor:
         bias = f"{name}.bias" in self.outer
@@ -191,6 +200,9 @@ class Forward:
             if self.eager:
                 span = "b" if self.tape.batched else 1
                 mask = Tensor((span, 1, "s", "s"), self.dtype, "mask", grad=False, shared=True)
+            elif self.config.get("alibi"):  # Falcon's: the bias by distance, head by head
+                shape = ("b", self.model.heads, "s", "s")
+                mask = Tensor(shape, self.dtype, "mask and alibi", grad=False, shared=True)
             elif (beyond and not self._capped()) or self.traits.always_masked:
                 mask = Tensor((1, 1, "s", "s"), "bool", "mask", grad=False, shared=True)
             else:
@@ -262,7 +274,8 @@ class Forward:
         """The layer's weight or bias of that name, None where the model has none."""
         if name not in self.named:
             return None
-        tensor = self._parameter(self.named[name].shape, name, not self.rank)
+        known = self.named[name]
+        tensor = self._parameter(known.shape, name, known.trained and not self.rank, known.dtype)
         self.weights[self.block].append(tensor)
         return tensor
 

@@ -42,7 +42,9 @@ def _flash(f, q, k, v, mask) -> Tensor:
     if padded:  # fused kernels take heads of one width
         v = t.emit("pad", Tensor(q.shape, v.dtype, "padded values"), [(v, False)])
     saved = [(q, "queries"), (k, "keys"), (v, "values")]
-    if mask is not None:
+    if mask is not None and mask.dtype != "bool":
+        saved.append((mask, "mask"))
+    elif mask is not None:
         span = "b" if t.batched else 1
         bias = Tensor((span, 1, "s", "s"), q.dtype, "mask as numbers", grad=False)
         saved.append((bias, "mask"))

@@ -43,14 +43,13 @@ def layer_alone(t: Tape, x: Tensor, weight, bias, name) -> Tensor:
 
 
 def layer_plus_one(t: Tape, x: Tensor, weight, bias, name) -> Tensor:
-    """Nemotron's: its own autocast to bf16, scaled with 1 + weight."""
+    """Nemotron's: scaled with 1 + weight; on CUDA it casts to bf16 itself, autocast or not."""
     more = t.emit("1 + weight", Tensor(weight.shape, weight.dtype, name), [(weight, SAME)])
-    if not t.autocast:
-        return t.layer_norm(x, more, bias, name)
-    x, more, bias = t.cast(x, "bf16"), t.cast(more, "bf16"), t.cast(bias, "bf16")
-    t.autocast = False
+    mixed, t.autocast = t.autocast, False
+    if mixed and t.device == "cuda":
+        x, more, bias = t.cast(x, "bf16"), t.cast(more, "bf16"), t.cast(bias, "bf16")
     out = t.layer_norm(x, more, bias, name)
-    t.autocast = True
+    t.autocast = mixed
     return out
 
 

@@ -71,7 +71,8 @@ def _rotate_halves(f, x: Tensor, turns: list[Tensor]) -> Tensor:
     if f.traits.rotated_in_part:
         rest = t.slice(x, (*heads, x.shape[-1] - rotated))
         out = t.cat([out, rest], x.shape, "rotated")
-    return t.cast(out, given)
+    returned = f.traits.rotary_fp32 or f.traits.rotated_in_fp32
+    return t.cast(out, given) if returned else out
 
 
 def rotate_pairs(f, x: Tensor, turns: list[Tensor]) -> Tensor:
