@@ -68,8 +68,10 @@ def hub_ids() -> dict[str, str]:
     return found
 
 
-def read(source) -> Text:
+def read(source, any_family: bool = False) -> Text:
     """The text model in a preset's name, a Hub id, a path, JSON text, a dictionary or a config.
+
+    `any_family` takes types without a formula as well, for `sizing.trace.model`.
 
     Raises:
         ValueError: nothing of that name, no JSON, or no model's config; says what it is.
@@ -87,7 +89,7 @@ def read(source) -> Text:
     for key in source:
         if not isinstance(key, str):
             raise ValueError(f"source: {key!r} given as a field's name; allowed: text")
-    return _text(dict(source), name)
+    return _text(dict(source), name, any_family)
 
 
 # -- finding and decoding
@@ -175,7 +177,7 @@ def parse(text: str, name: str = "the text") -> dict:
 # -- from any config to the text model's
 
 
-def _text(config: dict, name: str | None) -> Text:
+def _text(config: dict, name: str | None, any_family: bool) -> Text:
     r = _Reading(strangers.translated(config))
     r.notes += strangers.notes_on(config)
     outer = r.config
@@ -193,7 +195,7 @@ def _text(config: dict, name: str | None) -> Text:
         r.config = {**{k: v for k, v in own.items() if v is not None}, **r.config}
         r.config["model_type"] = SAME_WEIGHTS[family]
         r.notes.append(f"{family} has the weights of {SAME_WEIGHTS[family]}.")
-    elif family not in FAMILIES:
+    elif family not in FAMILIES and not (any_family and isinstance(family, str)):
         raise ValueError(strangers.unknown(family, r.config, outer))
     else:
         r.config["model_type"] = family

@@ -8,7 +8,7 @@ formulas for the same quantities. Checked with torch 2.11 to 2.13 and transforme
 from __future__ import annotations
 
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from unittest.mock import patch
 
 import torch
@@ -20,6 +20,7 @@ from ..compute import Flops
 from ..run import Run
 from . import build
 from .cuda import cuda_operators
+from .fallback import TracedModel, may_run, model
 from .step import Step
 from .tracker import PARTS, LiveBytes
 
@@ -70,6 +71,7 @@ def memory(run: Run, *, device: str = "cuda") -> Trace:
         ValueError: a parallel degree above 1, or an unknown device.
     """
     _single(run)
+    may_run(run)
     if device not in DEVICES:
         raise ValueError(f"device: {device!r} given; allowed: {', '.join(DEVICES)}")
     with _fake_tensors(), cuda_operators() if device == "cuda" else nullcontext():
@@ -107,6 +109,7 @@ def flops(run: Run) -> Flops:
     """
     for field in ("tensor", "pipeline", "context"):
         _require_one(run, field)
+    may_run(run)
     eager = "recomputed_core" if run.recompute == "selective" else "eager"
     with _fake_tensors():
         step = Step(run, attention=eager)
@@ -117,8 +120,16 @@ def flops(run: Run) -> Flops:
         del loss
     count = run.accumulation * run.data
     ahead, back = forward.get_total_flops(), backward.get_total_flops()
+    if getattr(run.model, "traced", False):  # scans and loops are no two products backward
+        plain = back if run.recompute == "none" else _plain_backward(run)
+        return Flops(count * ahead, count * plain, count * (back - plain))
     # The backward pass multiplies each matrix of the forward pass twice; more is recompute.
     return Flops(count * ahead, count * 2 * ahead, count * (back - 2 * ahead))
+
+
+def _plain_backward(run: Run) -> int:
+    """FLOPs of one backward pass without recompute."""
+    return flops(replace(run, recompute="none", accumulation=1, data=1)).backward
 
 
 def flop_counter() -> FlopCounterMode:
@@ -195,4 +206,4 @@ def _require_one(run: Run, field: str) -> None:
         )
 
 
-__all__ = ["PARTS", "PHASES", "Step", "Trace", "flops", "memory"]
+__all__ = ["PARTS", "PHASES", "Step", "Trace", "TracedModel", "flops", "memory", "model"]
