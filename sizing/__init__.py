@@ -13,7 +13,7 @@ from .compute import flops, matmuls, megatron, palm, six_nd
 from .footprint import bytes_per_parameter, in_flight, memory, saved_tensors, zero_state
 from .hardware import gpu, gpus
 from .parallel import communication, stages
-from .planning import launch, training_time
+from .planning import batch_laws, launch, optimal, scaling, scaling_fits, training_time
 from .run import Run
 from .speed import step_time, sustained_rates
 from .units import DATA, GB, GIB, count, duration, gb, gib, si
@@ -38,6 +38,7 @@ __all__ = [
     "GIB",
     "Model",
     "Run",
+    "batch_laws",
     "bytes_per_parameter",
     "communication",
     "compute",
@@ -54,10 +55,13 @@ __all__ = [
     "matmuls",
     "megatron",
     "memory",
+    "optimal",
     "palm",
     "parallel",
     "presets",
     "saved_tensors",
+    "scaling",
+    "scaling_fits",
     "si",
     "six_nd",
     "stages",
