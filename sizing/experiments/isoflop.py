@@ -22,25 +22,13 @@ from ..run import Run
 from ..units import DATA
 
 TEXT = DATA / "text" / "shakespeare.txt"
-HEAD = 16  # width of a head
-SHAPES = (  # (width, layers), each about twice the parameters of the one before
-    (16, 1),
-    (16, 2),
-    (32, 1),
-    (32, 2),
-    (48, 2),
-    (64, 2),
-    (64, 4),
-    (96, 4),
-    (128, 4),
-    (192, 4),
-    (256, 5),
-    (384, 5),
-    (512, 6),
-)
+HEAD = 8  # width of a head
+# (width, layers): one depth for what a CPU trains, so that only the width differs.
+SMALL = tuple((width, 2) for width in (8, 16, 24, 32, 48, 64, 80))
+LARGE = tuple((width, 4) for width in (48, 64, 96, 128, 192, 256, 384, 512, 640))
 # FLOPs of a run, and the shapes that are tried with it: around the lowest loss.
-CPU_SWEEP = {4e10: SHAPES[0:5], 1.2e11: SHAPES[0:6], 3e11: SHAPES[1:7]}
-GPU_SWEEP = {1e12: SHAPES[2:8], 1e13: SHAPES[4:10], 1e14: SHAPES[6:12]}
+CPU_SWEEP = {4e10: SMALL[0:5], 1.2e11: SMALL[0:6], 3e11: SMALL[1:7]}
+GPU_SWEEP = {1e12: LARGE[0:6], 1e13: LARGE[1:7], 1e14: LARGE[3:9]}
 BLOCK = 4096  # bytes; every twentieth block of the text is kept for validation
 EVERY = 20
 WARMUP = 0.05  # share of the steps in which the learning rate rises
@@ -51,7 +39,7 @@ def model(width: int, layers: int) -> Model:
     """A Llama of this shape that reads the text's own characters; one table for input and output.
 
     Raises:
-        ValueError: a width that heads of 16 do not fill.
+        ValueError: a width that heads of 8 do not fill.
     """
     if width % HEAD:
         raise ValueError(f"width: {width!r} given; allowed: a multiple of {HEAD}")
@@ -89,7 +77,9 @@ def grid(
         micro_batch: sequences a step; by default 8 on a CPU, 64 on a GPU.
     """
     sweep = GPU_SWEEP if device.cuda else CPU_SWEEP
-    chosen = {c: shapes or sweep.get(c) or SHAPES[:6] for c in budgets or sweep}
+    chosen = {
+        c: shapes or sweep.get(c) or (LARGE if device.cuda else SMALL)[:6] for c in budgets or sweep
+    }
     batch = micro_batch or (64 if device.cuda else 8)
     found = []
     for compute, sizes in chosen.items():
