@@ -21,7 +21,7 @@ from .footprint import (
 )
 from .hardware import gpu, gpus
 from .parallel import communication, stages
-from .planning import launch, training_time
+from .planning import batch_laws, launch, optimal, scaling, scaling_fits, training_time
 from .run import Lora, Run
 from .speed import step_time, sustained_rates
 from .units import DATA, GB, GIB, count, duration, gb, gib, si
@@ -47,6 +47,7 @@ __all__ = [
     "Lora",
     "Model",
     "Run",
+    "batch_laws",
     "bytes_per_parameter",
     "communication",
     "compute",
@@ -65,10 +66,13 @@ __all__ = [
     "memory",
     "memory_grid",
     "model_state",
+    "optimal",
     "palm",
     "parallel",
     "presets",
     "saved_tensors",
+    "scaling",
+    "scaling_fits",
     "si",
     "six_nd",
     "stages",

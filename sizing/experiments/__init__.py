@@ -28,6 +28,7 @@ _MODULES = {
     "recompute": "recompute",
     "batch": "batch",
     "sequence-length": "sequence_length",
+    "isoflop": "isoflop",
     "optimizers": "optimizers",
     "accumulation": "accumulation",
     "memory-timeline": "memory_timeline",
