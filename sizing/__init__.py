@@ -13,7 +13,7 @@ from .compute import flops, matmuls, megatron, palm, six_nd
 from .footprint import bytes_per_parameter, in_flight, memory, saved_tensors, zero_state
 from .hardware import gpu, gpus
 from .parallel import communication, stages
-from .planning import launch, training_time
+from .planning import checkpoint, launch, training_time
 from .run import Run
 from .speed import step_time, sustained_rates
 from .units import DATA, GB, GIB, count, duration, gb, gib, si
@@ -39,6 +39,7 @@ __all__ = [
     "Model",
     "Run",
     "bytes_per_parameter",
+    "checkpoint",
     "communication",
     "compute",
     "count",

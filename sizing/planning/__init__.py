@@ -6,5 +6,6 @@ line, the DeepSpeed config, the sbatch script.
 
 from . import launch
 from .costs import training_time
+from .storage import checkpoint
 
-__all__ = ["launch", "training_time"]
+__all__ = ["checkpoint", "launch", "training_time"]
