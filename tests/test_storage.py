@@ -84,6 +84,8 @@ def test_every_optimizer_to_the_byte(optimizer, tmp_path):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_to_the_byte(family, tmp_path):
     config = random_config(family, random.Random(f"storage{family}"))
+    if "moe_intermediate_size" in config:  # its kernels want rows of 16 bytes
+        config["moe_intermediate_size"] = 16
     compare(Run(Model(config), sequence=8, precision="fp32", optimizer="adafactor"), tmp_path)
 
 
@@ -290,9 +292,9 @@ def save_together(point, world):
 
 @pytest.mark.parametrize(("ranks", "zero"), [(4, 3), (2, 0)])
 def test_several_ranks_to_the_byte(ranks, zero, tmp_path):
-    """Vocabulary 131, width 24, MLP 50 over four ranks: parts of unequal size, and an empty one."""
+    """Vocabulary 131, width 24, MLP 5 over four ranks: parts of unequal size, and an empty one."""
     run = {
-        "model": {**TINY, "hidden_size": 20, "intermediate_size": 45, "num_key_value_heads": 1},
+        "model": {**TINY, "intermediate_size": 5},
         "sequence": 8,
         "precision": "fp32",
         "data": ranks,
@@ -307,13 +309,13 @@ def test_several_ranks_to_the_byte(ranks, zero, tmp_path):
 
 
 def test_metadata_of_many_ranks_is_scaled_up():
-    run = Run(TINY, sequence=8, data=64, zero=3)
+    run = Run({**TINY, "hidden_size": 64, "intermediate_size": 128}, data=16, zero=3)
     whole = sizing.checkpoint(run)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(storage, "ENTRIES", 2000)
+        patch.setattr(storage, "ENTRIES", 1000)
         scaled = sizing.checkpoint(run)
     assert whole.exact and not scaled.exact
-    assert scaled.files[".metadata"] == pytest.approx(whole.files[".metadata"], rel=0.02)
+    assert scaled.files[".metadata"] == pytest.approx(whole.files[".metadata"], rel=0.05)
     assert {n: s for n, s in scaled.files.items() if n != ".metadata"} == {
         n: s for n, s in whole.files.items() if n != ".metadata"
     }

@@ -164,7 +164,8 @@ def _zip_bytes(records: Iterable[tuple[int, int]]) -> int:
         wide = 4 + 16 * (size >= _LIMIT) + 8 * (cursor >= _LIMIT) if beyond else 0
         start = cursor + _LOCAL + name + wide + 4  # 4: head of the field that pads
         cursor = -(-start // ALIGNMENT) * ALIGNMENT + size
-        cursor += _DESCRIPTOR_64 if beyond else _DESCRIPTOR
+        if size:  # an empty record ends with its head
+            cursor += _DESCRIPTOR_64 if beyond else _DESCRIPTOR
         directory += _CENTRAL + name + wide
     return cursor + directory + _END_64 + _END
 
@@ -464,7 +465,9 @@ def _copy(text: str) -> str:
 def _pickle_metadata(plans, kept, path: str) -> bytes:
     """A `.metadata` with offsets, shapes and names, and a placeholder for its random id."""
     make, alone = _Metadata(), len(plans) == 1
-    names = [{item.path: item.name for item in plan} for plan in plans]
+    names = [
+        {item.path: item.name if alone else _copy(item.name) for item in plan} for plan in plans
+    ]
     tensors: dict[str, _Made] = {}
     lists: dict[str, list] = {}
     keys: dict[str, str] = {}

@@ -133,9 +133,9 @@ def checkpoint(
             exact = False
             files[".metadata"] = _scaled_metadata(plans, path)
     elif sharded:
-        files = {}
+        files, seen = {}, set()
         for rank, items in enumerate(_plans(run, content)):
-            own = _own(items, rank)
+            own = _own(items, seen)
             if own:
                 files |= _written(own, format, f"rank-{rank}")
     else:
@@ -304,7 +304,7 @@ def _plans(run: Run, content: dict) -> list[list[Item]]:
         needed = 3 if path[0] == "model" else 1
         return run.tensor * (shards if run.zero >= needed else 1)
 
-    names = sorted({path[1] for path in ((g, n) for g in ("model",) for n in content[g])})
+    names = list(content["model"])
     stage_of = {name: i * run.pipeline // len(names) for i, name in enumerate(names)}
     plans = []
     for rank in range(run.gpus):
@@ -329,13 +329,13 @@ def _stems(name: str) -> list[str]:
     return [".".join(parts[:end]) for end in (len(parts) - 1, len(parts) - 2)]
 
 
-def _own(items: list[Item], rank: int) -> dict:
-    """A rank's parts as dictionaries; what all hold alike is written by the first rank."""
+def _own(items: list[Item], written: set) -> dict:
+    """A rank's parts as dictionaries, without what a rank before it has written."""
     found: dict = {}
     for item in items:
-        whole = item.chunk.sizes == item.tensor.shape
-        if (whole and rank and item.path[0] != "rng") or 0 in item.chunk.sizes:
+        if item.key in written or 0 in item.chunk.sizes:
             continue
+        written.add(item.key)
         tensor = Stored(item.chunk.sizes, item.tensor.dtype)
         if len(item.path) == 1:
             found[item.path[0]] = tensor
@@ -347,11 +347,11 @@ def _own(items: list[Item], rank: int) -> dict:
 def _scaled_metadata(plans: list[list[Item]], path: str) -> int:
     """Bytes of `.metadata` from its growth between two smaller numbers of ranks."""
     each = max(1, len(plans[0]))
-    few = max(2, min(len(plans) - 1, ENTRIES // (2 * each)))
-    one = distributed_bytes(plans[: few // 2 or 1], path)[".metadata"]
+    few = min(max(4, ENTRIES // (2 * each)), len(plans))
+    half = few // 2
+    one = distributed_bytes(plans[:half], path)[".metadata"]
     two = distributed_bytes(plans[:few], path)[".metadata"]
-    rise = (two - one) / (few - (few // 2 or 1))
-    return round(two + rise * (len(plans) - few))
+    return round(two + (two - one) / (few - half) * (len(plans) - few))
 
 
 # --- How often to save ---------------------------------------------------------------------------
