@@ -230,7 +230,7 @@ def distributed_bytes(plans: list[list[Item]], path: str, metadata: bool = True)
     Returns:
         {file name: bytes}: `__<rank>_0.distcp` for each rank that writes, and `.metadata`.
     """
-    kept = _deduplicated(plans)
+    kept = deduplicated(plans)
     files = {
         f"__{rank}_0.distcp": sum(item.written for item in items) for rank, items in enumerate(kept)
     }
@@ -239,7 +239,7 @@ def distributed_bytes(plans: list[list[Item]], path: str, metadata: bool = True)
     return files
 
 
-def _deduplicated(plans: list[list[Item]]) -> list[list[Item]]:
+def deduplicated(plans: list[list[Item]]) -> list[list[Item]]:
     """Each rank's items without those that another one writes (_dedup_save_plans.py)."""
     if len(plans) == 1:
         return plans

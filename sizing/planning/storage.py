@@ -22,6 +22,7 @@ from .containers import (
     Chunk,
     Item,
     Stored,
+    deduplicated,
     distributed_bytes,
     safetensors_bytes,
     torch_save_bytes,
@@ -30,7 +31,7 @@ from .containers import (
 FORMATS = ("torch", "safetensors", "distributed")
 GENERATOR = 5056  # bytes of torch.get_rng_state(): a Mersenne twister of 624 words of 8 bytes, more
 CUDA_GENERATOR = 16  # bytes of torch.cuda.get_rng_state(): a seed and an offset
-# Above so many entries `.metadata` is scaled up from fewer ranks: its pickle takes seconds.
+# Above so many tensors times ranks a distributed checkpoint is scaled up: its pickle takes seconds.
 ENTRIES = 40_000
 
 # --- Checkpoints ---------------------------------------------------------------------------------
@@ -47,7 +48,8 @@ class Checkpoint:
             counters, and of fp32 master copies.
         other: numbers of the random generators and of the position in training and data.
         files: {file name: bytes}, without their folder.
-        exact: False where the length of `.metadata` is scaled up from fewer ranks.
+        exact: False where there are so many entries that `.metadata` is scaled up from fewer ranks,
+            and every rank's file is the mean one.
     """
 
     format: str
@@ -126,12 +128,13 @@ def checkpoint(
     content = contents(run, device)
     exact = True
     if format == "distributed":
-        plans = _plans(run, content) if sharded else [_items(content, 1, 0, lambda path: 1)]
-        entries = sum(map(len, plans))
-        files = distributed_bytes(plans, path, metadata=entries <= ENTRIES)
-        if entries > ENTRIES:
-            exact = False
-            files[".metadata"] = _scaled_metadata(plans, path)
+        count = sum(len(e) if isinstance(e, dict) else 1 for e in content.values())
+        exact = not sharded or count * run.gpus <= ENTRIES
+        if exact:
+            plans = _plans(run, content) if sharded else [_items(content, 1, 0, lambda path: 1)]
+            files = distributed_bytes(plans, path)
+        else:
+            files = _scaled(run, content, path)
     elif sharded:
         files, seen = {}, set()
         for rank, items in enumerate(_plans(run, content)):
@@ -296,13 +299,9 @@ def _cut(shape: tuple[int, ...], parts: int, which: int) -> Chunk:
 
 def _plans(run: Run, content: dict) -> list[list[Item]]:
     """What each GPU holds of a run, numbered as in `sizing.parallel`."""
-    shards = run.data * run.context
 
     def parts(path: tuple[str, ...]) -> int:
-        if path[0] in ("rng", "progress") or path[-1].endswith(".step"):
-            return 1
-        needed = 3 if path[0] == "model" else 1
-        return run.tensor * (shards if run.zero >= needed else 1)
+        return _parts(run, path)
 
     names = list(content["model"])
     stage_of = {name: i * run.pipeline // len(names) for i, name in enumerate(names)}
@@ -314,6 +313,14 @@ def _plans(run: Run, content: dict) -> list[list[Item]]:
             items = [i for i in items if _stage(i.path, stage_of, stage) == stage]
         plans.append(items)
     return plans
+
+
+def _parts(run: Run, path: tuple[str, ...]) -> int:
+    """Into how many parts a tensor is cut."""
+    if path[0] in ("rng", "progress") or path[-1].endswith(".step"):
+        return 1
+    sharded = run.zero >= (3 if path[0] == "model" else 1)
+    return run.tensor * (run.data * run.context if sharded else 1)
 
 
 def _stage(path: tuple[str, ...], stage_of: dict[str, int], otherwise: int) -> int:
@@ -344,14 +351,40 @@ def _own(items: list[Item], written: set) -> dict:
     return found
 
 
-def _scaled_metadata(plans: list[list[Item]], path: str) -> int:
-    """Bytes of `.metadata` from its growth between two smaller numbers of ranks."""
-    each = max(1, len(plans[0]))
-    few = min(max(4, ENTRIES // (2 * each)), len(plans))
-    half = few // 2
-    one = distributed_bytes(plans[:half], path)[".metadata"]
-    two = distributed_bytes(plans[:few], path)[".metadata"]
-    return round(two + (two - one) / (few - half) * (len(plans) - few))
+def _scaled(run: Run, content: dict, path: str) -> dict[str, int]:
+    """Files of very many entries: all zips added up, `.metadata` from its growth by the entry."""
+    written = entries = 0
+    for item in _items(content, 1, 0, lambda path: 1):
+        shape = item.tensor.shape
+        count = _parts(run, item.path) if shape else 1
+        each = -(-shape[0] // count) if shape else 0
+        whole, rest = divmod(shape[0], each) if shape else (1, 0)
+        sizes = [(whole, each)] + [(1, rest)] * (rest > 0) + [(1, 0)] * (whole + (rest > 0) < count)
+        for copies, rows in sizes:
+            chunk = (rows, *shape[1:]) if shape else ()
+            written += (
+                copies * Item(item.path, item.tensor, Chunk((0,) * len(chunk), chunk)).written
+            )
+            entries += copies
+    sample = {
+        group: entry if isinstance(entry, Stored) else dict(list(entry.items())[:200])
+        for group, entry in content.items()
+    }
+    two, four = (
+        [_items(sample, ranks, rank, lambda path, ranks=ranks: ranks) for rank in range(ranks)]
+        for ranks in (2, 4)
+    )
+    # Names are mentioned once for each tensor, chunks once for each entry.
+    small, large = (distributed_bytes(plans, path)[".metadata"] for plans in (two, four))
+    kept = [sum(map(len, deduplicated(plans))) for plans in (two, four)]
+    per_entry = (large - small) / (kept[1] - kept[0])
+    tensors = sum(1 if isinstance(entry, Stored) else len(entry) for entry in content.values())
+    sampled = sum(1 if isinstance(entry, Stored) else len(entry) for entry in sample.values())
+    per_tensor = (small - per_entry * kept[0]) / sampled
+    mean = written // run.gpus
+    files = {f"__{rank}_0.distcp": mean for rank in range(run.gpus)}
+    files["__0_0.distcp"] += written - mean * run.gpus
+    return {**files, ".metadata": round(per_entry * entries + per_tensor * tensors)}
 
 
 # --- How often to save ---------------------------------------------------------------------------
