@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median, quantiles
 
 import nbformat
+import numpy as np
 
 import sizing
 from sizing.planning.costs import training_time
@@ -119,12 +120,19 @@ def main() -> None:
     model = sizing.Model("llama-3.1-8b")
     config = dict(model.config)
     run = sizing.Run(model, sequence=4096, data=8, zero=3)
-    runs = iter(range(1, 10**9))
+    deep = replace(run, zero=1, tensor=8, pipeline=4, accumulation=8)
+    runs, counts = iter(range(1, 10**9)), np.arange(1, 51)
     functions = {
         "Model(preset)": lambda: sizing.Model("llama-3.1-8b"),
         "Model(config).parameters": lambda: sizing.Model(config).parameters,
         "flops(run), one model": lambda: sizing.flops(replace(run, sequence=next(runs))),
-        "memory(run), one model": lambda: sizing.memory(replace(run, sequence=next(runs))),
+        "memory(run), one model, ZeRO-3": lambda: sizing.memory(replace(run, sequence=next(runs))),
+        "memory(run), tensor and pipeline": lambda: sizing.memory(
+            replace(deep, sequence=8 * next(runs))
+        ),
+        "memory_grid(run), 50 x 50": lambda: sizing.memory_grid(
+            run, counts[:, None], 16 * counts + next(runs)
+        ),
         "training_time(flops, gpu)": lambda: training_time(1e24, "h100-sxm", 1024),
     }
     for name, function in functions.items():

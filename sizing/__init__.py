@@ -10,11 +10,19 @@ import importlib
 from . import compute, hardware, parallel, units
 from .architecture import Model, presets
 from .compute import flops, matmuls, megatron, palm, six_nd
-from .footprint import bytes_per_parameter, in_flight, memory, saved_tensors, zero_state
+from .footprint import (
+    bytes_per_parameter,
+    in_flight,
+    memory,
+    memory_grid,
+    model_state,
+    saved_tensors,
+    zero_state,
+)
 from .hardware import gpu, gpus
 from .parallel import communication, stages
 from .planning import checkpoint, launch, training_time
-from .run import Run
+from .run import Lora, Run
 from .speed import step_time, sustained_rates
 from .units import DATA, GB, GIB, count, duration, gb, gib, si
 
@@ -36,6 +44,7 @@ __all__ = [
     "DATA",
     "GB",
     "GIB",
+    "Lora",
     "Model",
     "Run",
     "bytes_per_parameter",
@@ -55,6 +64,8 @@ __all__ = [
     "matmuls",
     "megatron",
     "memory",
+    "memory_grid",
+    "model_state",
     "palm",
     "parallel",
     "presets",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from .architecture.model import Model
 from .architecture.weights import Block
-from .run import Run
+from .run import Run, all_weights_trained, one_of
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,9 @@ def flops(run: Run, *, attention: str = "full", recompute: str = "pytorch") -> F
     Source: PaLM (arXiv:2204.02311), appendix B, for the convention; tested equal to
     torch.utils.flop_counter.FlopCounterMode on the transformers model with eager attention.
     """
-    _one_of("attention", attention, ("full", "causal"))
-    _one_of("recompute", recompute, ("pytorch", "textbook"))
+    all_weights_trained(run, "flops")
+    one_of("attention", attention, ("full", "causal"))
+    one_of("recompute", recompute, ("pytorch", "textbook"))
     products = matmuls(run.model, run.sequence, attention)
     forward = sum(product.flops for product in products)
     again = _recomputed(run, products, textbook=recompute == "textbook")
@@ -159,10 +160,3 @@ def megatron(model: Model, sequence: int, tokens: float, recompute: bool = True)
     layers, hidden = model.layers, model.hidden
     body = (96 if recompute else 72) * layers * hidden**2 * (1 + sequence / (6 * hidden))
     return (body + 6 * hidden * model.vocab) * tokens
-
-
-def _one_of(field: str, value, allowed: tuple) -> None:
-    if value not in allowed:
-        raise ValueError(
-            f"{field}: {value!r} given; allowed: {', '.join(repr(choice) for choice in allowed)}"
-        )

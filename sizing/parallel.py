@@ -16,16 +16,12 @@ from functools import lru_cache
 
 from .architecture.model import Model
 from .architecture.weights import Weight
-from .run import WEIGHTS, Run
-from .units import BYTES
+from .run import Run, all_weights_trained
 
 # What a ring sends of n bytes over r ranks, as a share of n, on every rank: reduce-scatter and
 # all-gather (r-1)/r, all-reduce both in turn (Patarasuk and Yuan 2009,
 # doi:10.1016/j.jpdc.2008.09.002; ZeRO, arXiv:1910.02054, section 7).
 RING_PASSES = {"all_reduce": 2, "reduce_scatter": 1, "all_gather": 1}
-
-WEIGHT_BYTES = {precision: BYTES[dtype] for precision, dtype in WEIGHTS.items()}
-ACTIVATION_BYTES = {"fp32": 4, "bf16-mixed": 2, "bf16-master": 2, "bf16": 2}
 
 
 @dataclass(frozen=True)
@@ -119,6 +115,7 @@ def communication(run: Run) -> Communication:
     Raises:
         ValueError: see `check_degrees`.
     """
+    all_weights_trained(run, "communication")
     check_degrees(run)
     candidates = (
         _transfers(run, stage, neighbours)
@@ -137,18 +134,26 @@ def check_degrees(run: Run) -> None:
     Raises:
         ValueError: tensor does not divide heads, key/value heads, the MLP's width or the
             sequence (its share after context parallelism: sequence parallelism splits tokens);
-            pipeline does not divide layers; context does not divide the sequence.
+            context does not divide the sequence.
 
-    Warns (UserWarning) of ZeRO-2 and 3 under a pipeline: every micro-batch in flight would reduce
+    A pipeline need not divide the layers: stages may differ by one (see `stages`).
+
+    Warns (UserWarning) of a pipeline with more stages than layers, whose last ones are empty, and
+    of ZeRO-2 and 3 under a pipeline: every micro-batch in flight would reduce
     gradients, and gather weights, again; DeepSpeed refuses, FSDP2 sends p micro-batches' worth.
     """
     model = run.model
     _divides("tensor", run.tensor, "heads", model.heads)
     _divides("tensor", run.tensor, "kv_heads", model.kv_heads)
     _divides("tensor", run.tensor, "the MLP's width", model.ffn)
-    _divides("pipeline", run.pipeline, "layers", model.layers)
     _divides("context", run.context, "sequence", run.sequence)
     _divides("tensor", run.tensor, "sequence / context", run.sequence // run.context)
+    if run.pipeline > model.layers:
+        warnings.warn(
+            f"pipeline: {run.pipeline} stages for {model.layers} layers: "
+            f"{run.pipeline - model.layers} would hold no layer",
+            stacklevel=3,
+        )
     if run.pipeline > 1 and run.zero >= 2:
         warnings.warn(
             f"zero={run.zero} with pipeline={run.pipeline}: every micro-batch reduces gradients"
@@ -186,7 +191,7 @@ def _stages(model: Model, pipeline: int) -> tuple[Stage, ...]:
     for rank in range(pipeline - 1):
         share = total * (rank + 1)
         last = model.layers - (pipeline - 2 - rank)  # one layer at least for those between
-        end = placed + 1
+        end = min(placed + 1, model.layers)
         while end < last and layer * end * pipeline <= share:
             end += 1
         counts.append(end - placed)
@@ -252,7 +257,7 @@ def _data_parallel(run: Run, stage: Stage) -> tuple[Transfer, ...]:
     if ranks == 1:
         return ()
     parameters = stage_parameters(run.model, stage, run.tensor)
-    weights = parameters * WEIGHT_BYTES[run.precision]
+    weights = parameters * run.recipe.weight_bytes
     gradients = parameters * gradient_bytes(run)
 
     def transfer(purpose, collective, payload, calls):
@@ -273,7 +278,7 @@ def _data_parallel(run: Run, stage: Stage) -> tuple[Transfer, ...]:
 
 def gradient_bytes(run: Run) -> int:
     """Bytes of a gradient element as it is reduced over the data-parallel ranks."""
-    return 4 if run.gradients == "fp32" else WEIGHT_BYTES[run.precision]
+    return 4 if run.gradients == "fp32" else run.recipe.weight_bytes
 
 
 def _tensor_parallel(run: Run, stage: Stage) -> tuple[Transfer, ...]:
@@ -282,7 +287,7 @@ def _tensor_parallel(run: Run, stage: Stage) -> tuple[Transfer, ...]:
     reverse in backward, and the inputs gathered a second time for the weights' gradients."""
     if run.tensor == 1:
         return ()
-    hidden = run.model.hidden * ACTIVATION_BYTES[run.precision]
+    hidden = run.model.hidden * run.recipe.activation_bytes
     activations = tokens(run) * hidden
 
     def transfer(purpose, collective, calls, payload=activations):
@@ -317,7 +322,7 @@ def _ring_attention(run: Run, stage: Stage) -> tuple[Transfer, ...]:
         return ()
     model = run.model
     width = 2 * model.kv_heads * model.head_dim / run.tensor
-    block = tokens(run) * width * ACTIVATION_BYTES[run.precision]
+    block = tokens(run) * width * run.recipe.activation_bytes
     hops = (run.context - 1) * stage.layers * run.accumulation
     again = 2 if run.recompute == "full" else 1
     return (
@@ -330,7 +335,7 @@ def _pipeline(run: Run, neighbours: int) -> tuple[Transfer, ...]:
     """Activations to the next stage, gradients to the one before, each rank its own tokens."""
     if not neighbours:
         return ()
-    payload = tokens(run) / run.tensor * run.model.hidden * ACTIVATION_BYTES[run.precision]
+    payload = tokens(run) / run.tensor * run.model.hidden * run.recipe.activation_bytes
     stride = run.tensor * run.context * run.data
     calls = neighbours * run.accumulation
     return (Transfer("pipeline", "point_to_point", run.pipeline, stride, payload, calls),)

@@ -2,12 +2,49 @@
 
 from __future__ import annotations
 
+import difflib
+import operator
 from dataclasses import dataclass, fields
 
 from .architecture.model import Model
+from .units import BYTES
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Which dtypes a precision recipe keeps: of the weights, and of the matrix products' inputs.
+
+    `autocast` casts fp32 weights for each product; `master` keeps an fp32 copy of 16-bit weights
+    in the optimizer, whose state is fp32 then.
+    """
+
+    weights: str
+    products: str
+    autocast: bool = False
+    master: bool = False
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of one weight."""
+        return BYTES[self.weights]
+
+    @property
+    def activation_bytes(self) -> int:
+        """Bytes of one element that matrix products take and give."""
+        return BYTES[self.products]
+
+
+RECIPES = {
+    "fp32": Recipe("fp32", "fp32"),
+    "bf16-mixed": Recipe("fp32", "bf16", autocast=True),
+    "bf16-master": Recipe("bf16", "bf16", master=True),
+    "bf16": Recipe("bf16", "bf16"),
+    "fp16-mixed": Recipe("fp32", "fp16", autocast=True),
+    "fp16": Recipe("fp16", "fp16"),
+}
 
 CHOICES = {
-    "precision": ("fp32", "bf16-mixed", "bf16-master", "bf16"),
+    "precision": tuple(RECIPES),
     "gradients": ("same", "fp32"),
     "optimizer": (
         "sgd",
@@ -24,8 +61,80 @@ CHOICES = {
     "zero": (0, 1, 2, 3),
 }
 
-# The dtype that the weights are kept in, by precision.
-WEIGHTS = {"fp32": "fp32", "bf16-mixed": "fp32", "bf16-master": "bf16", "bf16": "bf16"}
+# What people type for one of the choices: the names of transformers' arguments and of torch.
+WORDS = {
+    "precision": {
+        "float32": "fp32",
+        "bfloat16": "bf16",
+        "float16": "fp16",
+        "half": "fp16",
+    },
+    "optimizer": {
+        "adam": "adamw",
+        "adamw-torch": "adamw",
+        "adamw-torch-fused": "adamw-fused",
+        "adamw-torch-8bit": "adamw-8bit",
+        "adamw-bnb-8bit": "adamw-8bit",
+        "paged-adamw-8bit": "adamw-8bit",
+        "lion-32bit": "lion",
+    },
+    "recompute": {True: "full", False: "none"},
+    "attention": {
+        "sdpa": "flash",
+        "flash-attention-2": "flash",
+        "flash-attention-3": "flash",
+        "flash-attention": "flash",
+    },
+}
+
+
+def one_of(field: str, value, allowed: tuple, words: dict | None = None):
+    """The allowed value that is meant: case and "_" for "-" do not matter, `words` translate.
+
+    Raises:
+        ValueError: names the field, the value, what is allowed, and the nearest of it.
+    """
+    plain = value.strip().lower().replace("_", "-") if isinstance(value, str) else value
+    if isinstance(plain, str | bool) and plain in (words or {}):
+        return words[plain]
+    if not isinstance(plain, bool) and plain in allowed:
+        return plain
+    near = difflib.get_close_matches(plain, allowed, 1) if isinstance(plain, str) else []
+    raise ValueError(
+        f"{field}: {value!r} given; allowed: {', '.join(map(repr, allowed))}"
+        + (f"; nearest: {near[0]!r}" if near else "")
+    )
+
+
+def whole_number(field: str, value) -> int:
+    """The value as an integer >= 1.
+
+    Raises:
+        ValueError: names the field, the value and what is allowed.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if isinstance(value, bool) or number < 1:
+        raise ValueError(f"{field}: {value!r} given; allowed: a whole number >= 1")
+    return number
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters on the linear layers inside the blocks; all other weights are frozen.
+
+    As peft adds them to a model (Hu et al., arXiv:2106.09685): fp32 adapters of this rank.
+
+    Raises:
+        ValueError: the rank is not a whole number >= 1.
+    """
+
+    rank: int
+
+    def __post_init__(self):
+        object.__setattr__(self, "rank", whole_number("rank", self.rank))
 
 
 @dataclass(frozen=True)
@@ -38,7 +147,8 @@ class Run:
         micro_batch: sequences that one data-parallel rank sends through at once.
         accumulation: micro-batches before each optimizer step.
         precision: "fp32"; "bf16-mixed" (fp32 weights under autocast); "bf16-master" (bf16 weights,
-            fp32 master copy in the optimizer); "bf16" (bf16 weights and nothing else).
+            fp32 master copy in the optimizer); "bf16" (bf16 weights and nothing else); "fp16-mixed"
+            and "fp16", the same with fp16, of which a T4 or V100 has nothing else.
         gradients: "same" as the weights' dtype, or "fp32": an fp32 accumulation buffer beside them.
         optimizer: "sgd", "momentum", "adamw" (foreach, torch's default on a GPU), "adamw-fused",
             "adamw-8bit", "adafactor", "muon" or "lion".
@@ -47,6 +157,10 @@ class Run:
         attention: "flash" (fused, no s x s matrix in memory) or "eager".
         data, tensor, pipeline, context: parallel degrees; GPUs are their product.
         zero: ZeRO stage 0 to 3, over the ranks that hold the same weights: data x context.
+        lora: None to train all weights, a rank, or a `Lora`.
+
+    Words of transformers and torch are understood ("sdpa", "adamw_torch_fused", recompute=True) and
+    kept as the choice that they mean.
 
     Raises:
         ValueError: names the field, the value and what is allowed.
@@ -66,24 +180,35 @@ class Run:
     tensor: int = 1
     pipeline: int = 1
     context: int = 1
+    lora: Lora | None = None
 
     def __post_init__(self):
+        def settle(name, value):
+            object.__setattr__(self, name, value)
+
         if not isinstance(self.model, Model):
-            object.__setattr__(self, "model", Model(self.model))
-        for field in fields(self)[1:]:
-            value = getattr(self, field.name)
-            allowed = CHOICES.get(field.name)
-            if allowed is not None:
-                if isinstance(value, bool) or value not in allowed:
-                    raise ValueError(f"{field.name}: {value!r} given; allowed: {_join(allowed)}")
-            elif isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{field.name}: {value!r} given; allowed: a whole number >= 1")
+            settle("model", Model(self.model))
+        for name in _CHOSEN:
+            value = getattr(self, name)
+            if type(value) is bool or value not in CHOICES[name]:
+                settle(name, one_of(name, value, CHOICES[name], WORDS.get(name)))
+        for name in _COUNTED:
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                settle(name, whole_number(name, value))
+        if self.lora is not None and not isinstance(self.lora, Lora):
+            settle("lora", _lora(self.lora))
         longest = self.model.max_positions
         if longest is not None and self.sequence > longest:
             raise ValueError(
                 f"sequence: {self.sequence} given; allowed: 1 to {longest}, the learned positions "
                 f"of {self.model.name}"
             )
+
+    @property
+    def recipe(self) -> Recipe:
+        """The dtypes that `precision` stands for."""
+        return RECIPES[self.precision]
 
     @property
     def gpus(self) -> int:
@@ -100,5 +225,30 @@ class Run:
         return self.sequences * self.sequence
 
 
-def _join(values) -> str:
-    return ", ".join(repr(value) for value in values)
+_CHOSEN = tuple(CHOICES)
+_COUNTED = tuple(
+    field.name for field in fields(Run) if field.name not in ("model", "lora", *CHOICES)
+)
+
+
+def _lora(value) -> Lora:
+    try:
+        return Lora(value)
+    except ValueError:
+        raise ValueError(
+            f"lora: {value!r} given; allowed: None (all weights are trained), a rank >= 1, "
+            "or a sizing.Lora"
+        ) from None
+
+
+def all_weights_trained(run: Run, what: str) -> None:
+    """For quantities that know full training alone.
+
+    Raises:
+        ValueError: the run trains adapters.
+    """
+    if run.lora is not None:
+        raise ValueError(
+            f"lora: {run.lora!r} given; allowed: None, because {what} is known for the training "
+            "of all weights alone"
+        )

@@ -76,8 +76,15 @@ def test_state_is_what_the_real_optimizer_keeps(name, make):
     + [("adamw", "fp32", 0), ("adamw", "bf16", 8), ("muon", "bf16", 8)],
 )
 def test_parts_are_those_of_a_traced_step(name, precision, lora):
-    run = sizing.Run(LITTLE, sequence=8, optimizer=name, precision=precision, accumulation=2)
-    held = sizing.trace.memory(run, lora=lora).phases["layers"]  # gradients are resident there
+    run = sizing.Run(
+        LITTLE,
+        sequence=8,
+        optimizer=name,
+        precision=precision,
+        accumulation=2,
+        lora=lora or None,
+    )
+    held = sizing.trace.memory(run, device="cpu").phases["layers"]  # gradients are resident there
     parts = model_state(LITTLE, name, precision, "same", lora)
     tensors = sum(copies for _, copies in LITTLE.weights) * 2  # adapters come in pairs
     rotary = 2 * 4 * LITTLE.head_dim // 2  # two fp32 buffers of frequencies

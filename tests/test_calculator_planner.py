@@ -109,7 +109,6 @@ def test_pairs_that_need_more_gpus():
     [
         ("gpt2-xl", (2, 1), "heads"),  # 25 heads
         ("llama-3.1-8b", (16, 1), "kv heads"),  # 8 key/value heads
-        ("llama-3.1-8b", (1, 64), "layers"),  # 32 layers
     ],
 )
 def test_reason_is_that_of_check_degrees(model, degrees, word):

@@ -447,7 +447,7 @@ def test_the_peak_on_a_cpu_is_what_the_trace_says(step_row):
     from sizing import trace
 
     assert step_row["peak_source"] == "CPU allocator events"
-    expected = trace.memory(training.as_run(step_row)).total
+    expected = trace.memory(training.as_run(step_row), device="cpu").total
     assert step_row["peak_bytes"] == pytest.approx(expected, rel=1e-4)
 
 
@@ -587,7 +587,7 @@ def test_torchao_s_eight_bit_state_is_what_the_formula_says():
     quantized = [p for p in parameters if p.numel() >= 4096]
     # beside what the formula counts: two tables of 256 fp32 codes for each, and step counters
     tables = 2 * 256 * 4 * len(quantized) + 4 * len(parameters)
-    assert held == sizing.memory(run).optimizer + tables
+    assert held == sizing.memory(run, device="cpu").optimizer + tables
 
 
 def test_loss_curves_start_at_chance_and_learn():
@@ -685,5 +685,5 @@ def test_the_formula_is_measured():
     assert len(found) == len(settings)
     for row in found:
         run = dataclasses.replace(training.as_run(row), gradients=row["gradients"])
-        assert row["predicted_bytes"] == sizing.memory(run).total
+        assert row["predicted_bytes"] == sizing.memory(run, device="cpu").total
         assert row["ratio"] == pytest.approx(1, abs=0.02), row

@@ -29,7 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import masking_utils
 
 from sizing import Model, Run, memory
-from sizing.footprint.sharding import in_flight, shard, zero_state
+from sizing.footprint.sharding import in_flight, shares, zero_state
 from sizing.parallel import (
     Stage,
     check_degrees,
@@ -408,17 +408,12 @@ def test_tensor_parallelism_keeps_norms_whole():
 # --- Memory --------------------------------------------------------------------------------------
 
 
-def one_gpu(run: Run) -> Run:
-    return replace(run, data=1, zero=0, tensor=1, pipeline=1, context=1)
-
-
 def sharded(run: Run) -> dict:
-    whole = memory(one_gpu(run))
-    return shard(run, whole.phases, whole._first_layer())
+    return memory(run).phases
 
 
 def peak(run: Run) -> float:
-    return max(sum(parts.values()) for parts in sharded(run).values())
+    return memory(run).total
 
 
 BASE = Run(
@@ -429,10 +424,6 @@ BASE = Run(
     gradients="fp32",
     optimizer="adamw-fused",
 )
-
-
-def test_one_gpu_is_left_as_it_is():
-    assert sharded(BASE) == memory(BASE).phases
 
 
 @pytest.mark.parametrize("zero", range(4))
@@ -465,11 +456,8 @@ def test_a_stage_of_the_head_alone_is_sized():
 
 def test_frozen_weights_have_no_buckets():
     run = replace(BASE, data=8)
-    whole = memory(one_gpu(run))
-    of_all, of_none = (
-        shard(run, whole.phases, whole._first_layer(), trained)["forward"] for trained in (1, 0)
-    )
-    assert of_all["temporary"] - of_none["temporary"] == 2 * LLAMA.parameters.total
+    of_all, of_none = (shares(run, trained)[0].buffers["forward"] for trained in (1, 0))
+    assert of_all - of_none == 2 * LLAMA.parameters.total
 
 
 @pytest.mark.parametrize("field", ["tensor", "context"])
@@ -499,8 +487,6 @@ def test_micro_batches_in_flight():
     [
         ({"tensor": 3}, "tensor: 3 given; allowed: a divisor of heads = 32"),
         ({"tensor": 16}, "tensor: 16 given; allowed: a divisor of kv_heads = 8"),
-        ({"pipeline": 5}, "pipeline: 5 given; allowed: a divisor of layers = 32"),
-        ({"pipeline": 64}, "pipeline: 64 given; allowed: a divisor of layers = 32"),
         ({"context": 3}, "context: 3 given; allowed: a divisor of sequence = 4096"),
         (
             {"tensor": 8, "context": 1024},

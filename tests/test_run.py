@@ -1,8 +1,10 @@
 import dataclasses
 
+import numpy as np
 import pytest
 
-from sizing import Model, Run
+import sizing
+from sizing import Lora, Model, Run
 
 
 def test_counts():
@@ -38,13 +40,21 @@ def test_is_a_value():
         ("micro_batch", -1),
         ("accumulation", "8"),
         ("data", True),
-        ("precision", "fp16"),
+        ("precision", "int4"),
         ("gradients", "bf16"),
-        ("optimizer", "adam"),
-        ("recompute", True),
-        ("attention", "sdpa"),
+        ("optimizer", "adamax"),
+        ("recompute", "half"),
+        ("recompute", 1),
+        ("attention", "ring"),
+        ("attention", True),
         ("zero", 4),
         ("zero", True),
+        ("lora", 0),
+        ("lora", -1),
+        ("lora", 8.5),
+        ("lora", True),
+        ("lora", {"r": 8}),
+        ("lora", "8"),
         ("sequence", 2048),  # GPT-2 has 1024 learned positions
     ],
 )
@@ -52,3 +62,52 @@ def test_bad_values_name_field_value_and_allowed(field, value):
     with pytest.raises(ValueError) as error:
         Run("gpt2", **{"sequence": 512, field: value})
     assert str(error.value).startswith(f"{field}: {value!r} given; allowed: ")
+
+
+@pytest.mark.parametrize(
+    ("field", "typed", "meant"),
+    [
+        ("precision", "float16", "fp16"),
+        ("precision", "bf16_mixed", "bf16-mixed"),
+        ("precision", "FP32", "fp32"),
+        ("attention", "sdpa", "flash"),
+        ("attention", "flash_attention_2", "flash"),
+        ("optimizer", "adamw_torch", "adamw"),
+        ("optimizer", "adamw_torch_fused", "adamw-fused"),
+        ("optimizer", "paged_adamw_8bit", "adamw-8bit"),
+        ("recompute", True, "full"),
+        ("recompute", False, "none"),
+        ("micro_batch", np.int64(4), 4),
+        ("lora", 16, Lora(16)),
+    ],
+)
+def test_words_that_people_type_are_understood(field, typed, meant):
+    run = Run("gpt2", **{"sequence": 512, field: typed})
+    assert getattr(run, field) == meant
+    assert type(getattr(run, field)) is type(meant)
+    assert run == Run("gpt2", **{"sequence": 512, field: meant})
+
+
+def test_an_unknown_word_is_answered_with_the_nearest():
+    with pytest.raises(ValueError, match=r"precision: 'bf16-mix' given; .*; nearest: 'bf16-mixed'"):
+        Run("gpt2", sequence=512, precision="bf16-mix")
+
+
+def test_fp16_takes_the_bytes_of_bf16():
+    for sixteen, like in (("fp16", "bf16"), ("fp16-mixed", "bf16-mixed")):
+        run = Run("gpt2", sequence=512, precision=sixteen, data=2, zero=1)
+        other = dataclasses.replace(run, precision=like)
+        assert sizing.memory(run) == sizing.memory(other)
+        assert sizing.communication(run) == sizing.communication(other)
+        kept = sizing.saved_tensors(run)
+        assert {t.dtype for t in kept} & {"fp16", "bf16"} == {"fp16"}
+        assert [t.bytes for t in kept] == [t.bytes for t in sizing.saved_tensors(other)]
+    with pytest.raises(ValueError, match="'bf16' given, for which"):
+        sizing.step_time(dataclasses.replace(run, precision="bf16"), "v100-sxm-32gb")
+    assert sizing.step_time(run, "v100-sxm-32gb").total > 0
+
+
+@pytest.mark.parametrize("function", [sizing.flops, sizing.communication, sizing.step_time])
+def test_what_knows_full_training_alone_says_so(function):
+    with pytest.raises(ValueError, match=r"lora: Lora\(rank=8\) given; allowed: None"):
+        function(Run("gpt2", sequence=512, lora=8, data=2))

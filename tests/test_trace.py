@@ -1,6 +1,7 @@
 """The trace against independent accounts: torch's MemTracker, a real step's allocator events."""
 
 import csv
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -16,6 +17,7 @@ from sizing.evidence import traces as table
 from sizing.trace import optimizers
 from sizing.trace.step import Step
 
+traced = partial(trace.memory, device="cpu")  # as the steps that it is held against
 LLAMA = {
     "model_type": "llama",
     "vocab_size": 8000,
@@ -65,9 +67,7 @@ def test_trace_is_what_a_real_step_allocates(config, settings):
     training_run = run(config, **settings)
     # 0.1 %: a checkpoint keeps 5 kB of random state, the 8-bit kernel works in small chunks
     tolerance = 0.03 if settings.get("optimizer") == "adamw-8bit" else 0.001
-    assert trace.memory(training_run).total == pytest.approx(
-        allocator_peak(training_run), rel=tolerance
-    )
+    assert traced(training_run).total == pytest.approx(allocator_peak(training_run), rel=tolerance)
 
 
 def test_trace_is_what_torchs_own_tracker_says(monkeypatch):
@@ -83,7 +83,7 @@ def test_trace_is_what_torchs_own_tracker_says(monkeypatch):
             mt._peak_mem, mt._peak_mem_snap = {}, {}
             step()
         (peak,) = mt.get_tracker_snapshot("peak").values()
-    assert trace.memory(training_run).total == pytest.approx(peak["Total"], rel=1e-4)
+    assert traced(training_run).total == pytest.approx(peak["Total"], rel=1e-4)
 
 
 @pytest.mark.parametrize("recompute", ["none", "selective", "full"])
@@ -95,18 +95,18 @@ def test_flops_are_those_of_the_formula(config, recompute):
 
 def test_the_loss_holds_twelve_bytes_per_token_and_entry():
     for precision in ("fp32", "bf16-mixed", "bf16"):
-        logits = trace.memory(run(LLAMA, precision=precision)).phases["loss"]["logits"]
+        logits = traced(run(LLAMA, precision=precision)).phases["loss"]["logits"]
         assert logits == 12 * 2 * 256 * 8000
 
 
 def test_a_large_model_needs_no_memory():
-    result = trace.memory(sizing.Run("llama-3.1-8b", sequence=4096, precision="bf16"))
+    result = traced(sizing.Run("llama-3.1-8b", sequence=4096, precision="bf16"))
     assert result.total > 60e9
     assert result.phases["optimizer"]["parameters"] == pytest.approx(2 * 8_030_261_248, rel=1e-6)
 
 
 def test_parts_and_timeline_agree_with_the_total():
-    result = trace.memory(run(LLAMA))
+    result = traced(run(LLAMA))
     assert max(size for _, size in result.timeline) == result.total
     assert sum(result.parts.values()) == result.total
     phases = [phase for phase, _ in result.timeline]
@@ -123,13 +123,16 @@ def test_state_is_full_precision_copies():
         ("bf16-master", "adamw", 12),
         ("bf16-master", "sgd", 4),
     ):
-        state = trace.memory(run(LLAMA, precision=precision, optimizer=optimizer))
+        state = traced(run(LLAMA, precision=precision, optimizer=optimizer))
         counters = 4 * len(list(sizing.Model(LLAMA).weights)) * 2
         assert state.parts["optimizer"] == pytest.approx(width * elements, abs=counters * 4)
 
 
 def test_adapters_train_alone():
-    full, adapted = trace.memory(run(LLAMA)), trace.memory(run(LLAMA), lora=4)
+    full, adapted = (
+        traced(run(LLAMA)),
+        traced(run(LLAMA, lora=4)),
+    )
     assert adapted.phases["optimizer"]["gradients"] < full.phases["optimizer"]["gradients"] / 20
     kept = adapted.phases["loss"]["activations"] / full.phases["loss"]["activations"]
     assert 0.7 < kept < 1.3, "frozen weights still cost activations"
@@ -183,12 +186,12 @@ def test_master_weights_move_what_bf16_cannot():
 @pytest.mark.parametrize("field", ["tensor", "pipeline", "context", "data"])
 def test_one_rank_only(field):
     with pytest.raises(ValueError, match=f"{field}: 2 given; allowed: 1"):
-        trace.memory(run(LLAMA, **{field: 2}))
+        traced(run(LLAMA, **{field: 2}))
 
 
 def test_unknown_device():
     with pytest.raises(ValueError, match="device: 'tpu' given; allowed: cpu, cuda"):
-        trace.memory(run(LLAMA), device="tpu")
+        traced(run(LLAMA), device="tpu")
 
 
 def test_error_table_command(capsys):

@@ -38,7 +38,7 @@ class Point:
 
 def point(run: Run, card: GPU) -> Point:
     """Peak memory and time a token of a run on one GPU."""
-    peak = memory(run, device="cuda").total
+    peak = memory(run).total
     return Point(run.micro_batch, peak, step_time(run, card).total / run.tokens)
 
 
@@ -209,7 +209,7 @@ def _around(least: float, most: float, ticks: tuple[float, ...]) -> tuple[float,
 def _notes(run: Run, now: Point) -> tuple[str, ...]:
     notes = [f"{run.tokens:,} tokens a step, {flops_ratio(run):.3f} × the FLOPs of none."]
     if run.accumulation > 1:
-        once = memory(replace(run, accumulation=1), device="cuda").total
+        once = memory(replace(run, accumulation=1)).total
         notes.append(
             f"Gradients stay between micro-batches: {gb(now.peak - once)} more than one alone."
             if now.peak > once

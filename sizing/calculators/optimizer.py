@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..architecture.model import Model, presets
-from ..footprint.step import memory
+from ..footprint.step import model_state as whole_state
 from ..run import CHOICES, Run
 from ..units import count, duration, gb
 from . import style
@@ -24,8 +24,16 @@ def model_state(
     """Bytes of weights, gradients, fp32 master weights and what the optimizer keeps besides."""
 
     def held(name):
-        run = Run(model, sequence=1, optimizer=name, precision=precision, gradients=gradients)
-        return memory(run, lora=lora)
+        return whole_state(
+            Run(
+                model,
+                sequence=1,
+                optimizer=name,
+                precision=precision,
+                gradients=gradients,
+                lora=lora or None,
+            )
+        )
 
     now = held(optimizer)
     master = held("sgd").optimizer  # SGD itself keeps nothing

@@ -140,8 +140,8 @@ def cell(run: Run, cluster: Cluster, sequences: int, tensor: int, pipeline: int)
         time = step_time(
             whole, cluster.card, network=cluster.network, node=cluster.node, host=cluster.host
         )
-        held = memory(whole, device="cuda")
-    rate = cluster.card.peak_flops("fp32" if run.precision == "fp32" else "bf16")
+        held = memory(whole)
+    rate = cluster.card.peak_flops(run.recipe.products)
     done = replace(
         no,
         run=whole,

@@ -64,7 +64,7 @@ def _windows(model: Model) -> tuple[int, ...]:
 @lru_cache(maxsize=512)
 def _layer_size(model: Model, sequence: int, attention: str) -> tuple[float, ...]:
     """Coefficients of `tape.MONOMIALS`; they change only where a sliding window is reached."""
-    layers = Forward(Run(model, sequence=sequence, attention=attention), "cuda").layers
+    layers = Forward(Run(model, sequence=sequence, attention=attention)).layers
     sizes = [(block.count, kept(nodes)["activations"]) for block, nodes in layers.items()]
     return tuple(
         sum(count * size[i] for count, size in sizes) / model.layers for i in range(len(MONOMIALS))

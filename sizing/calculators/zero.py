@@ -10,8 +10,7 @@ from math import log
 from statistics import median
 
 from ..architecture.model import Model, presets
-from ..footprint.sharding import zero_state
-from ..footprint.step import PARTS, Memory, memory
+from ..footprint.step import PARTS, Memory, memory, model_state
 from ..hardware import GPU, gpus
 from ..hardware import gpu as card_of
 from ..parallel import RING_PASSES, Communication, communication
@@ -53,8 +52,8 @@ class Stage:
     @property
     def state(self) -> tuple[float, float, float]:
         """(parameters, gradients, optimizer) bytes of a rank, gradients kept through the step."""
-        whole = self.memory
-        return zero_state(self.run, whole.parameters, whole.gradients, whole.optimizer)
+        held = self.memory
+        return held.parameters, held.gradients, held.optimizer
 
     @property
     def computing(self) -> float:
@@ -73,17 +72,17 @@ def stage(run: Run, card: GPU, network: float) -> Stage:
         t.calls * rate.collective(t.collective, t.ranks, t.stride, t.payload)
         for t in moved.transfers
     )
-    return Stage(run, memory(run, device="cuda"), moved, time, moving)
+    return Stage(run, memory(run), moved, time, moving)
 
 
 def peaks(run: Run) -> list[int]:
     """Peak bytes of a GPU for every degree; nothing else of the run changes."""
-    return [memory(replace(run, data=degree), device="cuda").total for degree in DEGREES]
+    return [memory(replace(run, data=degree)).total for degree in DEGREES]
 
 
 def endless(run: Run) -> int:
     """Peak bytes over so many GPUs that all that is divided is gone."""
-    return memory(replace(run, data=ENDLESS), device="cuda").total
+    return memory(replace(run, data=ENDLESS)).total
 
 
 def enough(run: Run, near: float = NEAR) -> int:
@@ -93,7 +92,7 @@ def enough(run: Run, near: float = NEAR) -> int:
     doubling. Beyond the last of the degrees, it is the next power of two that is enough.
     """
     least, degree = endless(run), 2
-    while memory(replace(run, data=degree), device="cuda").total > (1 + near) * least:
+    while memory(replace(run, data=degree)).total > (1 + near) * least:
         degree *= 2
     return degree
 
@@ -292,7 +291,8 @@ def _row(each: Stage, available: float) -> tuple[str, ...]:
 def _formula(now: Stage) -> str:
     """Model state by the paper's sum, the peak's parts, and what is sent, with today's numbers."""
     run, n = now.run, now.run.model.parameters.total
-    whole = [getattr(now.memory, part) for part in MODEL_STATE]
+    state = model_state(run)
+    whole = [getattr(state, part) for part in MODEL_STATE]
     each = [
         f"{size / n:.3g}{f'/{run.data}' if own < size else ''}"
         for size, own in zip(whole, now.state, strict=True)

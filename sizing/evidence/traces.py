@@ -132,7 +132,7 @@ def measure(split: str, run: Run) -> dict:
     """One row: the run's settings, its trace and the formula."""
     from .. import trace as tracing  # brings torch, which reading the table does not need
 
-    trace, predicted = tracing.memory(run), memory(run)
+    trace, predicted = tracing.memory(run, device="cpu"), memory(run, device="cpu")
     return {
         "split": split,
         "model": run.model.name,

@@ -91,7 +91,7 @@ def _points(run: Run, how: str, worlds: tuple[int, ...], stages=(3, 2)) -> list[
 def measure(point: Row, device: Device) -> Row:
     """Memory and bytes sent, in a process of its own, which takes the fake world with it."""
     if point["how"] == REAL:
-        device.require(memory(run_of(point)).total)
+        device.require(memory(run_of(point), device=device.kind).total)
     (row,) = workers.launch(work, point, 1, device)
     return row
 

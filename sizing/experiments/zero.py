@@ -187,7 +187,7 @@ def divide(network: nn.Module, run: Run, stage: int, mesh: DeviceMesh) -> None:
 
     They are gathered in the run's precision, for forward and backward at stage 3, once at 2.
     """
-    dtype = torch.bfloat16 if run.precision == "bf16-master" else None
+    dtype = torch.bfloat16 if run.recipe.master else None
     policy = MixedPrecisionPolicy(param_dtype=dtype)
     for module in (*network.base_model.layers, network):
         fully_shard(module, mesh=mesh, reshard_after_forward=stage == 3, mp_policy=policy)
@@ -220,7 +220,7 @@ def _config(run: Run, stage: int) -> dict:
         "train_micro_batch_size_per_gpu": run.micro_batch,
         "gradient_accumulation_steps": 1,
         "steps_per_print": 2**31,
-        "bf16": {"enabled": run.precision == "bf16-master"},
+        "bf16": {"enabled": run.recipe.master},
         "gradient_clipping": 0.0,
         "zero_force_ds_cpu_optimizer": False,
         "zero_optimization": {

@@ -8,17 +8,20 @@ family), walked `backward`; `optimizer` adds its state, `sharding` divides it al
 from .literature import bytes_per_parameter, korthikanti
 from .saved import Saved, saved_tensors
 from .sharding import in_flight, zero_state
-from .step import PARTS, PHASES, Memory, memory
+from .step import PARTS, PHASES, Memory, ModelState, memory, memory_grid, model_state
 
 __all__ = [
     "PARTS",
     "PHASES",
     "Memory",
+    "ModelState",
     "Saved",
     "bytes_per_parameter",
     "in_flight",
     "korthikanti",
     "memory",
+    "memory_grid",
+    "model_state",
     "saved_tensors",
     "zero_state",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..architecture.weights import Block
-from ..run import WEIGHTS, Run
+from ..run import Run
 from .backward import kept
 from .layers import LAYERS, llama_like
 from .tape import NONE, Size, Skipped, Tape, Tensor, plus, times
@@ -33,7 +33,6 @@ class Forward:
         run: the run; its micro-batch only says whether it is above one, its sequence only whether
             it is beyond a sliding window.
         device: "cpu" or "cuda", for the few operators that differ.
-        lora: rank of the adapters on the linear layers inside the blocks, 0 for full training.
 
     Attributes:
         tape: the operations.
@@ -41,12 +40,12 @@ class Forward:
         layers, weights: {block: operations}, {block: parameters} of one layer of each kind.
     """
 
-    def __init__(self, run: Run, device: str = "cpu", lora: int = 0):
+    def __init__(self, run: Run, device: str = "cuda"):
         self.run, self.model, self.config = run, run.model, run.model.config
-        self.family, self.lora = run.model.family, lora
-        self.dtype = WEIGHTS[run.precision]
-        autocast = run.precision == "bf16-mixed"
-        self.tape = Tape(autocast=autocast, device=device, batched=run.micro_batch > 1)
+        self.family = run.model.family
+        self.rank = run.lora.rank if run.lora else 0
+        self.dtype = run.recipe.weights
+        self.tape = Tape(autocast=run.recipe.autocast, device=device, batched=run.micro_batch > 1)
         self.outer = {w.name.removesuffix(".weight"): w for w in self.model.outer}
         self.tables: dict[str, Tensor] = {}
         self.layers: dict[Block, list] = {}
@@ -133,12 +132,12 @@ class Forward:
         for tensor in held:
             sizes = plus(sizes, tensor.size)
         own_copy = t.autocast and x.dtype == "fp32"
-        last = x.size if own_copy or self.lora else NONE
+        last = x.size if own_copy or self.rank else NONE
         self.end = {"logits": sizes, "temporary": self.uncast, "activations": last}
 
     def _outer_tensor(self, name: str) -> Tensor:
         if name not in self.tables:
-            self.tables[name] = self._parameter(self.outer[name].shape, name, not self.lora)
+            self.tables[name] = self._parameter(self.outer[name].shape, name, not self.rank)
         return self.tables[name]
 
     def _outer_linear(self, x: Tensor, name: str, out: int, part="activations") -> Tensor:
@@ -150,7 +149,7 @@ class Forward:
         return Tensor(tuple(shape), dtype or self.dtype, name, "parameters", grad=grad)
 
     def _vector(self, shape, name="bias") -> Tensor:
-        return self._parameter(shape, name, not self.lora)
+        return self._parameter(shape, name, not self.rank)
 
     def _shared(self) -> None:
         """Tensors made once and used by every layer: masks, and rotary cosines and sines."""
@@ -197,7 +196,7 @@ class Forward:
         The first and the last of each kind are recorded, since a peak is at one end. With frozen
         embeddings the model's first layer keeps less than others: a second one stands for those.
         """
-        lead = 2 if self.lora else 1
+        lead = 2 if self.rank else 1
         blocks = self.model.blocks
         order = [(block, 0) for block in blocks for _ in range(min(lead, block.count))]
         order += [(b, b.count - lead - 1) for b in blocks if b.count > lead + 1]
@@ -215,7 +214,7 @@ class Forward:
 
     def _casts(self, block: Block) -> Size:
         """Autocast's copies of a layer's weights."""
-        if self.lora:  # only weights that are trained stay in autocast's cache
+        if self.rank:  # only weights that are trained stay in autocast's cache
             return NONE
         return kept(self.layers[block], of_region=True).get("temporary", NONE)
 
@@ -241,7 +240,7 @@ class Forward:
         """The layer's weight or bias of that name, None where the model has none."""
         if name not in self.named:
             return None
-        tensor = self._parameter(self.named[name].shape, name, not self.lora)
+        tensor = self._parameter(self.named[name].shape, name, not self.rank)
         self.weights[self.block].append(tensor)
         return tensor
 
@@ -251,12 +250,12 @@ class Forward:
         transposed = self.family == "gpt2"
         out_dim = weight.shape[1] if transposed else weight.shape[0]
         out = t.linear(x, weight, bias, out_dim, name)
-        if not self.lora:
+        if not self.rank:
             return out
-        down = self._parameter((self.lora, x.shape[-1]), f"{name}.lora_A", dtype="fp32")
-        up = self._parameter((out_dim, self.lora), f"{name}.lora_B", dtype="fp32")
+        down = self._parameter((self.rank, x.shape[-1]), f"{name}.lora_A", dtype="fp32")
+        up = self._parameter((out_dim, self.rank), f"{name}.lora_B", dtype="fp32")
         self.weights[self.block] += [down, up]
-        low = t.linear(t.cast(x, "fp32"), down, None, self.lora, f"{name}.lora_A")
+        low = t.linear(t.cast(x, "fp32"), down, None, self.rank, f"{name}.lora_A")
         high = t.scale(t.linear(low, up, None, out_dim, f"{name}.lora_B"))
         return t.cast(t.add(out, high), out.dtype)
 

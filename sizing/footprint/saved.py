@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..run import Run
 from .backward import saved
 from .forward import Forward
-from .tape import Tensor, value
+from .tape import SAME_BYTES, Tensor, value
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class Saved:
     weight: bool
 
 
-def saved_tensors(run: Run, *, block: int = 0, lora: int = 0, device: str = "cpu") -> list[Saved]:
+def saved_tensors(run: Run, *, block: int = 0, device: str = "cuda") -> list[Saved]:
     """What one layer keeps for its backward pass, tensor by tensor, in the order it is saved.
 
     Args:
         run: the training run; under recompute="full" a layer keeps its input alone.
         block: index into `run.model.blocks`, the kinds of layer that the model has.
-        lora, device: as in `memory`.
+        device: as in `memory`.
 
     Raises:
         ValueError: the model has no such block.
@@ -44,7 +44,9 @@ def saved_tensors(run: Run, *, block: int = 0, lora: int = 0, device: str = "cpu
     blocks = run.model.blocks
     if not 0 <= block < len(blocks):
         raise ValueError(f"block: {block} given; allowed: 0 to {len(blocks) - 1}")
-    layer = Forward(run, device, lora).layers[blocks[block]]
+    precision = SAME_BYTES.get(run.precision, run.precision)
+    layer = Forward(replace(run, precision=precision), device).layers[blocks[block]]
+    names = {"bf16": run.recipe.products}  # fp16 where the run says so
     reasons: dict[Tensor, list[str]] = {}
     for tensor, why in saved(layer):
         if tensor.part != "parameters":
@@ -54,7 +56,7 @@ def saved_tensors(run: Run, *, block: int = 0, lora: int = 0, device: str = "cpu
         Saved(
             tensor.name,
             tuple(sizes.get(n, n) for n in tensor.shape),
-            tensor.dtype,
+            names.get(tensor.dtype, tensor.dtype),
             value(tensor.size, run.micro_batch, run.sequence),
             ", ".join(dict.fromkeys(why)),
             tensor.shared,

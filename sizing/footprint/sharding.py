@@ -1,28 +1,23 @@
 """What one GPU holds of a training step: model state, activations and buffers divided.
 
-`shard` takes the phases of the whole model on one GPU, as `sizing.memory` knows them, and returns
-those of the fullest GPU. Data parallelism divides model state alone, as far as the ZeRO stage says;
-tensor and context parallelism divide activations; a pipeline divides layers but keeps several
+A `Share` takes the moments of the whole model on one GPU, as `sizing.memory` knows them, and gives
+those of a GPU among many. Data parallelism divides model state alone, as far as the ZeRO stage
+says; tensor and context parallelism divide activations; a pipeline divides layers but keeps several
 micro-batches of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from ..parallel import (
-    ACTIVATION_BYTES,
-    WEIGHT_BYTES,
     Stage,
-    check_degrees,
     gradient_bytes,
     stage_parameters,
     stages,
-    tokens,
 )
 from ..run import Run
-
-Phases = dict[str, dict[str, float]]
 
 
 def zero_state(
@@ -52,25 +47,22 @@ def in_flight(run: Run, rank: int) -> int:
     return min(run.pipeline - rank, run.accumulation)
 
 
-def shard(
-    run: Run,
-    whole: Mapping[str, Mapping[str, float]],
-    first_layer: Mapping[str, float],
-    trained: float = 1.0,
-) -> Phases:
-    """Phases of the fullest GPU.
+def shares(run: Run, trained: float = 1.0) -> tuple[Share, ...]:
+    """What the GPUs of each pipeline stage hold, equal stages once: of those the first keeps most
+    micro-batches.
 
-    Args:
-        run: the run with its degrees.
-        whole: {phase: {part: bytes}} of the same run on one GPU: same micro-batch, sequence and
-            accumulation.
-        first_layer: {part: bytes} at its worst moment in the first layer that the backward pass
-            visits, which gradients hide on one GPU and not where ZeRO divides them.
-        trained: share of the parameters that get a gradient, below 1 with frozen weights.
+    They depend on the run's degrees, not on its micro-batch and sequence; `trained` is the share
+    of the parameters that get a gradient, below 1 with frozen weights.
+    """
+    first = {}
+    for rank, stage in enumerate(stages(run)):
+        first.setdefault(stage, rank)
+    return tuple(Share.of(run, stage, rank, trained) for stage, rank in first.items())
 
-    Returns:
-        The same phases and parts for the GPU whose largest phase is largest; the phases of a head
-        or an embedding only where the stage has one.
+
+@dataclass(frozen=True)
+class Share:
+    """What one GPU of a pipeline stage holds of the whole model's bytes.
 
     Tensor parallelism (with sequence parallelism) divides every activation, the logits and their
     gradients by its degree, and so does context parallelism (Korthikanti et al., arXiv:2205.05198,
@@ -81,122 +73,169 @@ def shard(
     from forward to backward. That is FSDP2 with every layer and the model wrapped; its traces
     under torch's FSDPMemTracker agree (tests/test_parallel.py).
 
-    Raises:
-        ValueError: see `check_degrees`.
+    Attributes:
+        stage: its layers.
+        state: (parameters, gradients, optimizer), each as a share of the whole model's bytes.
+        tokens: share of activations and logits that tensor and context parallelism leave.
+        layers: share of the layers.
+        others: micro-batches in flight beside the one at work.
+        updated: share of the optimizer's temporaries.
+        buffers: {phase: bytes that data parallelism adds}.
+        gathered_width: bytes for each token of the micro-batch that tensor parallelism gathers.
+        under_zero_3: what FSDP2 gathers, None under the other stages or on one rank.
     """
-    check_degrees(run)
-    first = {}  # of equal stages the first keeps most micro-batches
-    for rank, stage in enumerate(stages(run)):
-        first.setdefault(stage, rank)
-    candidates = (
-        _stage(run, whole, first_layer, trained, stage, rank) for stage, rank in first.items()
-    )
-    return max(candidates, key=lambda phases: max(sum(p.values()) for p in phases.values()))
 
+    stage: Stage
+    state: tuple[float, float, float]
+    tokens: float
+    layers: float
+    others: int
+    updated: float
+    buffers: Mapping[str, float]
+    gathered_width: float
+    under_zero_3: UnderZero3 | None
 
-def _stage(run: Run, whole, first_layer, trained: float, stage: Stage, rank: int) -> Phases:
-    model = run.model
-    share = 1 / (run.tensor * run.context)
-    layers = stage.layers / model.layers
-    held = stage_parameters(model, stage, run.tensor)
-    state = held / model.parameters.total
-    others = in_flight(run, rank) - 1
-    kept = whole["forward"]["activations"] * layers * share
-
-    def divided(name: str, parts: Mapping[str, float], buffers: float) -> dict[str, float]:
-        parameters, gradients, optimizer = zero_state(
-            run, *(parts[part] * state for part in ("parameters", "gradients", "optimizer"))
+    @classmethod
+    def of(cls, run: Run, stage: Stage, rank: int, trained: float) -> Share:
+        held = stage_parameters(run.model, stage, run.tensor)
+        state = held / run.model.parameters.total
+        width = run.model.hidden * run.recipe.activation_bytes if run.tensor > 1 else 0.0
+        divided = run.zero == 3 and run.data * run.context > 1
+        phases = ("forward", "loss", "layers", "embedding", "optimizer")
+        return cls(
+            stage=stage,
+            state=zero_state(run, state, state, state),
+            tokens=1 / (run.tensor * run.context),
+            layers=stage.layers / run.model.layers,
+            others=in_flight(run, rank) - 1,
+            updated=zero_state(run, 0, 0, state)[2],
+            buffers={name: _buffers(run, stage, held, trained, name) for name in phases},
+            gathered_width=width,
+            under_zero_3=UnderZero3.of(run, stage, held, trained) if divided else None,
         )
-        temporary = parts["temporary"]
+
+    def moments(self, phase: str, parts, forward, tokens, one=1) -> Iterator[dict]:
+        """{part: bytes} of every moment that can be this GPU's worst in a phase.
+
+        Bytes may be numbers, or anything that is added and multiplied by numbers alike, such as
+        the coefficients of polynomials; `one` is then 1 byte.
+
+        Args:
+            phase: one that `has` this stage.
+            parts: {part: bytes} on one GPU at its worst moment of that phase; of "layers" under
+                ZeRO-3, at the worst moment of the first layer that the backward pass visits.
+            forward: {part: bytes} on one GPU at the end of the forward pass.
+            tokens: of one micro-batch on a context-parallel rank.
+        """
+        kept = forward["activations"] * (self.layers * self.tokens)
+        if phase == "layers" and self.under_zero_3 and self.stage.layers:
+            first = self._divided(phase, parts, kept, tokens, 0 * one)
+            yield from self.under_zero_3.layers(first, kept, self.stage.layers, one)
+            return
+        divided = self._divided(phase, parts, kept, tokens, self.buffers[phase] * one)
+        yield divided
+        if phase == "forward" and self.under_zero_3:
+            state = {part: divided[part] for part in ("parameters", "gradients", "optimizer")}
+            gather = self.under_zero_3.first_gather * one
+            yield {**dict.fromkeys(divided, 0 * one), **state, "temporary": gather}
+
+    def has(self, phase: str) -> bool:
+        """Whether the stage goes through a phase: loss and embedding belong to its ends."""
+        ends = {"loss": self.stage.head, "embedding": self.stage.embedding}
+        return ends.get(phase, True)
+
+    def _divided(self, name: str, parts, kept, tokens, buffers: float) -> dict[str, float]:
+        parameters, gradients, optimizer = self.state
+        activations = parts["activations"] * (self.layers * self.tokens)
         if name == "optimizer":
-            temporary *= zero_state(run, 0, 0, state)[2]
+            temporary = parts["temporary"] * self.updated
         else:
-            temporary = temporary * share + _gathered_tokens(run, name)
+            activations = activations + self.others * kept
+            temporary = parts["temporary"] * self.tokens
+            # In forward a matmul's input and another's sum before it is scattered; in backward the
+            # input again, the output's gradient and the input's: whole for a moment.
+            temporary = temporary + tokens * self.gathered_width * (3 if name == "layers" else 2)
         return {
-            "parameters": parameters,
-            "gradients": gradients,
-            "optimizer": optimizer,
-            "activations": parts["activations"] * layers * share
-            + (others * kept if name != "optimizer" else 0),
-            "logits": parts["logits"] * share if stage.head else 0,
+            "parameters": parts["parameters"] * parameters,
+            "gradients": parts["gradients"] * gradients,
+            "optimizer": parts["optimizer"] * optimizer,
+            "activations": activations,
+            "logits": parts["logits"] * (self.tokens if self.stage.head else 0),
             "temporary": temporary + buffers,
         }
 
-    phases = {
-        name: divided(name, parts, _buffers(run, stage, held, trained, name))
-        for name, parts in whole.items()
-        if (name != "loss" or stage.head) and (name != "embedding" or stage.embedding)
-    }
-    if run.zero == 3 and run.data * run.context > 1:
-        forward = phases["forward"]
-        begins = {**dict.fromkeys(forward, 0.0), "temporary": _first_gather(run, stage, held)}
-        begins |= {part: forward[part] for part in ("parameters", "gradients", "optimizer")}
-        phases["forward"] = max(forward, begins, key=_sum)
-        if stage.layers:
-            first = divided("layers", first_layer, 0.0)
-            moments = _layers_under_zero_3(run, stage, held, trained, first, kept)
-            phases["layers"] = max(moments, key=_sum)
-    return phases
 
+@dataclass(frozen=True)
+class UnderZero3:
+    """The moments of a pass whose weights are gathered layer by layer, as FSDP2 takes it.
 
-def _sum(parts: Mapping[str, float]) -> float:
-    return sum(parts.values())
-
-
-def _layers_under_zero_3(
-    run: Run, stage: Stage, held: float, trained: float, first, kept: float
-) -> Iterator[dict[str, float]]:
-    """The moments of the layers' backward pass that can be its worst, as FSDP2 takes it.
-
-    While a layer is at work its weights are gathered, those of the next are on their way, and the
-    gradients of the one before, whole, are being reduced. All else changes from layer to layer by
-    the same amount, so that the worst layer is the first or last of those with both, or at an end
-    of the pass, where one is missing.
-
-    Args:
-        first: parts in the first layer visited, without these buffers.
-        kept: bytes that all layers saved for the backward pass.
+    Attributes:
+        ranks: that the state is divided by.
+        accumulates: whether gradients of earlier micro-batches are there all along.
+        outer, layer: bytes of the weights outside the layers, and of one layer.
+        gradients, head: bytes of a layer's unreduced gradients, and of an untied head's.
+        first_gather: bytes as the forward pass begins.
     """
-    outer, layer = _units(run, stage, held)
-    ranks, count = run.data * run.context, stage.layers
-    weights, gradients = layer * WEIGHT_BYTES[run.precision], layer * trained * gradient_bytes(run)
-    head = _head_gradient(run, stage) * trained * gradient_bytes(run)
-    # The layer's own gradients so far, unless gradients are there all along.
-    own = 0.0 if _accumulates(run) else max(0.0, first["gradients"] * ranks - head)
-    whole = first["temporary"] + outer * WEIGHT_BYTES[run.precision] + weights + own + head
-    for visited in sorted({1, 2, count - 1, count} & set(range(1, count + 1))):
-        before = visited - 1
-        reduced = first["gradients"] if _accumulates(run) else before * gradients / ranks
-        yield {
-            **first,
-            "gradients": reduced,
-            "activations": first["activations"] - before * kept / count,
-            "temporary": whole
-            + (weights if visited < count else 0)
-            + (gradients if visited > 1 else 0),
-        }
 
+    ranks: int
+    accumulates: bool
+    outer: float
+    layer: float
+    gradients: float
+    head: float
+    first_gather: float
 
-def _accumulates(run: Run) -> bool:
-    """Whether gradients of earlier micro-batches are there all along."""
-    return run.accumulation > 1 or (run.gradients == "fp32" and WEIGHT_BYTES[run.precision] == 2)
+    @classmethod
+    def of(cls, run: Run, stage: Stage, held: float, trained: float) -> UnderZero3:
+        outer, layer = _units(run, stage, held)
+        width, gradient = run.recipe.weight_bytes, trained * gradient_bytes(run)
+        return cls(
+            ranks=run.data * run.context,
+            accumulates=run.accumulation > 1 or (run.gradients == "fp32" and width == 2),
+            outer=outer * width,
+            layer=layer * width,
+            gradients=layer * gradient,
+            head=_head_gradient(run, stage) * gradient,
+            # the first layer and what lies outside, in a flat buffer and copied from it
+            first_gather=2 * (outer + layer) * width,
+        )
 
+    def layers(self, first, kept, count: int, one) -> Iterator[dict]:
+        """The moments of the layers' backward pass that can be its worst.
 
-def _gathered_tokens(run: Run, phase: str) -> float:
-    """Bytes of activations that a tensor-parallel rank has whole for a moment: in forward a
-    matmul's input and another's sum before it is scattered; in backward the input again, the
-    output's gradient and the input's."""
-    if run.tensor == 1:
-        return 0.0
-    whole = tokens(run) * run.model.hidden * ACTIVATION_BYTES[run.precision]
-    return whole * (3 if phase == "layers" else 2)
+        While a layer is at work its weights are gathered, those of the next are on their way, and
+        the gradients of the one before, whole, are being reduced. All else changes from layer to
+        layer by the same amount, so that the worst layer is the first or last of those with both,
+        or at an end of the pass, where one is missing.
+
+        Args:
+            first: parts in the first layer visited, without these buffers.
+            kept: bytes that all layers saved for the backward pass.
+            count: layers of the stage.
+            one: a byte, as in `Share.moments`.
+        """
+        # The layer's own gradients so far, unless gradients are there all along.
+        own = first["gradients"] * self.ranks - self.head * one
+        own = 0 * one if self.accumulates else own * (own > 0)  # of no tokens: a constant
+        whole = first["temporary"] + own + (self.outer + self.layer + self.head) * one
+        for visited in sorted({1, 2, count - 1, count} & set(range(1, count + 1))):
+            before = visited - 1
+            reduced = before * self.gradients / self.ranks * one
+            yield {
+                **first,
+                "gradients": first["gradients"] if self.accumulates else reduced,
+                "activations": first["activations"] - before * kept / count,
+                "temporary": whole
+                + (self.layer if visited < count else 0) * one
+                + (self.gradients if visited > 1 else 0) * one,
+            }
 
 
 def _buffers(run: Run, stage: Stage, held: float, trained: float, phase: str) -> float:
     """Bytes that data parallelism adds in a phase."""
     if run.data * run.context == 1:
         return 0.0
-    weight = WEIGHT_BYTES[run.precision]
+    weight = run.recipe.weight_bytes
     if run.zero <= 1:
         return held * trained * weight
     outer, layer = _units(run, stage, held)
@@ -219,9 +258,3 @@ def _units(run: Run, stage: Stage, held: float) -> tuple[float, float]:
     """Parameters that ZeRO-3 gathers together: what lies outside the layers, and one layer."""
     outer = stage_parameters(run.model, Stage(0, stage.embedding, stage.head), run.tensor)
     return outer, (held - outer) / stage.layers if stage.layers else 0.0
-
-
-def _first_gather(run: Run, stage: Stage, held: float) -> float:
-    """Bytes as the forward pass begins: the first layer and what lies outside, gathered into a flat
-    buffer and copied from it."""
-    return 2 * sum(_units(run, stage, held)) * WEIGHT_BYTES[run.precision]

@@ -10,20 +10,23 @@ Describes transformers 5.23 on PyTorch 2.13; checked against `sizing.trace` (dat
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 
+import numpy as np
+
 from ..architecture.model import Model
-from ..parallel import gradient_bytes
-from ..run import WEIGHTS, Run
+from ..parallel import check_degrees, gradient_bytes
+from ..run import RECIPES, Run
 from ..units import BYTES
 from .backward import Point, points
 from .forward import Forward
 from .optimizer import Trained, state_bytes, temporary_bytes
-from .sharding import shard
-from .tape import NONE, Size, plus, size_of, value
+from .sharding import shares
+from .tape import NONE, SAME_BYTES, Size, plus, size_of, value
 
-PARTS = ("parameters", "gradients", "optimizer", "activations", "logits", "temporary")
+STATE = ("parameters", "gradients", "optimizer")
+PARTS = (*STATE, "activations", "logits", "temporary")
 DEVICES = ("cpu", "cuda")
 PHASES = ("forward", "loss", "layers", "embedding", "optimizer")
 
@@ -33,7 +36,8 @@ class Memory:
     """Bytes on the fullest GPU in a steady training step.
 
     Attributes:
-        parameters, gradients, optimizer: model state in full, what ZeRO divides.
+        parameters, gradients, optimizer: model state that this GPU holds, after ZeRO and the
+            other degrees; the whole model's is `model_state`.
         activations: what the forward pass keeps for the backward pass, logits left out.
         logits: logits and everything of their shape, at its most.
         temporary: copies, casts and gradients on their way, at the peak.
@@ -49,7 +53,6 @@ class Memory:
     peak_phase: str
     total: int
     _moments: Callable[[], dict[str, dict[str, int]]] = field(repr=False, compare=False)
-    _first_layer: Callable[[], dict[str, int]] = field(repr=False, compare=False)
 
     @cached_property
     def phases(self) -> dict[str, dict[str, int]]:
@@ -57,67 +60,248 @@ class Memory:
         return self._moments()
 
 
-def memory(run: Run, *, lora: int = 0, device: str = "cpu") -> Memory:
-    """Peak memory of a training step and what it is made of, in bytes.
+@dataclass(frozen=True)
+class ModelState:
+    """Bytes of the whole model's state before anything is divided."""
+
+    parameters: int
+    gradients: int
+    optimizer: int
+
+    @property
+    def total(self) -> int:
+        return self.parameters + self.gradients + self.optimizer
+
+
+def memory(run: Run, *, device: str = "cuda") -> Memory:
+    """Peak memory of a training step and what it is made of, in bytes, on the fullest GPU.
 
     Phases: "forward", its end; "loss", backward through loss and head; "layers", backward through
     the layers; "embedding", the embeddings' gradient; "optimizer", the update.
 
     Args:
-        run: the training run.
-        lora: rank of the adapters on the linear layers inside the blocks; 0 trains all weights.
-        device: whose operators: "cpu" keeps dropout masks in the activations' dtype, "cuda" as
-            bytes; their lists of autocast operators differ for GPT-2's activation and softmax.
+        run: the training run. On several GPUs the phases are those of one GPU divided by
+            `sharding.Share`, which says what each degree divides and adds.
+        device: whose operators: "cuda", or "cpu" to hold it against steps and traces there. The
+            CPU keeps dropout masks in the activations' dtype, CUDA as bytes; their lists of
+            autocast operators differ for GPT-2's activation and softmax.
 
     Raises:
-        ValueError: an activation function that the formula does not know, an unknown device.
+        ValueError: an activation function that the formula does not know, an unknown device,
             degrees that do not divide the model (see `parallel.check_degrees`).
-
-    On several GPUs the phases are those of one GPU divided by `sharding.shard`, which says what
-    each degree divides and adds; `parameters`, `gradients` and `optimizer` stay the whole model's.
     """
+    plan, batch, sequence = _plan_of(run, device), run.micro_batch, run.sequence
+    if run.gpus == 1:
+        return plan.evaluate(batch, sequence)
+    check_degrees(run)
+    return _sharded_plan_of(run, plan).evaluate(batch, sequence)
+
+
+def memory_grid(run: Run, micro_batch, sequence, *, device: str = "cuda") -> np.ndarray:
+    """`memory(run).total` for many micro-batches and sequence lengths at once.
+
+    Args:
+        run: what all points share.
+        micro_batch, sequence: arrays of whole numbers >= 1 that broadcast against each other, such
+            as shapes (50, 1) and (50,).
+        device: as in `memory`.
+
+    Returns:
+        Bytes, int64, of the broadcast shape; equal to `memory` at each point.
+
+    Raises:
+        ValueError: as `memory` and `Run` at any of the points.
+    """
+    batches, sequences = np.broadcast_arrays(
+        _whole_numbers("micro_batch", micro_batch), _whole_numbers("sequence", sequence)
+    )
+    totals = np.zeros(batches.shape, np.int64)
+    if not totals.size:
+        return totals
+    kinds = 2 * np.searchsorted(_windows(run.model), sequences, side="right") + (batches > 1)
+    for kind in np.unique(kinds):
+        here = kinds == kind
+        b, s = batches[here], sequences[here]
+        at = replace(run, micro_batch=int(b[0]), sequence=int(s[0]))
+        plan = _plan_of(at, device)
+        for length in np.unique(s):
+            check_degrees(replace(at, sequence=int(length)))
+        plan = plan if run.gpus == 1 else _sharded_plan_of(at, plan)
+        totals[here] = plan.totals_of(b, s)
+    return totals
+
+
+def model_state(run: Run) -> ModelState:
+    """Bytes of parameters, gradients and optimizer state of the whole model, divided by nothing.
+
+    Mixed-precision Adam ("bf16-master") has 2 + 2 + 12 bytes a parameter (Rajbhandari et al.,
+    arXiv:1910.02054, section 3.1).
+    """
+    return ModelState(**_plan_of(run, "cuda").state)
+
+
+def _whole_numbers(field: str, values) -> np.ndarray:
+    numbers = np.asarray(values)
+    if numbers.size and (numbers.dtype.kind not in "iu" or numbers.min() < 1):
+        raise ValueError(f"{field}: {values!r} given; allowed: whole numbers >= 1")
+    return numbers.astype(np.int64)
+
+
+def _plan_of(run: Run, device: str) -> _Plan:
     if device not in DEVICES:
         raise ValueError(f"device: {device!r} given; allowed: {', '.join(map(repr, DEVICES))}")
-    model, batch, sequence = run.model, run.micro_batch, run.sequence
-    plan = _plan(
-        model,
-        run.precision,
+    sequence = run.sequence
+    return _plan(
+        run.model,
+        SAME_BYTES.get(run.precision, run.precision),
         run.gradients,
         run.optimizer,
         run.recompute,
         run.attention,
         run.accumulation > 1,
-        batch > 1,
-        tuple(sequence >= window for window in _windows(model)),
-        lora,
+        run.micro_batch > 1,
+        tuple(sequence >= window for window in _windows(run.model)),
+        run.lora,
         device,
     )
-    whole = plan.evaluate(batch, sequence)
-    return whole if run.gpus == 1 else _sharded(run, whole, lora)
 
 
-def _sharded(run: Run, whole: Memory, lora: int) -> Memory:
-    """The fullest of several GPUs; `whole` is what one would hold."""
-    weights = run.model.parameters.total * gradient_bytes(run)
-    trained = whole.gradients / weights if lora else 1.0
-    phases = {
-        name: {part: round(size) for part, size in parts.items()}
-        for name, parts in shard(run, whole.phases, whole._first_layer(), trained).items()
-    }
-    totals = {name: sum(parts.values()) for name, parts in phases.items()}
-    peak = max(totals, key=totals.get)
-    return Memory(
-        whole.parameters,
-        whole.gradients,
-        whole.optimizer,
-        activations=max(parts["activations"] for parts in phases.values()),
-        logits=max(parts["logits"] for parts in phases.values()),
-        temporary=phases[peak]["temporary"],
-        peak_phase=peak,
-        total=totals[peak],
-        _moments=lambda: phases,
-        _first_layer=whole._first_layer,
+def _sharded_plan_of(run: Run, plan: _Plan) -> _ShardedPlan:
+    trained = 1.0
+    if run.lora is not None:
+        trained = plan.state["gradients"] / (run.model.parameters.total * gradient_bytes(run))
+    return _sharded_plan(
+        plan,
+        run.model,
+        run.precision,
+        run.gradients,
+        run.accumulation,
+        (run.data, run.zero, run.tensor, run.pipeline, run.context),
+        trained,
     )
+
+
+@lru_cache(maxsize=1024)
+def _sharded_plan(
+    plan, model, precision, gradients, accumulation, degrees, trained
+) -> _ShardedPlan:
+    names = ("data", "zero", "tensor", "pipeline", "context")
+    run = Run(
+        model,
+        sequence=1,
+        precision=precision,
+        gradients=gradients,
+        accumulation=accumulation,
+        **dict(zip(names, degrees, strict=True)),
+    )
+    return _ShardedPlan(plan, run, trained)
+
+
+class _ShardedPlan:
+    """A plan's moments as the GPUs of each pipeline stage see them, polynomials as well."""
+
+    def __init__(self, plan: _Plan, run: Run, trained: float):
+        self.plan = plan
+        self.shares = shares(run, trained)
+        forward = _coefficients(plan.phases["forward"][0])
+        tokens = np.array([0, 0, 1 / run.context, 0, 0])
+        byte = np.array([1.0, 0, 0, 0, 0])
+        by_layer = run.zero == 3 and run.data * run.context > 1
+        # Of each phase the moments, one of which is the worst of the whole model on one GPU.
+        self.moments = {
+            name: plan.first_layer if name == "layers" and by_layer else moments
+            for name, moments in plan.phases.items()
+        }
+        # For each share and phase, by that moment: what its GPUs can hold at most.
+        self.found = [
+            {
+                name: [
+                    [
+                        {part: tuple(map(float, size)) for part, size in parts.items()}
+                        for parts in share.moments(
+                            name, _coefficients(moment), forward, tokens, byte
+                        )
+                    ]
+                    for moment in moments
+                ]
+                for name, moments in self.moments.items()
+                if share.has(name)
+            }
+            for share in self.shares
+        ]
+        self.totals = [
+            {
+                name: [[_sum(parts) for parts in candidates] for candidates in by_moment]
+                for name, by_moment in found.items()
+            }
+            for found in self.found
+        ]
+
+    def evaluate(self, batch: int, sequence: int) -> Memory:
+        worst = {
+            name: 0
+            if len(moments) == 1
+            else max(range(len(moments)), key=lambda k: value(moments[k].total, batch, sequence))
+            for name, moments in self.moments.items()
+        }
+        most, best, chosen, peak = -1.0, 0, {}, ""
+        for index, totals in enumerate(self.totals):
+            mine, high, at = {}, -1.0, ""
+            for name, by_moment in totals.items():
+                larger = -1.0
+                for number, size in enumerate(by_moment[worst[name]]):
+                    total = value(size, batch, sequence)
+                    if total > larger:
+                        larger, mine[name] = total, number
+                if larger > high:
+                    high, at = larger, name
+            if high > most:
+                most, best, chosen, peak = high, index, mine, at
+        share, found = self.shares[best], self.found[best]
+        parts = {name: found[name][worst[name]][number] for name, number in chosen.items()}
+
+        def at(name: str, part: str) -> int:
+            return round(value(parts[name][part], batch, sequence))
+
+        state = self.plan.state
+        return Memory(
+            *(round(state[part] * own) for part, own in zip(STATE, share.state, strict=True)),
+            activations=max([at(name, "activations") for name in parts]),
+            logits=max([at(name, "logits") for name in parts]),
+            temporary=at(peak, "temporary"),
+            peak_phase=peak,
+            total=sum([at(peak, part) for part in PARTS]),
+            _moments=lambda: {name: {part: at(name, part) for part in PARTS} for name in parts},
+        )
+
+    def totals_of(self, batches, sequences) -> np.ndarray:
+        """Peaks for arrays of micro-batches and sequences."""
+        most = np.zeros(batches.shape)
+        for found in self.found:
+            for name, by_moment in found.items():
+                held = [
+                    np.max(
+                        [
+                            sum(np.rint(value(size, batches, sequences)) for size in parts.values())
+                            for parts in candidates
+                        ],
+                        axis=0,
+                    )
+                    for candidates in by_moment
+                ]
+                if len(held) > 1:
+                    sizes = [value(m.total, batches, sequences) for m in self.moments[name]]
+                    held = [np.choose(np.argmax(sizes, axis=0), held)]
+                most = np.maximum(most, held[0])
+        return most.astype(np.int64)
+
+
+def _sum(parts: dict[str, Size]) -> Size:
+    return tuple(map(sum, zip(*parts.values(), strict=True)))
+
+
+def _coefficients(moment: Point) -> dict[str, np.ndarray]:
+    return {part: np.array(moment.parts.get(part, NONE), float) for part in PARTS}
 
 
 class _Plan:
@@ -151,8 +335,11 @@ class _Plan:
             peak_phase=peak.phase,
             total=total,
             _moments=partial(self.moments, batch, sequence),
-            _first_layer=partial(self.first, batch, sequence),
         )
+
+    def totals_of(self, batches, sequences) -> np.ndarray:
+        """Peaks for arrays of micro-batches and sequences."""
+        return np.max([value(size, batches, sequences) for size, _ in self.peaks], axis=0)
 
     def moments(self, batch: int, sequence: int) -> dict[str, dict[str, int]]:
         worst = {
@@ -160,11 +347,6 @@ class _Plan:
             for name, moments in self.phases.items()
         }
         return {name: _parts_at(m, batch, sequence) for name, m in worst.items()}
-
-    def first(self, batch: int, sequence: int) -> dict[str, int]:
-        """Parts at the worst moment in the first layer that the backward pass visits."""
-        worst = max(self.first_layer, key=lambda m: value(m.total, batch, sequence))
-        return _parts_at(worst, batch, sequence)
 
 
 def _parts_at(moment: Point, batch: int, sequence: int) -> dict[str, int]:
@@ -191,12 +373,14 @@ def _plan(
         precision=precision,
         recompute=recompute,
         attention=attention,
+        lora=lora,
     )
-    forward = Forward(run, device, lora)
+    forward = Forward(run, device)
     trained = _trained(forward)
-    master = precision == "bf16-master"
-    wide = gradients == "fp32" and WEIGHTS[precision] == "bf16"
-    weights = sum(w.elements * n for w, n in model.weights) * BYTES[WEIGHTS[precision]]
+    recipe = RECIPES[precision]
+    master = recipe.master
+    wide = gradients == "fp32" and recipe.weight_bytes == 2
+    weights = sum(w.elements * n for w, n in model.weights) * recipe.weight_bytes
     state = {
         "parameters": weights + (sum(t.total * t.width for t in trained) if lora else 0),
         "gradients": sum(t.total * (4 if wide else t.width) for t in trained),
@@ -262,7 +446,7 @@ def _largest(sizes: list[Size]) -> list[Size]:
 def _trained(forward: Forward) -> list[Trained]:
     """Every tensor that gets a gradient, in the model's order: tables, layers, norm and head."""
     model, width = forward.model, BYTES[forward.dtype]
-    if forward.lora:
+    if forward.rank:
         return [
             Trained(t.shape, block.count, 4, hidden=True)
             for block in model.blocks

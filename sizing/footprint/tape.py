@@ -18,6 +18,9 @@ from math import prod
 
 from ..units import BYTES
 
+# A tape is written for bf16: fp16 takes as many bytes, operation by operation.
+SAME_BYTES = {"fp16": "bf16", "fp16-mixed": "bf16-mixed"}
+
 # The monomials that sizes are made of, as powers of (b, s).
 MONOMIALS = ((0, 0), (0, 1), (1, 1), (0, 2), (1, 2))
 Size = tuple[int, int, int, int, int]  # one coefficient a monomial, in bytes

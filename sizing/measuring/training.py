@@ -63,7 +63,7 @@ def real_step(run: Run, device: Device) -> Step:
     Raises:
         DeviceTooSmall: a CPU has less memory free than `sizing.memory` says the step needs.
     """
-    device.require(memory(run).total)
+    device.require(memory(run, device=device.kind).total)
     torch.manual_seed(0)
     with torch.device(device.kind):
         step = Step(run)
@@ -79,7 +79,7 @@ def default_precision(device: Device) -> str:
 
 def matmul_dtype(run: Run) -> str:
     """The dtype, by its name in `ceilings`, in which a run multiplies its matrices."""
-    return "fp32" if run.precision == "fp32" else "bf16"
+    return run.recipe.products
 
 
 def describe(run: Run) -> dict:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ..architecture.model import Model
-from ..run import WEIGHTS, Run
+from ..run import Run, all_weights_trained
 from .containers import (
     Chunk,
     Item,
@@ -158,8 +158,8 @@ def checkpoint(
 
 def contents(run: Run, device: str = "cuda") -> dict:
     """The checkpoint of a run as nested dictionaries of `Stored`, names in order."""
-    width = WEIGHTS[run.precision]
-    master = run.precision == "bf16-master"
+    all_weights_trained(run, "a checkpoint")
+    width, master = run.recipe.weights, run.recipe.master
     shapes = dict(sorted(parameter_shapes(run.model)))
     model = {name: Stored(shape, width) for name, shape in shapes.items()}
     moments = {

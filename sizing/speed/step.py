@@ -18,8 +18,6 @@ from ..compute import query_key_pairs
 from ..hardware import GPU
 from ..hardware import gpu as find_gpu
 from ..parallel import (
-    ACTIVATION_BYTES,
-    WEIGHT_BYTES,
     Stage,
     check_degrees,
     gradient_bytes,
@@ -27,7 +25,7 @@ from ..parallel import (
     stages,
     tokens,
 )
-from ..run import Run
+from ..run import Run, all_weights_trained
 from .rates import NETWORK, NODE, Rates, sustained_rates
 
 # --- The engine: nanotron, that is PyTorch kernel by kernel --------------------------------------
@@ -130,6 +128,7 @@ def step_time(
     some of that (tests/test_step_time.py). Left out: an allocator near the end of its memory,
     congestion, stragglers, interleaved pipelines.
     """
+    all_weights_trained(run, "step_time")
     check_degrees(run)
     gpu = find_gpu(gpu) if isinstance(gpu, str) else gpu
     if not host >= 0:
@@ -138,7 +137,7 @@ def step_time(
         raise ValueError(
             f"gpu: {gpu.name!r} given, whose link is unknown; allowed: a GPU with a link, or node=1"
         )
-    rate = sustained_rates(gpu, "fp32" if run.precision == "fp32" else "bf16", network, node)
+    rate = sustained_rates(gpu, run.recipe.products, network, node)
     layer, head = _layer(run, rate, host), _head(run, rate, host)
     passes = {}
     ends = 0.0  # of data-parallel communication and update, on the worst stage
@@ -185,7 +184,7 @@ def _layer(run: Run, rate: Rates, host: float) -> _Pass:
     """The mean layer of the model."""
     rows, t = tokens(run), run.tensor
     shape = _shape(run.model, t, run.sequence)
-    memory, width = rate.memory, ACTIVATION_BYTES[run.precision]
+    memory, width = rate.memory, run.recipe.activation_bytes
     forward = backward = 0.0
     for n, k, chosen, copies, share in shape.matmuls:
         m = rows * chosen
@@ -274,7 +273,7 @@ def _attention(run: Run, rate: Rates, shape: _Shape) -> tuple[float, float]:
             2.5 * flops / (rate.peak * FLASH_BACKWARD),
         )
     flops = batch * shape.all_pairs / rate.matmul
-    moved = batch * shape.scores * ACTIVATION_BYTES[run.precision] / 2 / rate.memory
+    moved = batch * shape.scores * run.recipe.activation_bytes / 2 / rate.memory
     return flops + SCORE_MOVED[0] * moved, 2 * flops + SCORE_MOVED[1] * moved
 
 
@@ -289,7 +288,7 @@ def _ring(run: Run, rate: Rates, scores: float, scores_back: float) -> tuple[flo
         * run.model.kv_heads
         * run.model.head_dim
         / run.tensor
-        * ACTIVATION_BYTES[run.precision]
+        * run.recipe.activation_bytes
     )
     hop = rate.message(run.tensor * run.context, block)
     return max(0.0, hops * hop - scores), max(0.0, 2 * hops * hop - scores_back)
@@ -297,7 +296,7 @@ def _ring(run: Run, rate: Rates, scores: float, scores_back: float) -> tuple[flo
 
 def _head(run: Run, rate: Rates, host: float) -> _Pass:
     rows, hidden, vocab = tokens(run), run.model.hidden, run.model.vocab / run.tensor
-    memory, width = rate.memory, ACTIVATION_BYTES[run.precision]
+    memory, width = rate.memory, run.recipe.activation_bytes
     forward = rate.multiply(rows, vocab, hidden, width)
     backward = rate.multiply(rows, hidden, vocab, width)
     backward += rate.multiply(vocab, hidden, rows, width)
@@ -337,7 +336,7 @@ def _stage(run: Run, rate: Rates, stage: Stage, layer: _Pass, head: _Pass) -> di
         name: stage.layers * getattr(layer, name) + heads * getattr(head, name) for name in _PARTS
     }
     if stage.embedding:
-        payload = tokens(run) * run.model.hidden * ACTIVATION_BYTES[run.precision]
+        payload = tokens(run) * run.model.hidden * run.recipe.activation_bytes
         scatter = rate.collective("reduce_scatter", run.tensor, 1, payload)
         parts["tensor_parallel"] += 2 * scatter
     parts["elementwise"] += _added(run, stage) / rate.memory
@@ -353,7 +352,7 @@ def _added(run: Run, stage: Stage) -> float:
     elements = _held(run, stage)
     if run.zero >= 2:
         elements /= run.data * run.context
-    weight = WEIGHT_BYTES[run.precision]
+    weight = run.recipe.weight_bytes
     if run.gradients == "fp32":
         return elements * (4 + weight + 4)
     return elements * 3 * weight if run.accumulation > 1 else 0.0
@@ -366,7 +365,7 @@ def _messages(run: Run, rate: Rates) -> float:
     """Seconds to send a micro-batch's activations on and its gradients back."""
     if run.pipeline == 1:
         return 0.0
-    payload = tokens(run) / run.tensor * run.model.hidden * ACTIVATION_BYTES[run.precision]
+    payload = tokens(run) / run.tensor * run.model.hidden * run.recipe.activation_bytes
     return 2 * (rate.message(2 * run.tensor * run.context * run.data, payload) + MESSAGE)
 
 
@@ -381,7 +380,7 @@ def _data_parallel(run: Run, rate: Rates, stage: Stage, layer: _Pass) -> float:
     if ranks == 1:
         return 0.0
     elements = _held(run, stage)
-    weights = elements * WEIGHT_BYTES[run.precision]
+    weights = elements * run.recipe.weight_bytes
     crosses = ranks * stride > rate.node
     network = rate.crossing(ranks, stride) if crosses else rate.link
     backward = stage.layers * layer.backward
@@ -420,8 +419,8 @@ def _update(run: Run, rate: Rates, stage: Stage) -> float:
     elements = _held(run, stage)
     ranks = run.data * run.context if run.zero else 1
     gradient = gradient_bytes(run)
-    weight = WEIGHT_BYTES[run.precision]
-    master = run.precision == "bf16-master"
+    weight = run.recipe.weight_bytes
+    master = run.recipe.master
     state = _MOMENTS[run.optimizer] * (4 if master else weight)
     if run.optimizer == "adamw-8bit":
         state = 2

@@ -55,7 +55,7 @@ class Trace:
         return sum(self.parts.values())
 
 
-def memory(run: Run, *, lora: int = 0, device: str = "cpu") -> Trace:
+def memory(run: Run, *, device: str = "cuda") -> Trace:
     """Peak memory of one GPU in a steady training step, operation by operation.
 
     Phases: "forward"; "loss", the backward pass of loss and head; "layers", the backward pass of
@@ -63,9 +63,8 @@ def memory(run: Run, *, lora: int = 0, device: str = "cpu") -> Trace:
 
     Args:
         run: the training run; its parallel degrees must be 1.
-        lora: rank of the adapters on every linear layer inside the blocks; 0 trains all weights.
-        device: whose operators: "cpu", or "cuda" (see sizing.trace.cuda; the kernels' own
-            workspaces and the allocator's rounding are not part of a trace).
+        device: whose operators: "cuda" (see sizing.trace.cuda; the kernels' own workspaces and the
+            allocator's rounding are not part of a trace), or "cpu".
 
     Raises:
         ValueError: a parallel degree above 1, or an unknown device.
@@ -74,7 +73,7 @@ def memory(run: Run, *, lora: int = 0, device: str = "cpu") -> Trace:
     if device not in DEVICES:
         raise ValueError(f"device: {device!r} given; allowed: {', '.join(DEVICES)}")
     with _fake_tensors(), cuda_operators() if device == "cuda" else nullcontext():
-        step = Step(run, lora)
+        step = Step(run)
         tracker = LiveBytes((run.micro_batch * run.sequence, run.model.vocab))
         with tracker:
             tracker.tag(step.batch, "activations")

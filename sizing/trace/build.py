@@ -22,12 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ..run import Run
 
-DTYPES = {
-    "fp32": torch.float32,
-    "bf16-mixed": torch.float32,
-    "bf16-master": torch.bfloat16,
-    "bf16": torch.bfloat16,
-}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def model(run: Run, attention: str | None = None) -> torch.nn.Module:
@@ -43,7 +38,7 @@ def model(run: Run, attention: str | None = None) -> torch.nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         network = AutoModelForCausalLM.from_config(
-            config, dtype=DTYPES[run.precision], attn_implementation=implementation
+            config, dtype=DTYPES[run.recipe.weights], attn_implementation=implementation
         )
         if run.recompute == "full":
             network.gradient_checkpointing_enable({"use_reentrant": False})

@@ -21,15 +21,14 @@ class Step:
 
     Args:
         run: the training run on one GPU.
-        lora: rank of the adapters on every linear layer inside the blocks; 0 trains all weights.
         attention: overrides transformers' attention implementation.
     """
 
-    def __init__(self, run: Run, lora: int = 0, attention: str | None = None):
+    def __init__(self, run: Run, attention: str | None = None):
         self.run = run
         self.model = build.model(run, attention)
-        if lora:
-            build.add_adapters(self.model, lora)
+        if run.lora:
+            build.add_adapters(self.model, run.lora.rank)
         self.batch = torch.zeros(run.micro_batch, run.sequence, dtype=torch.long)
         self.micro_batches = min(run.accumulation, 2)
         self.named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
@@ -47,13 +46,13 @@ class Step:
         def make(named):
             return optimizers.build(self.run.optimizer, named, hidden)
 
-        if self.run.precision == "bf16-master":
+        if self.run.recipe.master:
             return optimizers.MasterWeights(self.named, make)
         return make(self.named)
 
     def _gradient_buffers(self) -> list[torch.Tensor]:
         """fp32 accumulation buffers; each gradient is added to its buffer and released at once."""
-        if self.run.gradients == "same" or build.DTYPES[self.run.precision] == torch.float32:
+        if self.run.gradients == "same" or self.run.recipe.weight_bytes == 4:
             return []
         buffers = []
         for _, p in self.named:
@@ -68,15 +67,15 @@ class Step:
         return buffers
 
     def forward(self) -> torch.Tensor:
-        mixed = self.run.precision == "bf16-mixed"
-        device = self.batch.device.type
-        with torch.autocast(device, torch.bfloat16) if mixed else nullcontext():
+        recipe, device = self.run.recipe, self.batch.device.type
+        products = build.DTYPES[recipe.products]
+        with torch.autocast(device, products) if recipe.autocast else nullcontext():
             return self.model(input_ids=self.batch, labels=self.batch, use_cache=False).loss
 
     def update(self) -> None:
         if not self.buffers:
             self.optimizer.step()
-        elif self.run.precision == "bf16-master":
+        elif self.run.recipe.master:
             self.optimizer.step(self.buffers)
         else:
             for (_, p), buffer in zip(self.named, self.buffers, strict=True):

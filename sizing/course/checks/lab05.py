@@ -89,7 +89,7 @@ def state_and_all(n, per_token, vocab, tokens):
     return 16 * n + tokens * (per_token + 12 * vocab)
 
 
-def largest(available, size=lambda run: memory(run, device="cuda").total):
+def largest(available, size=lambda run: memory(run).total):
     """The most sequences whose step fits in `available` bytes."""
     batch = 1
     while size(replace(SMOL, micro_batch=batch + 1)) <= available:
@@ -99,7 +99,7 @@ def largest(available, size=lambda run: memory(run, device="cuda").total):
 
 def rule_of_thumb(run):
     """16 bytes a parameter and the activations, nothing for the loss."""
-    return 16 * run.model.parameters.total + memory(run, device="cuda").activations
+    return 16 * run.model.parameters.total + memory(run).activations
 
 
 def adapted(weights=2, adapters=12, logits=12, inputs=True, trained=ADAPTERS, tokens=2048):
@@ -111,7 +111,7 @@ def adapted(weights=2, adapters=12, logits=12, inputs=True, trained=ADAPTERS, to
 
 def without_recompute():
     run = Run(LLAMA, sequence=2048, precision="bf16")
-    return memory(run, lora=64, device="cuda").total / GB
+    return memory(replace(run, lora=64)).total / GB
 
 
 EXERCISES = (

@@ -1,8 +1,10 @@
 """Lab 06, optimizers: what is right, and what each known mistake leads to."""
 
+from dataclasses import replace
 from math import prod
 
 from ...footprint.step import memory
+from ...footprint.step import model_state as whole_state
 from ...hardware import gpu
 from ...run import Run
 from ...units import GB, GIB
@@ -72,13 +74,17 @@ def plans(size):
     return fits
 
 
+def adapted(run, rank):
+    """The run with adapters of a rank; 0 trains all weights."""
+    return replace(run, lora=rank or None)
+
+
 def peak(run, rank):
-    return memory(run, lora=rank).total
+    return memory(adapted(run, rank)).total
 
 
 def model_state(run, rank):
-    needed = memory(run, lora=rank)
-    return needed.parameters + needed.gradients + needed.optimizer
+    return whole_state(adapted(run, rank)).total
 
 
 def without_adapters(run, rank):
@@ -252,7 +258,7 @@ EXERCISES = (
             (
                 lambda: plans(without_adapters),
                 "LoRA keeps the bf16 weights, 16 GB, and gradients and moments of the adapters "
-                "alone. `sizing.memory(run, lora=16)` knows.",
+                "alone. `sizing.memory(run)` with lora=16 knows.",
             ),
             (
                 lambda: dict.fromkeys(PLANS, False),
