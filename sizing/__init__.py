@@ -21,7 +21,7 @@ from .footprint import (
 )
 from .hardware import gpu, gpus
 from .parallel import communication, stages
-from .planning import checkpoint, launch, training_time
+from .planning import checkpoint, cost, disk, launch, saving, token_files, training_time
 from .run import Lora, Run
 from .speed import step_time, sustained_rates
 from .units import DATA, GB, GIB, count, duration, gb, gib, si
@@ -51,7 +51,9 @@ __all__ = [
     "checkpoint",
     "communication",
     "compute",
+    "cost",
     "count",
+    "disk",
     "duration",
     "flops",
     "gb",
@@ -70,11 +72,13 @@ __all__ = [
     "parallel",
     "presets",
     "saved_tensors",
+    "saving",
     "si",
     "six_nd",
     "stages",
     "step_time",
     "sustained_rates",
+    "token_files",
     "training_time",
     "units",
     "zero_state",

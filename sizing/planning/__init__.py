@@ -5,7 +5,16 @@ line, the DeepSpeed config, the sbatch script.
 """
 
 from . import launch
-from .costs import training_time
-from .storage import checkpoint
+from .costs import Cost, cost, training_time
+from .storage import checkpoint, disk, saving, token_files
 
-__all__ = ["checkpoint", "launch", "training_time"]
+__all__ = [
+    "Cost",
+    "checkpoint",
+    "cost",
+    "disk",
+    "launch",
+    "saving",
+    "token_files",
+    "training_time",
+]

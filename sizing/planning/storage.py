@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from ..architecture.model import Model
 from ..run import Run, all_weights_trained
@@ -177,6 +177,22 @@ def contents(run: Run, device: str = "cuda") -> dict:
         states |= {f"cuda.{rank}": Stored((CUDA_GENERATOR,), "uint8") for rank in range(run.gpus)}
     found["rng"] = dict(sorted(states.items()))
     return found
+
+
+def checkpoint_numbers(run: Run) -> int:
+    """Bytes of a checkpoint's weights, moments and masters, without their containers.
+
+    Raises:
+        ValueError: the run trains adapters.
+    """
+    all_weights_trained(run, "a checkpoint")
+    return _numbers_of(run.model, run.precision, run.optimizer)
+
+
+@lru_cache(maxsize=256)
+def _numbers_of(model: Model, precision: str, optimizer: str) -> int:
+    content = contents(Run(model, sequence=1, precision=precision, optimizer=optimizer))
+    return sum(_numbers(content.get(part, {})) for part in ("model", "optimizer", "master"))
 
 
 _PREFIX = {"gpt2": "transformer.", "gpt_neox": "gpt_neox.", "opt": "model.decoder."}
