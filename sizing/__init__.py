@@ -21,7 +21,16 @@ from .footprint import (
 )
 from .hardware import gpu, gpus
 from .parallel import communication, stages
-from .planning import checkpoint, cost, disk, launch, saving, token_files, training_time
+from .planning import (
+    checkpoint,
+    cost,
+    disk,
+    launch,
+    plan,
+    saving,
+    token_files,
+    training_time,
+)
 from .run import Lora, Run
 from .speed import step_time, sustained_rates
 from .units import DATA, GB, GIB, count, duration, gb, gib, si
@@ -70,6 +79,7 @@ __all__ = [
     "model_state",
     "palm",
     "parallel",
+    "plan",
     "presets",
     "saved_tensors",
     "saving",

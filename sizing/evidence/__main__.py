@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 import sys
 
-from . import traces, ultrascale
+from . import hours, traces, ultrascale
 
 TABLES = {
     "traces": lambda: traces.text(traces.load()),
     "ultrascale": ultrascale.text,
+    "hours": hours.text,
 }
 RECORDERS = {
     "traces": lambda: traces.record(
