@@ -128,11 +128,11 @@ def test_compute_chooses_model_and_tokens():
 
 def test_fields_that_are_added_to_run_are_searched(monkeypatch):
     """Every field of Run is kept, counted or in CHOICES; a new value of a choice is tried."""
-    axes = search._axes(Run("gpt2"), {}, {})
+    axes = search._axes(Run("pythia-14m"), {}, {})
     assert set(axes) - {"fixed"} | set(search.COUNTED) >= {field.name for field in fields(Run)}
     assert axes["zero"] == CHOICES["zero"]
     monkeypatch.setitem(search.CHOICES, "zero", (0, 1))
-    assert search._axes(Run("gpt2"), {}, {})["zero"] == (0, 1)
+    assert search._axes(Run("pythia-14m"), {}, {})["zero"] == (0, 1)
     varied = sizing.plan(
         "gpt2", {"h100-sxm": 8}, 1e10, batch=2**19, sequence=1024, keep=4, rank="time",
         vary={"precision": ("fp32", "bf16-master"), "gradients": ("same",)},
