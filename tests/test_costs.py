@@ -148,6 +148,27 @@ def test_what_costs_time():
     assert better.gpu_hours < sizing.cost(RUN, price=2.0, disk=1e7).gpu_hours
 
 
+def test_error_budget():
+    shares = costs.error_budget()
+    assert sum(shares.values()) == pytest.approx(1)
+    assert list(shares.values()) == sorted(shares.values(), reverse=True)
+    assert costs.FASTEST < 1 < costs.SLOWEST
+    # the terms' ends, against the tables that they are from
+    with (DATA / "parallel_error.csv").open(newline="", encoding="utf-8") as file:
+        rows = [r for r in csv.DictReader(file) if float(r["mfu_pct"]) > 10]
+    rates = sorted(
+        1 + float(r["throughput_error_pct"]) / 100 for r in rows if r["calibration"] == "0"
+    )
+    step = costs.TERMS[0]
+    assert step.low == pytest.approx(rates[len(rates) // 10], abs=0.01)
+    assert step.high == pytest.approx(rates[-len(rates) // 10], abs=0.01)
+    by_hand = next(r for r in costs._rows("goodput") if r["name"] == "HLAT, manual restarts")
+    assert costs.TERMS[2].high == 1 / float(by_hand["goodput"])
+    pythia = next(row for row in hours.table() if row.published.name == "Pythia 12B")
+    productive = pythia.cost.gpu_hours * pythia.cost.goodput.useful
+    assert costs.TERMS[1].high == pytest.approx(pythia.published.hours / productive, abs=0.02)
+
+
 # --- Arithmetic ----------------------------------------------------------------------------------
 
 

@@ -247,7 +247,7 @@ def text() -> str:
     inside = sum(row.within for row in rows)
     rule = median(abs(row.rule) for row in rows)
     lines += [
-        f"bands of {FASTEST} to {SLOWEST} times the hours without loss hold {inside} of "
+        f"bands of {FASTEST:.2f} to {SLOWEST:.2f} times the hours without loss hold {inside} of "
         f"{len(rows)}; 6ND at {RULE:.0%} MFU is {rule:.0%} off in the median",
         "",
         "Days by Megatron-LM's rule, 8TP/nX",
