@@ -71,7 +71,7 @@ def test_of_a_candidate_and_saved(found, tmp_path):
     assert len(alone.figures) == 4
     for name in ("plan.html", "plan.pdf"):
         assert alone.save(tmp_path / name).stat().st_size > 5000
-    with pytest.raises(ValueError, match="allowed: a name in .html or .pdf"):
+    with pytest.raises(ValueError, match=r"allowed: a name in \.html or \.pdf"):
         alone.save(tmp_path / "plan.docx")
 
 

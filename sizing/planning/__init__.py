@@ -1,7 +1,7 @@
 """How much, how long, and how it is started.
 
-`plan` searches the runs that GPUs, a deadline and a budget allow (`search`); `cost` has hours, days,
-dollars and energy of one (`costs`), `checkpoint` and `saving` what it writes and how often
+`plan` searches the runs that GPUs, a deadline and a budget allow (`search`); `cost` has hours,
+days, dollars and energy of one (`costs`), `checkpoint` and `saving` what it writes and how often
 (`storage`, `containers`); `launch` writes what starts it: the torchrun line, the sbatch script, the
 configurations of engines; `report` puts a plan on one page (`page`).
 """
