@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+from ..architecture.model import Model
 from ..architecture.weights import Block
 from ..run import Run
+from . import kernels
 from .backward import kept
 from .layers import LAYERS, llama_like
-from .tape import NONE, Size, Skipped, Tape, Tensor, plus, times
+from .tape import NONE, Size, Skipped, Tape, Tensor, plus, size_of, times
 
 # What an activation function keeps: torch's own functions one tensor, those written out more.
 _ACTIVATIONS = {
@@ -33,6 +37,7 @@ class Forward:
         run: the run; its micro-batch only says whether it is above one, its sequence only whether
             it is beyond a sliding window.
         device: "cpu" or "cuda", for the few operators that differ.
+        tokens: of a micro-batch, or others between the same `turning_points`; of the run if None.
 
     Attributes:
         tape: the operations.
@@ -40,12 +45,18 @@ class Forward:
         layers, weights: {block: operations}, {block: parameters} of one layer of each kind.
     """
 
-    def __init__(self, run: Run, device: str = "cuda"):
+    def __init__(self, run: Run, device: str = "cuda", tokens: int | None = None):
         self.run, self.model, self.config = run, run.model, run.model.config
         self.family = run.model.family
         self.rank = run.lora.rank if run.lora else 0
+        self.tokens = run.micro_batch * run.sequence if tokens is None else tokens
         self.dtype = run.recipe.weights
-        self.tape = Tape(autocast=run.recipe.autocast, device=device, batched=run.micro_batch > 1)
+        self.tape = Tape(
+            autocast=run.recipe.autocast,
+            device=device,
+            batched=run.micro_batch > 1,
+            tokens=self.tokens,
+        )
         self.outer = {w.name.removesuffix(".weight"): w for w in self.model.outer}
         self.tables: dict[str, Tensor] = {}
         self.layers: dict[Block, list] = {}
@@ -93,7 +104,15 @@ class Forward:
     def _lookup(self, name: str, span: tuple) -> Tensor:
         table = self._outer_tensor(name)
         out = Tensor((*span, self.outer[name].shape[1]), self.dtype, f"rows of {name}")
-        return self.tape.emit(name, out, [(table, False)])
+        scratch = NONE
+        if self.tape.device == "cuda":
+            read = self.tokens if "b" in span else self.run.sequence
+            per_row, once = kernels.embedding(read, *self.outer[name].shape)
+            each = size_of((*span, 1), "bool")  # a byte a row that is read
+            scratch = tuple(
+                -int(-per_row * n // 1) + (once if i == 0 else 0) for i, n in enumerate(each)
+            )
+        return self.tape.emit(name, out, [(table, False)], scratch=scratch)
 
     def _final(self, x: Tensor) -> Tensor:
         t = self.tape
@@ -122,7 +141,7 @@ class Forward:
         wide = t.cast(logits, "fp32")
         if wide is not logits:
             held.append(wide)
-        log_probabilities = t.softmax(wide, "log_softmax")
+        log_probabilities = t.log_softmax(wide)
         labels = Tensor(("b", "s"), "int64", "labels", grad=False)
         loss = Tensor((1,), "fp32", "loss")
         t.emit("nll_loss", loss, [(log_probabilities, False)], [(labels, "targets")])
@@ -299,6 +318,14 @@ class Forward:
     def rotary(self) -> list[Tensor]:
         """Cosines and sines of the layer; Gemma 3 has two sets, the others one."""
         return self.rope.get(self.block.window) or self.rope.get(None, [])
+
+
+@lru_cache(maxsize=512)
+def turning_points(model: Model) -> tuple[int, ...]:
+    """Numbers of tokens at which a CUDA kernel of the model's step works another way."""
+    columns = {w.elements for block in model.blocks for w in block.weights if len(w.shape) == 1}
+    tables = {w.shape[0] for w in model.outer if len(w.shape) == 2}
+    return kernels.turning_points(columns, tables)
 
 
 def _embedding_name(outer: dict) -> str:

@@ -7,7 +7,8 @@ is being recorded.
 
 from __future__ import annotations
 
-from .tape import Tensor
+from . import kernels
+from .tape import NONE, Tensor, plus, times
 
 # -- attention
 
@@ -44,13 +45,18 @@ def _attend(f, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def _flash(f, q, k, v, mask) -> Tensor:
     t = f.tape
-    heads = f.block.heads
-    if mask is not None and k.shape[1] != heads:
+    heads, family = f.block.heads, f.family
+    on_cuda = t.device == "cuda"
+    dtype = "bf16" if t.autocast else q.dtype
+    # On CUDA FlashAttention-2 takes bf16 without a mask, memory-efficient attention the rest.
+    efficient = on_cuda and (mask is not None or dtype == "fp32")
+    if k.shape[1] != heads and (mask is not None or efficient):
         copied = k.shape[1] > 1  # a single head is seen from every query head without a copy
         k, v = (t.expand_heads(x, ("b", heads, "s", x.shape[-1]), copied) for x in (k, v))
     q, k, v = t.lower(q), t.lower(k), t.lower(v)
     width = v.shape[-1]
-    if width < q.shape[-1]:  # fused kernels take heads of one width
+    padded = width < q.shape[-1]
+    if padded:  # fused kernels take heads of one width
         v = t.emit("pad", Tensor(q.shape, v.dtype, "padded values"), [(v, False)])
     saved = [(q, "queries"), (k, "keys"), (v, "values")]
     if mask is not None:
@@ -60,11 +66,18 @@ def _flash(f, q, k, v, mask) -> Tensor:
     out = Tensor(("b", heads, "s", v.shape[-1]), q.dtype, "attention output")
     sums = Tensor(("b", heads, "s"), "fp32", "log-sum-exp of scores", grad=False)
     saved += [(out, "output"), (sums, "normalisation of each row")]
-    out = t.emit("flash attention", out, [(q, False), (k, False), (v, False)], saved)
-    # The kernel lays its output out as the queries, which concatenation left head by head.
-    if width < q.shape[-1]:
+    # Two kernels lay their output out as the queries, which concatenation left head by head.
+    by_head = family in ("gpt_neox", "deepseek_v3") and not efficient
+    scratch = NONE
+    if on_cuda:
+        per_row, once = kernels.attention(out.shape[-1], dtype, efficient, k.shape[1] != heads)
+        copies = int(by_head) + int(padded)  # of output and gradient, token by token
+        scratch = plus(t.rows(heads * per_row, once), times(copies, out.size))
+    inputs = [(q, False), (k, False), (v, False)]
+    out = t.emit("flash attention", out, inputs, saved, scratch=scratch)
+    if padded:
         out = t.slice(out, ("b", heads, "s", width))
-    reshape = t.copy if f.family in ("gpt_neox", "deepseek_v3") else t.view
+    reshape = t.copy if by_head or padded else t.view
     return reshape(out, ("b", "s", heads * width), "attention output")
 
 
@@ -73,7 +86,9 @@ def _eager(f, q, k, v, mask) -> Tensor:
     heads, dtype = f.block.heads, q.dtype
     grouped = k.shape[1] != heads
     if grouped:
-        k, v = (t.expand_heads(x, ("b", heads, "s", x.shape[-1])) for x in (k, v))
+        # one key/value head of one sequence is seen from every query head without a copy
+        copied = k.shape[1] > 1 or t.batched
+        k, v = (t.expand_heads(x, ("b", heads, "s", x.shape[-1]), copied) for x in (k, v))
     scores = ("b", heads, "s", "s")
     q, k = t.lower(q), t.lower(k)
     if t.batched:
