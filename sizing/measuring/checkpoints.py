@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -87,3 +91,37 @@ def optimizer_parts(optimizer) -> list[torch.optim.Optimizer]:
     """The torch optimizers that an optimizer is made of."""
     inner = optimizer.inner if isinstance(optimizer, MasterWeights) else optimizer
     return inner.parts if isinstance(inner, MuonAdamW) else [inner]
+
+
+# --- Loading, and what is left when a save is cut off --------------------------------------------
+
+
+def load_distributed(saved: dict, path: Path) -> tuple[int, int]:
+    """Read a distributed checkpoint into tensors made by `content`; returns the progress.
+
+    The ranks may be others than those that saved. This rank's random generators are set to what
+    the rank of the same number had.
+    """
+    dcp.load(saved, checkpoint_id=str(path))
+    for name, state in saved["rng"].items():
+        if name.startswith("cuda"):
+            torch.cuda.set_rng_state(state)
+        else:
+            torch.set_rng_state(state)
+    step, position = saved["progress"].tolist()
+    return step, position
+
+
+def last_good(folder: Path) -> Path | None:
+    """The newest checkpoint in a folder that is whole: `.metadata` is written after all else."""
+    whole = [path for path in folder.iterdir() if (path / ".metadata").is_file()]
+    return max(whole, key=lambda path: path.name, default=None)
+
+
+class CutOff(dcp.FileSystemWriter):
+    """A writer whose process is killed once it has written half of what it was given."""
+
+    def write_data(self, plan, planner):
+        half = replace(plan, items=plan.items[: len(plan.items) // 2])
+        super().write_data(half, planner).wait()
+        os.kill(os.getpid(), signal.SIGKILL)
