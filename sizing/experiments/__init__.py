@@ -39,6 +39,8 @@ _MODULES = {
     "data-parallel-scaling": "data_parallel_scaling",
     "tensor-and-pipeline": "tensor_and_pipeline",
     "frozen-weights": "frozen_weights",
+    "checkpoint": "checkpointing",
+    "tokens": "tokens",
 }
 
 
