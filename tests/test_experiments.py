@@ -439,7 +439,7 @@ def test_every_recording_is_held_against_the_ceilings_of_its_own_device(learner)
     mine = recording.Recording("model-size", "laptop", [], {})
     assert experiments.roofline_of(mine).peak == {"fp32": 5e9}
     assert experiments.roofline_of(reference) == shipped  # though the newest ceilings are others
-    with pytest.raises(ValueError, match="device: 'ceilings' is not recorded on 'elsewhere'"):
+    with pytest.raises(ValueError, match="of 'elsewhere', where the experiment 'ceilings' was"):
         experiments.roofline_of(recording.Recording("model-size", "elsewhere", [], {}))
 
 

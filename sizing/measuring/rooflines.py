@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..hardware import GPU, measured_gpu
-from .recording import Recording, load, own
+from .recording import Recording, devices, load, own
 
 
 def roofline(recording: Recording) -> GPU:
@@ -45,4 +45,9 @@ def roofline_of(recording: Recording) -> GPU:
     newest = own("ceilings")
     if newest and newest.device == recording.device:
         return roofline(newest)
+    if recording.device not in (known := devices("ceilings")):
+        raise ValueError(
+            f"recording: of {recording.device!r}, where the experiment 'ceilings' was not run "
+            f"(lesson 00 runs it); allowed: {', '.join(known)}"
+        )
     return roofline(load("ceilings", recording.device))
