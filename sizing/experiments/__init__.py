@@ -19,7 +19,7 @@ from ..measuring.recording import (
     recorded_only,
     recordings,
 )
-from ..measuring.rooflines import roofline
+from ..measuring.rooflines import roofline, roofline_of
 
 # In the order of recording: the quick ones that others are read against come first.
 _MODULES = {
@@ -99,5 +99,6 @@ __all__ = [
     "own",
     "recordings",
     "roofline",
+    "roofline_of",
     "run",
 ]
