@@ -23,7 +23,6 @@ from ..measuring.recording import MEASUREMENTS, load
 from ..measuring.workers import leave, torchrun
 from . import experiment, names
 
-
 # Seconds on an H100, from the points of each grid: estimates, since no GPU has been recorded. Two
 # compilations are 150 s of speed-up-stack.
 SECONDS = {
