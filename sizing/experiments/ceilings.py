@@ -100,14 +100,6 @@ def copy(size: int, device: Device) -> Timing:
 
 
 @cache
-def ceiling(device: Device, dtype: str) -> float:
-    """FLOP/s of the fastest product in this dtype among a few large sizes, measured once."""
-    sizes = (4096, 8192) if device.cuda else (512, 1024)
-    times = {size: product(dtype, size, device).median for size in sizes}
-    return max(product_flops(size) / seconds for size, seconds in times.items())
-
-
-@cache
 def _probe(dtype: str, device: Device) -> float:
     """FLOP/s of a small product: a low estimate of what larger ones reach."""
     size = PROBE_ON_GPU if device.cuda else PROBE
