@@ -9,6 +9,7 @@ from math import floor, log10
 from statistics import fmean
 
 from ..architecture.model import Model, presets
+from ..evidence import cuda
 from ..footprint.step import PARTS, PHASES, Memory, memory
 from ..measuring.recording import own, recordings
 from ..run import CHOICES, Run
@@ -93,10 +94,20 @@ def accuracy() -> str:
         for r in measured
     ]
     gpus = "" if any(r.gpu for r in measured) else "; no GPU is measured yet"
+    rehearsed, usual, most = cuda_error_bar()
     return (
         f"{100 * mean:.2g}% on average and {100 * worst:.2g}% at worst over {runs} traced "
-        f"runs ({versions}; data/memory_error.csv). Measured steps: {', '.join(devices)}{gpus}."
+        f"runs ({versions}; data/memory_error.csv). CUDA ({cuda.NAME}): {100 * usual:.2g}% on "
+        f"average and {100 * most:.2g}% at worst over {rehearsed} runs (data/cuda_error.csv). "
+        f"Measured steps: {', '.join(devices)}{gpus}."
     )
+
+
+@cache
+def cuda_error_bar() -> tuple[int, float, float]:
+    """(runs, mean error, worst error) of the formula against torch's CUDA allocator."""
+    errors = [abs(cuda.error(row)) for row in cuda.load()]
+    return len(errors), fmean(errors), max(errors)
 
 
 def kind_of(gpu: str) -> str:

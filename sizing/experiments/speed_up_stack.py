@@ -39,14 +39,14 @@ def grid(
 
     Args:
         model: name of a preset; by default llama-3.2-1b on a GPU, a byte-level model on a CPU.
-        sequence: tokens in a sequence; by default 2048 on a GPU, 256 on a CPU.
+        sequence: tokens in a sequence; by default 1024 on a GPU, 256 on a CPU.
         micro_batch: sequences of a step after "micro-batch"; by default 1 per 20 GB of a GPU, 4 on
             a CPU.
         compiled: whether to try torch.compile; by default on a GPU only. bf16 too is for a GPU.
     """
     run = Run(
         named(model or ("llama-3.2-1b" if device.cuda else BYTES_MODEL.name)),
-        sequence=sequence or (2048 if device.cuda else 256),
+        sequence=sequence or (1024 if device.cuda else 256),
         precision="fp32",
         attention="eager",
     )

@@ -4,7 +4,9 @@ What a GPU holds changes through a step: activations grow in the forward pass, t
 copies of the logits, gradients replace activations in the backward pass, the optimizer adds its
 temporaries. The peak is the largest of these phases, not their sum.
 
-Describes transformers 5.23 on PyTorch 2.13; checked against `sizing.trace` (data/memory_error.csv).
+Describes transformers 5.23 on PyTorch 2.13. Checked against `sizing.trace` (data/memory_error.csv)
+and, for CUDA, against torch's allocator (data/cuda_error.csv). A total is what tensors ask for;
+`Memory.on` adds what a GPU holds beside them.
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ from functools import cached_property, lru_cache, partial
 import numpy as np
 
 from ..architecture.model import Model
+from ..hardware import GPU
 from ..parallel import check_degrees, gradient_bytes
 from ..run import RECIPES, Run
 from ..units import BYTES
 from .backward import Point, points
 from .classic import buffers
+from .fit import Fit, fit
 from .forward import Forward, turning_points
 from .optimizer import Trained, state_bytes, temporary_bytes
 from .sharding import shares
@@ -61,6 +65,16 @@ class Memory:
         """{phase: {part: bytes}}; the parts sum to what is alive at the phase's worst moment."""
         return self._moments()
 
+    def on(self, device: str | GPU) -> Fit:
+        """The step on a GPU: cuBLAS's workspaces, gaps and the context added, and a verdict.
+
+        ``memory(run).on("h100-sxm").verdict`` is "fits", "tight" or "does not fit".
+
+        Raises:
+            ValueError: there is no such GPU.
+        """
+        return fit(self.total, device)
+
 
 @dataclass(frozen=True)
 class ModelState:
@@ -86,7 +100,10 @@ def memory(run: Run, *, device: str = "cuda") -> Memory:
             `sharding.Share`, which says what each degree divides and adds.
         device: whose operators: "cuda", or "cpu" to hold it against steps and traces there. The
             CPU keeps dropout masks in the activations' dtype, CUDA as bytes; their lists of
-            autocast operators differ for GPT-2's activation and softmax.
+            autocast operators differ for GPT-2's activation and softmax. "flash" attention is
+            FlashAttention-2 on CUDA, and memory-efficient attention for fp32 and for masks, with
+            grouped keys and values repeated first; transformers alone falls back to s x s scores
+            for fp32 with grouped heads. What CUDA's kernels allocate is in `kernels`.
 
     Raises:
         ValueError: an activation function that the formula does not know, an unknown device,

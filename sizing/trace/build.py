@@ -166,11 +166,12 @@ def _without_grouping(query: torch.Tensor) -> bool:
 
 
 def _fused_kernels(query: torch.Tensor):
-    """The same kernels on every GPU; before Ampere torch may need its math path for bf16."""
+    """The same kernels on every GPU; for fp64, and before Ampere for bf16, there may be none."""
     if not query.is_cuda:
         return nullcontext()
     old = torch.cuda.get_device_capability(query.device) < (8, 0)
-    return sdpa_kernel([*KERNELS, SDPBackend.MATH] if old else KERNELS)
+    without = old or query.dtype == torch.float64
+    return sdpa_kernel([*KERNELS, SDPBackend.MATH] if without else KERNELS)
 
 
 KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]

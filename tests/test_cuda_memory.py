@@ -1,0 +1,102 @@
+"""The memory formula for CUDA against the rehearsal's table, and what fits a GPU."""
+
+from dataclasses import replace
+from statistics import fmean
+
+import pytest
+
+import sizing
+from sizing import memory, trace
+from sizing.evidence import __main__ as evidence
+from sizing.evidence import cuda
+from sizing.footprint import kernels
+
+ROWS = cuda.load()
+
+
+def test_the_table_is_wide():
+    assert len(ROWS) >= 120
+    assert len({row["model"] for row in ROWS}) >= 30
+    assert {row["optimizer"] for row in ROWS} == set(sizing.run.CHOICES["optimizer"])
+    assert {row["recompute"] for row in ROWS} == set(sizing.run.CHOICES["recompute"])
+    assert {row["allocator_phase"] for row in ROWS} == set(cuda.PHASES)
+    assert {"FlashAttention-2", "memory-efficient", "eager"} <= {row["kernel"] for row in ROWS}
+    assert "math" not in {row["kernel"] for row in ROWS}  # nobody writes scores down unasked
+
+
+def test_the_formula_is_what_the_allocator_handed_out():
+    errors = []
+    for row in ROWS:
+        said = memory(cuda.run_of(row), device="cuda")
+        errors.append((abs(said.total / row["allocator_bytes"] - 1), row["precision"]))
+    sizes = [size for size, _ in errors]
+    assert fmean(sizes) < 0.005 and max(sizes) < 0.03
+    assert fmean(size for size, name in errors if name.startswith("bf16")) < 0.002
+
+
+def test_the_table_holds_todays_formula():
+    for row in ROWS:
+        assert memory(cuda.run_of(row)).total == row["formula_bytes"], row
+
+
+SETTINGS = [
+    # tied weights under autocast: the second gradient is added into the first
+    ("qwen3-0.6b", {"sequence": 512, "optimizer": "sgd", "recompute": "full"}),
+    # fp32 with grouped heads; softmax's second s x s tensor; heads left one by one
+    ("smollm2-135m", {"sequence": 2048, "precision": "fp32", "optimizer": "sgd"}),
+    ("opt-125m", {"sequence": 1024, "precision": "bf16", "attention": "eager", "optimizer": "sgd"}),
+    ("pythia-160m", {"sequence": 1024, "precision": "fp32", "optimizer": "sgd"}),
+    # more rows than the embedding has, which are sorted
+    ("pythia-14m", {"sequence": 2048, "micro_batch": 32, "optimizer": "sgd"}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), SETTINGS)
+def test_trace_and_formula_agree_in_every_phase_of_the_backward_pass(name, settings):
+    run = sizing.Run(name, **settings)
+    said, traced = memory(run), trace.memory(run)
+    for phase in ("loss", "layers", "embedding", "optimizer"):
+        total = sum(said.phases[phase].values())
+        assert total == pytest.approx(sum(traced.phases[phase].values()), rel=2e-3), phase
+
+
+def test_what_kernels_allocate_at_sizes_that_were_measured():
+    # bytes beside the gradients, of isolated operators on the rehearsal's allocator
+    per_row, once = kernels.attention(64, "bf16", efficient=False, grouped=False)
+    assert 4 * 16 * 2048 * per_row + once == 34_078_720
+    per_row, once = kernels.attention(64, "bf16", efficient=False, grouped=True)
+    assert 4 * 32 * 2048 * per_row + once == 135_266_304
+    for read, rows, measured in (
+        (3072, 5000, 0),
+        (3073, 5000, 13_994_456),
+        (8192, 5000, 24_157_800),
+        (65536, 5000, 49_066_392),
+        (8192, 50000, 37_308_840),
+    ):
+        per_row, once = kernels.embedding(read, rows, 1024)
+        assert read * per_row + once == pytest.approx(measured, rel=1e-3)
+    for rows, columns, measured in ((1000, 4096, 0), (2048, 4096, 67_108_864)):
+        per_row, once = kernels.summed(rows, columns)
+        assert rows * per_row + once == measured
+    per_row, once = kernels.summed(65536, 4096)
+    assert once == pytest.approx(66 * 512 * 4096, rel=1e-6)
+
+
+def test_on_a_gpu_margins_are_added():
+    run = sizing.Run("llama-3.2-1b", sequence=2048, optimizer="adamw-fused")
+    held = memory(run).on("h100-sxm")
+    assert held.allocated == memory(run).total
+    assert held.buffers == 2 * 2**25
+    assert held.allocated + held.buffers <= held.reserved < 1.01 * (held.allocated + held.buffers)
+    assert held.total == held.reserved + held.context and held.memory == 85_520_809_984
+    assert held.verdict == "fits"
+    assert memory(run).on("a100-sxm-80gb").buffers == 2 * 8_519_680
+    with pytest.raises(ValueError, match="gpu: 'abacus' given"):
+        memory(run).on("abacus")
+    verdicts = [memory(replace(run, micro_batch=b)).on("h100-sxm").verdict for b in range(1, 12)]
+    assert verdicts == sorted(verdicts, key=("fits", "tight", "does not fit").index)
+
+
+def test_the_table_is_printed_under_its_name(capsys):
+    assert evidence.main([]) == 0
+    assert "allocator rehearsal, no GPU" in capsys.readouterr().out
