@@ -7,16 +7,12 @@ from functools import lru_cache
 from ..architecture.model import Model
 from ..architecture.weights import Block
 from ..run import Run
-from . import rotary
+from . import kernels, rotary
 from .activations import activation
 from .backward import kept
 from .families import OWN_ATTENTION, layer_of
 from .norms import NORMS
 from .tape import NONE, Size, Skipped, Tape, Tensor, plus, size_of, times
-
-# How many rows of a table a step reads, as far as CUDA's embedding gradient depends on it.
-FEW, MANY, MORE = "few", "many", "more than there are"
-SORTED_ABOVE = 3072
 
 
 class Forward:
@@ -26,7 +22,7 @@ class Forward:
         run: the run; its micro-batch only says whether it is above one, its sequence only whether
             it is beyond a sliding window.
         device: "cpu" or "cuda", for the few operators that differ.
-        lookups: for each embedding table, how many rows of it are read (see `lookups`).
+        tokens: of a micro-batch, or others between the same `turning_points`; of the run if None.
 
     Attributes:
         tape: the operations.
@@ -34,7 +30,7 @@ class Forward:
         layers, weights: {block: operations}, {block: parameters} of one layer of each kind.
     """
 
-    def __init__(self, run: Run, device: str = "cuda", lookups: tuple[str, ...] | None = None):
+    def __init__(self, run: Run, device: str = "cuda", tokens: int | None = None):
         self.run, self.model, self.config = run, run.model, run.model.config
         self.family, self.traits = run.model.family, run.model.traits
         self.rank = run.lora.rank if run.lora else 0
@@ -48,10 +44,15 @@ class Forward:
                 f"recompute: 'selective' given; allowed with {self.family!r}: 'none', 'full' (its "
                 "attention is not apart from its layer)"
             )
-        self.lookups = dict(zip(_tables(run.model), lookups or _few(run.model), strict=True))
+        self.tokens = run.micro_batch * run.sequence if tokens is None else tokens
         self.eager = run.attention == "eager" or not self.traits.fused_attention
         self.dtype = run.recipe.weights
-        self.tape = Tape(autocast=run.recipe.autocast, device=device, batched=run.micro_batch > 1)
+        self.tape = Tape(
+            autocast=run.recipe.autocast,
+            device=device,
+            batched=run.micro_batch > 1,
+            tokens=self.tokens,
+        )
         self.outer = {w.name.removesuffix(".weight"): w for w in self.model.outer}
         self.tables: dict[str, Tensor] = {}
         self.layers: dict[Block, list] = {}
@@ -100,25 +101,15 @@ class Forward:
     def _lookup(self, name: str, span: tuple) -> Tensor:
         table = self._outer_tensor(name)
         out = Tensor((*span, self.outer[name].shape[1]), self.dtype, f"rows of {name}")
-        extra = plus(table.size, self._sorting(name, span))
-        return self.tape.emit(name, out, [(table, False)], extra=extra)
-
-    def _sorting(self, name: str, span: tuple) -> Size:
-        """What CUDA allocates to add up the gradients of a table's rows (torch's Embedding.cu).
-
-        Up to 3072 rows nothing. More are sorted by their number and summed in runs of ten, in fp32;
-        then the sums of each different row are put together.
-        """
-        how = self.lookups[name]
-        if self.tape.device != "cuda" or how == FEW:
-            return NONE
-        rows, width = self.outer[name].shape
-        wide = 4 * (-(-width // 32) * 32)  # bytes of one sum
-        read = size_of((*span, 1), "bool")  # a byte a row that is read
-        different = read if how == MANY else (rows, 0, 0, 0, 0)
-        runs = tuple(-(-(wide + 8) * n // 10) for n in read)
-        size = plus(runs, times(wide + 8, different))  # the sums, and where each begins
-        return plus(size, plus(times(3 * 8, read), times(2 * 8, different)))
+        scratch = NONE
+        if self.tape.device == "cuda":
+            read = self.tokens if "b" in span else self.run.sequence
+            per_row, once = kernels.embedding(read, *self.outer[name].shape)
+            each = size_of((*span, 1), "bool")  # a byte a row that is read
+            scratch = tuple(
+                -int(-per_row * n // 1) + (once if i == 0 else 0) for i, n in enumerate(each)
+            )
+        return self.tape.emit(name, out, [(table, False)], scratch=scratch)
 
     def _final(self, x: Tensor) -> Tensor:
         t = self.tape
@@ -311,25 +302,12 @@ class Forward:
         return self.rope.get(self.block.window) or self.rope.get(None, [])
 
 
-def lookups(run: Run) -> tuple[str, ...]:
-    """How many rows of each embedding table the run reads at once: FEW, MANY or MORE."""
-    found = []
-    for rows, once in _tables(run.model).values():
-        read = run.sequence if once else run.sequence * run.micro_batch
-        found.append(FEW if read <= SORTED_ABOVE else MANY if read <= rows else MORE)
-    return tuple(found)
-
-
 @lru_cache(maxsize=512)
-def _tables(model: Model) -> dict[str, tuple[int, bool]]:
-    """{embedding table: (its rows, whether all sequences share one lookup)}."""
-    outer = {w.name.removesuffix(".weight"): w.shape[0] for w in model.outer}
-    names = [_embedding_name(outer), *(n for n in ("wpe", "embed_positions") if n in outer)]
-    return {name: (outer[name], name == "wpe") for name in names}
-
-
-def _few(model: Model) -> tuple[str, ...]:
-    return (FEW,) * len(_tables(model))
+def turning_points(model: Model) -> tuple[int, ...]:
+    """Numbers of tokens at which a CUDA kernel of the model's step works another way."""
+    columns = {w.elements for block in model.blocks for w in block.weights if len(w.shape) == 1}
+    tables = {w.shape[0] for w in model.outer if len(w.shape) == 2}
+    return kernels.turning_points(columns, tables)
 
 
 def _embedding_name(outer: dict) -> str:

@@ -7,8 +7,8 @@ is the `Forward` that is being recorded.
 
 from __future__ import annotations
 
-from . import rotary
-from .tape import NEW, NONE, SAME, Size, Tensor, plus, size_of, times
+from . import kernels, rotary
+from .tape import NEW, NONE, SAME, Tensor, plus, times
 
 # -- attention
 
@@ -54,41 +54,17 @@ def _flash(f, q, k, v, mask) -> Tensor:
     saved += [(out, "output"), (sums, "normalisation of each row")]
     # Two kernels lay their output out as the queries, which concatenation left head by head.
     by_head = f.laid_out_by_head and not efficient
-    extra = None
+    scratch = NONE
     if on_cuda:
-        extra = workspace(out, dtype, efficient, grouped=k.shape[1] != heads)
-        copies = (by_head + (by_head and padded)) if not efficient else int(padded)
-        for size in (q.size, k.size, v.size, times(copies, out.size)):
-            extra = plus(extra, size)
-    out = t.emit("flash attention", out, [(q, False), (k, False), (v, False)], saved, extra)
+        per_row, once = kernels.attention(out.shape[-1], dtype, efficient, k.shape[1] != heads)
+        copies = int(by_head) + int(padded)  # of output and gradient, token by token
+        scratch = plus(t.rows(heads * per_row, once), times(copies, out.size))
+    inputs = [(q, False), (k, False), (v, False)]
+    out = t.emit("flash attention", out, inputs, saved, scratch=scratch)
     if padded:
         out = t.slice(out, ("b", heads, "s", width))
     reshape = t.copy if by_head or padded else t.view
     return reshape(out, ("b", "s", heads * width), "attention output")
-
-
-def workspace(out: Tensor, dtype: str, efficient: bool, grouped: bool) -> Size:
-    """What a fused kernel's backward pass on CUDA allocates beside the three gradients.
-
-    Both accumulate the queries' gradient in fp32, in heads as wide as the kernel's tiles, and keep
-    4 bytes a row for the sum of gradient times output. FlashAttention-2 (its mha_bwd) makes the
-    gradients of grouped keys and values for every query head first. Memory-efficient attention
-    (torch's kernel_backward.h) has 4 bytes a row more, and for bf16 heads wider than 128 stages
-    the gradients of at most 200 tiles of 64 keys and values. cuDNN's plans for an H100 take what
-    FlashAttention-2 takes, to 256 bytes.
-    """
-    batch, heads, sequence, width = out.shape
-    if efficient:
-        tile = -(-width // 64) * 64 if width <= 64 else -(-width // 128) * 128
-    else:
-        tile = -(-width // 32) * 32 if width <= 128 else -(-width // 64) * 64
-    rows = size_of((batch, heads, sequence, 4), "bool")
-    size = plus(size_of((batch, heads, sequence, tile), "fp32"), rows)
-    if efficient:
-        size = plus(size, rows if dtype == "fp32" else NONE)
-        staged = 200 * 64 * 2 * 4 * width if dtype == "bf16" and width > 128 else 0
-        return plus(size, (staged, 0, 0, 0, 0))
-    return plus(size, times(2, out.size)) if grouped else size
 
 
 def _eager(f, q, k, v, mask) -> Tensor:

@@ -9,6 +9,7 @@ Describes transformers 5.23 on PyTorch 2.13; checked against `sizing.trace` (dat
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
@@ -21,7 +22,7 @@ from ..run import RECIPES, Run
 from ..units import BYTES
 from .backward import Point, points
 from .classic import buffers
-from .forward import Forward, lookups
+from .forward import Forward, turning_points
 from .optimizer import Trained, state_bytes, temporary_bytes
 from .sharding import shares
 from .tape import NONE, SAME_BYTES, Size, plus, size_of, value
@@ -120,6 +121,9 @@ def memory_grid(run: Run, micro_batch, sequence, *, device: str = "cuda") -> np.
     if not totals.size:
         return totals
     kinds = 2 * np.searchsorted(_windows(run.model), sequences, side="right") + (batches > 1)
+    if device == "cuda":
+        points = turning_points(run.model)
+        kinds = kinds * (len(points) + 1) + np.searchsorted(points, batches * sequences)
     for kind in np.unique(kinds):
         here = kinds == kind
         b, s = batches[here], sequences[here]
@@ -164,7 +168,7 @@ def _plan_of(run: Run, device: str) -> _Plan:
         tuple(sequence >= window for window in _windows(run.model)),
         run.lora,
         device,
-        lookups(run) if device == "cuda" else None,
+        _representative(run.model, run.micro_batch * sequence) if device == "cuda" else 1,
     )
 
 
@@ -365,7 +369,7 @@ def _until_gradients_of_one(layers: list[Point], count: int) -> list[Point]:
 @lru_cache(maxsize=512)
 def _plan(
     model, precision, gradients, optimizer, recompute, attention, accumulated, batched, beyond,
-    lora, device, rows_read,
+    lora, device, tokens,
 ) -> _Plan:  # fmt: skip
     sequence = _sequence_beyond(model, beyond)
     run = Run(
@@ -377,7 +381,7 @@ def _plan(
         attention=attention,
         lora=lora,
     )
-    forward = Forward(run, device, rows_read)
+    forward = Forward(run, device, tokens)
     trained = _trained(forward)
     recipe = RECIPES[precision]
     master = recipe.master
@@ -469,6 +473,13 @@ def _trained(forward: Forward) -> list[Trained]:
     ]
     tables = [t for t, w in outer if w.part == "embedding"]
     return [*tables, *inner, *(t for t, w in outer if w.part != "embedding")]
+
+
+def _representative(model: Model, tokens: int) -> int:
+    """The same number for all between two turning points of CUDA's kernels, and one of them."""
+    points = turning_points(model)
+    place = bisect_left(points, tokens)
+    return points[place] if place < len(points) else points[-1] + 1
 
 
 @lru_cache(maxsize=512)

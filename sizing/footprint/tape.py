@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from math import prod
 
 from ..units import BYTES
+from . import kernels
 
 # A tape is written for bf16: fp16 takes as many bytes, operation by operation.
 SAME_BYTES = {"fp16": "bf16", "fp16-mixed": "bf16-mixed"}
@@ -118,19 +119,24 @@ class Tape:
     """Records operations. `autocast` is torch.autocast to bf16; `device` chooses its operator list.
 
     `batched` says whether the micro-batch is above one: a transposed batch of heads must then be
-    copied before a batched matmul.
+    copied before a batched matmul. `tokens`, those of the micro-batch, decide how CUDA sums over
+    them.
     """
 
     autocast: bool = False
     device: str = "cpu"
     batched: bool = True
+    tokens: int = 1
     phase: str = "embedding"
     nodes: list = field(default_factory=list)
     casts: dict = field(default_factory=dict)
     region: Region | None = None
 
-    def emit(self, name, out, grads, saved=(), extra=None):
-        """Record an operation; it exists for autograd only if some input needs a gradient."""
+    def emit(self, name, out, grads, saved=(), extra=None, scratch=NONE):
+        """Record an operation; it exists for autograd only if some input needs a gradient.
+
+        Its backward pass allocates the new gradients at once, or `extra`, and `scratch`.
+        """
         outputs = out if isinstance(out, tuple) else (out,)
         grads = [(tensor, kind) for tensor, kind in grads if tensor.grad]
         if not grads:
@@ -143,8 +149,19 @@ class Tape:
                 extra = plus(extra, tensor.size) if kind in (NEW, NEW_VIEW) else extra
         saved = [(tensor, why) for tensor, why in saved if tensor is not None]
         part = "logits" if grads[0][0].part == "logits" else "temporary"
+        extra = plus(extra, scratch)
         self.nodes.append(Node(name, self.phase, outputs, grads, saved, extra, part, self.region))
         return out
+
+    def rows(self, per_token: float, once: int = 0) -> Size:
+        """Bytes that grow with the tokens of a micro-batch, and bytes that do not."""
+        return (once, 0, -int(-per_token // 1), 0, 0)
+
+    def _summed(self, parameter: Tensor | None) -> Size:
+        """What CUDA allocates to sum a parameter's gradient over the tokens."""
+        if self.device != "cuda" or parameter is None or not parameter.grad:
+            return NONE
+        return self.rows(*kernels.summed(self.tokens, prod(parameter.shape)))
 
     # -- views and copies
 
@@ -216,7 +233,9 @@ class Tape:
             if t.grad:
                 extra = plus(extra, out.size)
                 extra = plus(extra, t.size) if t.dtype != out.dtype else extra
-        return self.emit("mul", out, [(x, False), (y, False)], saved, extra)
+        weight = next((t for t in (x, y) if t.part == "parameters"), None)
+        inputs = [(x, False), (y, False)]
+        return self.emit("mul", out, inputs, saved, extra, self._summed(weight))
 
     def unary(self, name, x: Tensor, keeps="input", temporaries=1) -> Tensor:
         """An elementwise function; `keeps` its "input" or its "output" for the gradient."""
@@ -257,8 +276,9 @@ class Tape:
         if self.autocast and self.device == "cuda":  # on CUDA's list of fp32 operators
             x = self.cast(x, "fp32")
         out = Tensor(x.shape, x.dtype, f"output of {name}")
-        statistic = Tensor((*x.shape[:-1], 1), x.dtype, f"mean of {name}", grad=False)
-        deviation = Tensor((*x.shape[:-1], 1), x.dtype, f"1/deviation of {name}", grad=False)
+        dtype = "fp32" if self.device == "cuda" else x.dtype
+        statistic = Tensor((*x.shape[:-1], 1), dtype, f"mean of {name}", grad=False)
+        deviation = Tensor((*x.shape[:-1], 1), dtype, f"1/deviation of {name}", grad=False)
         saved = [(x, f"input of {name}"), (statistic, "statistics"), (deviation, "statistics")]
         grads = [(x, False)] + [(p, False) for p in (weight, bias) if p is not None]
         return self.emit(name, out, grads, saved)
@@ -276,7 +296,7 @@ class Tape:
         saved += [(weight, f"weight of {name}")] if x.grad else []
         # the product is of two dimensions: gradients come back through reshape and transpose
         grads = [(x, NEW_VIEW), (weight, NEW_VIEW)] + ([(bias, NEW)] if bias is not None else [])
-        return self.emit(name, out, grads, saved)
+        return self.emit(name, out, grads, saved, scratch=self._summed(bias))
 
     def matmul(self, x: Tensor, y: Tensor, shape: tuple, name) -> Tensor:
         out = Tensor(shape, x.dtype, name)

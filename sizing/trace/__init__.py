@@ -19,7 +19,7 @@ from transformers.integrations import moe
 from ..compute import Flops
 from ..run import Run
 from . import build
-from .cuda import cuda_operators
+from .cuda import cuda_operators, scratch
 from .fallback import TracedModel, may_run, model
 from .step import Step
 from .tracker import PARTS, LiveBytes
@@ -64,7 +64,7 @@ def memory(run: Run, *, device: str = "cuda") -> Trace:
 
     Args:
         run: the training run; its parallel degrees must be 1.
-        device: whose operators: "cuda" (see sizing.trace.cuda; the kernels' own workspaces and the
+        device: whose operators: "cuda" (see sizing.trace.cuda; cuBLAS's workspaces and the
             allocator's rounding are not part of a trace), or "cpu".
 
     Raises:
@@ -76,7 +76,8 @@ def memory(run: Run, *, device: str = "cuda") -> Trace:
         raise ValueError(f"device: {device!r} given; allowed: {', '.join(DEVICES)}")
     with _fake_tensors(), cuda_operators() if device == "cuda" else nullcontext():
         step = Step(run)
-        tracker = LiveBytes((run.micro_batch * run.sequence, run.model.vocab))
+        logits = (run.micro_batch * run.sequence, run.model.vocab)
+        tracker = LiveBytes(logits, scratch) if device == "cuda" else LiveBytes(logits)
         with tracker:
             tracker.tag(step.batch, "activations")
             for tensor in (*step.model.parameters(), *step.model.buffers()):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 import warnings
+from contextlib import nullcontext
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 from transformers import (
     AttentionInterface,
@@ -19,7 +22,7 @@ from transformers import (
     masking_utils,
 )
 from transformers import __version__ as version
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.pytorch_utils import Conv1D
 
 from ..run import Run
@@ -128,6 +131,11 @@ def _flash(module, query, key, value, attention_mask, **kwargs):
 
     A fused kernel regenerates dropout from its seed, and those that cap scores do so on the fly;
     the CPU kernel would fall back to eager attention for the one, transformers refuses the other.
+
+    On a GPU a fused kernel is what runs: FlashAttention-2 for bf16 and fp16 without a mask,
+    memory-efficient attention for fp32 and for masks. Left alone, torch takes cuDNN's kernel on a
+    Hopper GPU, and for fp32 with grouped heads none: its math path writes all s x s scores down.
+    There keys and values are repeated for every query head first, as for a mask.
     """
     if kwargs.pop("softcap", None) is not None:
         attention_mask = None
@@ -135,8 +143,37 @@ def _flash(module, query, key, value, attention_mask, **kwargs):
     width = value.shape[-1]
     # Latent attention's values are narrower than its keys; fused kernels take one width.
     value = functional.pad(value, (0, key.shape[-1] - width)) if width < key.shape[-1] else value
-    out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    if _without_grouping(query):
+        groups = query.shape[1] // key.shape[1]
+        key, value, module = repeat_kv(key, groups), repeat_kv(value, groups), _UNGROUPED
+    with _fused_kernels(query):
+        out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     return out[..., :width], None
+
+
+_UNGROUPED = SimpleNamespace(is_causal=True)  # what transformers reads of an attention module
+
+
+def on_cuda(tensor: torch.Tensor) -> bool:
+    """Whether the tensor's operators are CUDA's; a trace for CUDA says yes to every tensor."""
+    return tensor.is_cuda
+
+
+def _without_grouping(query: torch.Tensor) -> bool:
+    """Whether the kernel that takes this query knows no grouped heads."""
+    lowered = torch.is_autocast_enabled(query.device.type)
+    return on_cuda(query) and query.dtype == torch.float32 and not lowered
+
+
+def _fused_kernels(query: torch.Tensor):
+    """The same kernels on every GPU; before Ampere torch may need its math path for bf16."""
+    if not query.is_cuda:
+        return nullcontext()
+    old = torch.cuda.get_device_capability(query.device) < (8, 0)
+    return sdpa_kernel([*KERNELS, SDPBackend.MATH] if old else KERNELS)
+
+
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
 
 
 def _eager_recomputed(module, query, key, value, attention_mask, **kwargs):
