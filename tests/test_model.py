@@ -44,9 +44,9 @@ def test_any_config_of_the_family(family, seed):
     compare(Model(config), config)
 
 
-def test_every_family_has_a_preset():
-    assert {Model(name).family for name in presets()} == set(FAMILIES)
-    assert len(presets()) >= 30
+def test_presets_are_of_known_families():
+    assert {Model(name).family for name in presets()} <= set(FAMILIES)
+    assert len(presets()) >= 110
 
 
 @pytest.mark.parametrize("name", presets())
