@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import pytest
 from reference import build, random_config
@@ -287,3 +288,9 @@ def test_a_step_that_no_trace_can_follow():
 
 def test_families_that_have_a_formula_are_known_to_transformers():
     assert set(FAMILIES) <= set(known()["families"])
+
+
+def test_the_readme_has_the_table_of_today():
+    from sizing.trace.coverage import table
+
+    assert table() in (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
