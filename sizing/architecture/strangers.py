@@ -141,8 +141,8 @@ def unknown(family, config: Mapping, outer: Mapping) -> str:
         words += f"; near it: {', '.join(near)}"
     if family in known()["causal"]:
         words += (
-            f"; no formula for {family!r} here: sizing.trace.model(config) traces it (seconds, with "
-            "torch and transformers)"
+            f"; no formula for {family!r} here: sizing.trace.model(config) traces it (seconds, "
+            "with torch and transformers)"
         )
     elif "auto_map" in outer:
         words += "; its code comes with the model, not with transformers"
