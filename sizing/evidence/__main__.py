@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from . import cuda, traces, ultrascale
+from . import cuda, hours, traces, ultrascale
 
 
 def _report_cuda(done: int, row: dict) -> None:
@@ -21,6 +21,7 @@ TABLES = {
     "traces": lambda: traces.text(traces.load()),
     "cuda": cuda.text,
     "ultrascale": ultrascale.text,
+    "hours": hours.text,
 }
 RECORDERS = {
     "traces": lambda: traces.record(
