@@ -67,7 +67,8 @@ def test_weight_names_are_those_of_transformers():
             for name, _ in build(config).named_parameters()
         }
         for weight, _ in Model(config).weights:
-            assert any(name.endswith(weight.name) for name in real), (family, weight.name)
+            ours = ".".join("*" if part.isdigit() else part for part in weight.name.split("."))
+            assert any(name.endswith(ours) for name in real), (family, weight.name)
 
 
 @pytest.mark.parametrize(
