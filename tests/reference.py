@@ -228,4 +228,10 @@ def _classic(family: str, common: dict, rng: random.Random) -> dict:
             "hidden_dropout": rate,
         },
     }
-    return common | sizes[family]
+    drawn = common | sizes[family]
+    if family == "falcon":  # the combinations that transformers can run
+        new = drawn["new_decoder_architecture"]
+        drawn["parallel_attn"] |= new
+        drawn["num_ln_in_parallel_attn"] = drawn["num_ln_in_parallel_attn"] if new else None
+        drawn["num_kv_heads"] = drawn["num_kv_heads"] if new else None
+    return drawn

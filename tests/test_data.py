@@ -271,7 +271,12 @@ def test_config_says_where_it_was_seen(name):
     published = config(name)
     assert len(published["_source"]) > 20
     assert re.fullmatch(r"[a-z0-9]+([.-][a-z0-9.]+)*", name)
-    assert {key for key in published if key.startswith("_")} <= {"_source", "_card", "_note"}
+    assert {key for key in published if key.startswith("_")} <= {
+        "_source",
+        "_card",
+        "_note",
+        "_hub",
+    }
 
 
 @pytest.mark.parametrize("name", CARDS)

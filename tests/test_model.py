@@ -44,9 +44,9 @@ def test_any_config_of_the_family(family, seed):
     compare(Model(config), config)
 
 
-def test_every_family_has_a_preset():
-    assert {Model(name).family for name in presets()} == set(FAMILIES)
-    assert len(presets()) >= 30
+def test_presets_are_of_known_families():
+    assert {Model(name).family for name in presets()} <= set(FAMILIES)
+    assert len(presets()) >= 110
 
 
 @pytest.mark.parametrize("name", presets())
@@ -54,7 +54,8 @@ def test_parts_sum_to_the_total(name):
     p = Model(name).parameters
     assert p.embedding + p.attention + p.mlp + p.norm + p.head + p.router == p.total
     assert p.total == sum(w.elements * copies for w, copies in Model(name).weights)
-    assert min(p.embedding, p.attention, p.mlp, p.norm) > 0
+    assert min(p.embedding, p.attention, p.mlp) > 0
+    assert p.norm > 0 or Model(name).family == "olmo"  # whose norms have no weights
     assert (p.head == 0) == (Model(name).tied and Model(name).name != "opt-350m")
 
 
@@ -66,7 +67,8 @@ def test_weight_names_are_those_of_transformers():
             for name, _ in build(config).named_parameters()
         }
         for weight, _ in Model(config).weights:
-            assert any(name.endswith(weight.name) for name in real), (family, weight.name)
+            ours = ".".join("*" if part.isdigit() else part for part in weight.name.split("."))
+            assert any(name.endswith(ours) for name in real), (family, weight.name)
 
 
 @pytest.mark.parametrize(

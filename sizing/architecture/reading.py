@@ -190,6 +190,8 @@ def _text(config: dict, name: str | None, any_family: bool) -> Text:
         if (not key.startswith("_") or key in _KEPT) and key not in RUNTIME
     }
     family = _family_of(r.config)
+    if family is not None and not isinstance(family, str):
+        raise ValueError(strangers.unknown(family, r.config, outer))
     if family in SAME_WEIGHTS:
         own = known()["families"].get(family, {}).get("fields", {})
         r.config = {**{k: v for k, v in own.items() if v is not None}, **r.config}

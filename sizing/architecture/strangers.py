@@ -132,21 +132,21 @@ def notes_on(config: dict) -> list[str]:
 def unknown(family, config: Mapping, outer: Mapping) -> str:
     """Why a config cannot be sized by a formula, and what to do."""
     if family is None or family == "":
-        return f"model_type: missing; {_what_it_is(outer)}"
+        return f"model_type: None given; {_what_it_is(outer)}"
     if not isinstance(family, str):
         return f"model_type: {family!r} given; allowed: text, such as 'llama'"
     near = difflib.get_close_matches(family, FAMILIES, n=3, cutoff=0.6)
-    hint = f"; near it: {', '.join(near)}" if near else ""
-    allowed = f"allowed: {', '.join(sorted(FAMILIES))}"
+    words = f"model_type: unknown architecture {family!r}; allowed: {', '.join(sorted(FAMILIES))}"
+    if near:
+        words += f"; near it: {', '.join(near)}"
     if family in known()["causal"]:
-        return (
-            f"model_type: no formula for {family!r} here; `sizing.trace.model(config)` traces it "
-            f"(seconds, with torch and transformers){hint}; {allowed}"
+        words += (
+            f"; no formula for {family!r} here: sizing.trace.model(config) traces it (seconds, "
+            "with torch and transformers)"
         )
-    custom = (
-        " (its code comes with the model, not with transformers)" if "auto_map" in outer else ""
-    )
-    return f"model_type: unknown architecture {family!r}{custom}{hint}; {allowed}"
+    elif "auto_map" in outer:
+        words += "; its code comes with the model, not with transformers"
+    return words
 
 
 def _what_it_is(config: Mapping) -> str:

@@ -16,12 +16,12 @@ PARTS = ("embedding", "attention", "mlp", "norm", "head", "router")
 
 # A dimension's name in the configs of the families.
 DIMENSIONS = {
-    "layers": ("num_hidden_layers", "n_layer"),
-    "width": ("hidden_size", "n_embd"),
+    "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    "width": ("hidden_size", "n_embd", "d_model"),
     "MLP width": ("intermediate_size", "ffn_dim", "n_inner"),
     "key/value heads": ("num_key_value_heads",),
     "vocabulary": ("vocab_size",),
-    "experts": ("num_local_experts", "n_routed_experts"),
+    "experts": ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"),
     "expert width": ("moe_intermediate_size",),
 }
 
@@ -38,9 +38,13 @@ def doubled(model: Model) -> list[tuple[str, int]]:
         name = next((name for name in names if name in model.config), None)
         if name is None:
             continue
-        changes = {name: 2 * (model.config[name] or implied[dimension])}
-        if dimension == "layers" and model.config.get("layer_types"):
-            changes["layer_types"] = 2 * list(model.config["layer_types"])
+        size = model.config[name] or implied.get(dimension)
+        if isinstance(size, bool) or not isinstance(size, int):
+            continue
+        changes = {name: 2 * size}
+        for listed in ("layer_types", "no_rope_layers"):
+            if dimension == "layers" and isinstance(model.config.get(listed), list):
+                changes[listed] = 2 * model.config[listed]
         if dimension == "width" and model.config.get("word_embed_proj_dim") == model.hidden:
             changes["word_embed_proj_dim"] = 2 * model.hidden  # OPT: the table is as wide
         try:
@@ -61,7 +65,9 @@ class ParameterCalculator(Calculator):
     def make_controls(self):
         return {
             "model": dropdown("model", list(presets()), "llama-3.1-8b"),
-            "config": text("or config.json", "paste a config.json here; empty: the model above"),
+            "config": text(
+                "or config.json", "paste a config.json, a path or a Hub id; empty: the model above"
+            ),
             "dtype": dropdown("stored as", ["fp32", "bf16", "fp8"], "bf16"),
             "gpu": dropdown("GPU", [(find_gpu(g).label, g) for g in gpus()], "h100-sxm"),
         }
@@ -83,7 +89,8 @@ class ParameterCalculator(Calculator):
         active = "all" if p.active == p.total else count(p.active)
         notes = (f"{count(p.total)}, {active} of them active for a token.",)
         if config.strip():
-            notes += ("Of the pasted config.json, not of the model chosen above it.",)
+            notes += (f"Of {chosen.name}, not of the model chosen above it.",)
+            notes += _said(chosen)
         largest = max(parts, key=parts.get)
         return Result(
             value=p.total,
@@ -122,8 +129,20 @@ class ParameterCalculator(Calculator):
 
 
 def _pasted(text: str) -> Model:
+    """The model of a pasted config.json, of a path, or of a Hub id that a preset has."""
+    config = text.strip()
+    if not config.startswith(("{", "[")):
+        return Model(config)
     try:
-        config = json.loads(text)
+        config = json.loads(config)
     except json.JSONDecodeError as error:
         raise ValueError(f"config.json: not JSON: {error}") from error
+    except (RecursionError, ValueError):
+        pass  # `Model` says what is wrong with the text
     return Model(config, name="the pasted config")
+
+
+def _said(model: Model) -> tuple[str, ...]:
+    """What was assumed or left out on the way from the config to the model."""
+    assumed = ", ".join(f"{name} {value}" for name, value in model.assumed.items())
+    return model.notes + ((f"Not in the config, taken as {assumed}.",) if assumed else ())

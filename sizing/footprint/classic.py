@@ -150,7 +150,7 @@ def mpt(f, x: Tensor) -> Tensor:
     weights = t.scale(t.matmul(q, k, scores, "scores"), "scaled scores")
     bias = Tensor((heads, "s", "s"), "fp32", "alibi", grad=False)
     weights = t.add(weights, bias, "biased scores")
-    mask = Tensor((1, 1, "s", "s"), "bool", "mask", grad=False, shared=True)
+    mask = f.causal_table
     weights = t.emit(
         "masked_fill", Tensor(scores, weights.dtype, "masked scores"), [(weights, NEW)],
         [(mask, "which pairs")],
@@ -190,6 +190,7 @@ def _linear(f, x: Tensor, name: str) -> Tensor:
 
 
 def _falcon_attention(f, x: Tensor) -> Tensor:
+    """Queries are seen where the fused product left them, unless groups lie between them."""
     t, heads, groups, width = f.tape, f.block.heads, f.model.kv_heads, f.model.head_dim
     qkv = _linear(f, x, "self_attention.query_key_value")
     new = f.config["new_decoder_architecture"]
@@ -198,13 +199,17 @@ def _falcon_attention(f, x: Tensor) -> Tensor:
     k, v = (t.slice(qkv, ("b", groups, "s", width)) for _ in range(2))
     if new or groups != heads:  # chosen by a list of one place, which copies
         k, v = (t.copy(y, y.shape, "copy") for y in (k, v))
-    if new:
-        q = t.copy(q, q.shape)
-        k, v = (t.expand_heads(y, q.shape) for y in (k, v))
-    q, k, v = (t.copy(y, y.shape, "by head") for y in (q, k, v))
+    if new and groups < heads:
+        q = t.copy(q, q.shape) if groups > 1 else q
+        k, v = (t.expand_heads(y, q.shape, copied=groups > 1) for y in (k, v))
     if f.block.rotated and not f.config.get("alibi"):
         turns = rotary.of_layer(f)
         q, k = rotary.rotate(f, q, turns), rotary.rotate(f, k, turns)
+    if k.shape[1] != heads and not f.eager:
+        raise ValueError(
+            "attention: 'flash' given; allowed: 'eager', which is what runs here: torch has no "
+            "fused kernel for Falcon's one key/value head"
+        )
     return attend(f, q, k, v)
 
 

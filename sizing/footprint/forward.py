@@ -199,6 +199,8 @@ class Forward:
             else:
                 mask = None
             self.masks[window] = mask
+        span = "b" if self.tape.batched else 1
+        self.causal_table = Tensor((span, 1, "s", "s"), "bool", "mask", grad=False, shared=True)
         if rotary.width(self.model):
             sets = {block.window for block in self.model.blocks}
             for kind in sets if self.traits.rotary_sets else {None}:

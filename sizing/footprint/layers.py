@@ -43,7 +43,8 @@ def _flash(f, q, k, v, mask) -> Tensor:
         v = t.emit("pad", Tensor(q.shape, v.dtype, "padded values"), [(v, False)])
     saved = [(q, "queries"), (k, "keys"), (v, "values")]
     if mask is not None and mask.dtype != "bool":
-        saved.append((mask, "mask"))
+        own = Tensor(mask.shape, q.dtype, "mask", grad=False)  # autocast's copy of it
+        saved.append((mask if mask.dtype == q.dtype else own, "mask"))
     elif mask is not None:
         span = "b" if t.batched else 1
         bias = Tensor((span, 1, "s", "s"), q.dtype, "mask as numbers", grad=False)

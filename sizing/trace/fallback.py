@@ -89,9 +89,9 @@ class TracedModel(Model):
         self._hash = hash(self._key)
         full = build.config_of(self)
         for attribute, names in _NAMES.items():
-            values = (getattr(full, field, None) for field in names)
+            values = (_stated(full, field) for field in names)
             setattr(self, attribute, next((v for v in values if v is not None), None))
-        self._chosen = next((getattr(full, f) for f in _CHOSEN if getattr(full, f, None)), None)
+        self._chosen = next((_stated(full, f) for f in _CHOSEN if _stated(full, f)), None)
         network = _on_meta(self, full)
         self.parameters, self.weights, self.tied = self._count(network)
         if self.vocab is None:
@@ -155,6 +155,14 @@ class TracedModel(Model):
             idle += weight.elements - weight.active
             weights.append((weight, 1))
         return Parameters(**parts, active=sum(parts.values()) - idle), tuple(weights), tied
+
+
+def _stated(config, field: str):
+    """A field of transformers' config; None where it has none or one for each layer."""
+    try:
+        return getattr(config, field, None)
+    except Exception:
+        return None
 
 
 def _part(name: str) -> str:

@@ -118,7 +118,8 @@ class LiveBytes(TorchDispatchMode):
         """
         if torch.is_grad_enabled() or torch._C._current_graph_task_id() == -1:
             return False  # not in a backward pass, or in one that runs a forward pass again
-        if not isinstance(first, torch.Tensor) or first.shape != second.shape or alpha != 1:
+        both = isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor)
+        if not both or first.shape != second.shape or alpha != 1:
             return False
         return not first._is_view() and first._use_count() == self._alone
 
