@@ -105,7 +105,7 @@ EXERCISES = (
             ),
             (
                 lambda: break_even(BEST.loss, SMALL, REFIT) / 3e12,
-                "You served at 6 FLOPs a parameter and token. Serving is the forward pass alone: 2.",
+                "You served at 6 FLOPs a parameter and token. Serving is the forward pass: 2.",
             ),
             (
                 lambda: (
