@@ -144,7 +144,7 @@ EXERCISES = (
                 "The first pass is missing: U plus what its repetitions are worth.",
             ),
         ),
-        because="Nine tenths of as many different ones. At forty epochs it would be a third.",
+        because="Nine tenths of as many different ones. At forty epochs: less than four tenths.",
     ),
     Exercise(
         "exponent",
