@@ -21,7 +21,21 @@ from .footprint import (
 )
 from .hardware import gpu, gpus
 from .parallel import communication, stages
-from .planning import batch_laws, launch, optimal, scaling, scaling_fits, training_time
+from .planning import (
+    batch_laws,
+    checkpoint,
+    cost,
+    disk,
+    launch,
+    optimal,
+    plan,
+    report,
+    saving,
+    scaling,
+    scaling_fits,
+    token_files,
+    training_time,
+)
 from .run import Lora, Run
 from .speed import step_time, sustained_rates
 from .units import DATA, GB, GIB, count, duration, gb, gib, si
@@ -49,9 +63,12 @@ __all__ = [
     "Run",
     "batch_laws",
     "bytes_per_parameter",
+    "checkpoint",
     "communication",
     "compute",
+    "cost",
     "count",
+    "disk",
     "duration",
     "flops",
     "gb",
@@ -69,8 +86,11 @@ __all__ = [
     "optimal",
     "palm",
     "parallel",
+    "plan",
     "presets",
+    "report",
     "saved_tensors",
+    "saving",
     "scaling",
     "scaling_fits",
     "si",
@@ -78,6 +98,7 @@ __all__ = [
     "stages",
     "step_time",
     "sustained_rates",
+    "token_files",
     "training_time",
     "units",
     "zero_state",

@@ -19,7 +19,7 @@ from ..measuring.recording import (
     recorded_only,
     recordings,
 )
-from ..measuring.rooflines import roofline
+from ..measuring.rooflines import roofline, roofline_of
 
 # In the order of recording: the quick ones that others are read against come first.
 _MODULES = {
@@ -39,6 +39,8 @@ _MODULES = {
     "data-parallel-scaling": "data_parallel_scaling",
     "tensor-and-pipeline": "tensor_and_pipeline",
     "frozen-weights": "frozen_weights",
+    "checkpoint": "checkpointing",
+    "tokens": "tokens",
 }
 
 
@@ -97,5 +99,6 @@ __all__ = [
     "own",
     "recordings",
     "roofline",
+    "roofline_of",
     "run",
 ]
