@@ -22,13 +22,17 @@ from .footprint import (
 from .hardware import gpu, gpus
 from .parallel import communication, stages
 from .planning import (
+    batch_laws,
     checkpoint,
     cost,
     disk,
     launch,
+    optimal,
     plan,
     report,
     saving,
+    scaling,
+    scaling_fits,
     token_files,
     training_time,
 )
@@ -57,6 +61,7 @@ __all__ = [
     "Lora",
     "Model",
     "Run",
+    "batch_laws",
     "bytes_per_parameter",
     "checkpoint",
     "communication",
@@ -78,6 +83,7 @@ __all__ = [
     "memory",
     "memory_grid",
     "model_state",
+    "optimal",
     "palm",
     "parallel",
     "plan",
@@ -85,6 +91,8 @@ __all__ = [
     "report",
     "saved_tensors",
     "saving",
+    "scaling",
+    "scaling_fits",
     "si",
     "six_nd",
     "stages",

@@ -1,5 +1,6 @@
 """Calculators: controls are moved; the words, numbers and artists that follow are read."""
 
+import csv
 import io
 import json
 import re
@@ -9,12 +10,18 @@ from matplotlib import image
 
 import sizing
 from sizing.calculators import ComputeCalculator, DeviceCard, ParameterCalculator
-from sizing.calculators.compute import COUNTS, published_utilisation
+from sizing.calculators.compute import (
+    CONVENTIONS,
+    COUNTS,
+    UNSEEN,
+    _published_flops,
+    published_utilisation,
+)
 from sizing.calculators.device_card import MINE
 from sizing.calculators.parameters import PARTS, doubled
 from sizing.hardware import gpus
 from sizing.measuring.recording import Recording, new_file, write
-from sizing.units import BYTES, DATA
+from sizing.units import BYTES, DATA, duration
 
 ALL = (DeviceCard, ParameterCalculator, ComputeCalculator)
 
@@ -202,7 +209,7 @@ def test_the_plot_of_time_is_the_result():
     assert list(calculator._line.get_ydata()) == pytest.approx(
         [1024 * seconds, 1024 * seconds / COUNTS[-1]]
     )
-    _, low, _, high = published_utilisation()
+    _, low, _, high = published_utilisation("all query-key pairs")
     band = calculator._band.get_paths()[0].vertices[:4]
     at_one = 1024 * seconds * 0.4
     assert [y for x, y in band if x == 1] == pytest.approx([at_one / low, at_one / high])
@@ -235,11 +242,44 @@ def test_the_plan_is_always_in_the_picture(settings):
     assert (before != pixels(calculator)).any()  # the point is really drawn
 
 
-def test_published_utilisation_is_of_the_table():
-    runs, low, middle, high = published_utilisation()
-    assert runs >= 20 and 0 < low < middle < high < 1
-    shown = ComputeCalculator().current.accuracy
-    assert f"{runs} published runs" in shown and f"{middle:.0%} in the median" in shown
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_the_band_counts_flops_as_the_plan_does(convention):
+    runs, low, middle, high = published_utilisation(convention)
+    assert runs >= (26 if convention == "6ND" else 19) and 0 < low < middle < high < 1
+    calculator = ComputeCalculator(convention=convention, count=1, mfu=0.4)
+    shown = calculator.current.accuracy
+    assert f"{runs} published runs had {middle:.0%} in the median" in shown
+    at_full_peak = calculator.current.value * 0.4
+    ends = [duration(at_full_peak / u) for u in (high, low)]
+    assert f"{low:.0%} to {high:.0%}: here {ends[0]} to {ends[1]}" in shown
+
+
+def test_utilisation_of_a_published_run_by_hand():
+    # Llama 2 7B: 2 T tokens in 184,320 hours of A100s, 4,096 tokens a sequence (its model card)
+    h, layers, vocabulary, s = 4096, 32, 32000, 4096
+    matrices = 6_738_415_616 - vocabulary * h - h * (2 * layers + 1)
+    every = 3 * (2 * matrices + 4 * layers * h * s) * 2e12
+    row = next(row for row in published_runs() if row["name"] == "Llama 2 7B")
+    assert _published_flops(row, "all query-key pairs") == pytest.approx(every, rel=1e-12)
+    assert _published_flops(row, "6ND") == 6 * 6_738_415_616 * 2e12
+    palm = _published_flops(row, "PaLM") / (184_320 * 3600 * 312e12)
+    assert palm == pytest.approx(0.453, abs=5e-4)  # lab 02 has it from PaLM's formula
+
+
+def published_runs():
+    with (DATA / "runs.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_6nd_says_what_it_leaves_out():
+    counted = [(_published_flops(row, "all query-key pairs"), row)
+               for row in published_runs() if row["tokens"]]  # fmt: skip
+    unseen = [1 - _published_flops(row, "6ND") / every for every, row in counted if every]
+    assert len(unseen) >= 19 and max(unseen) < UNSEEN
+    short = ComputeCalculator(model="qwen3-0.6b", convention="6ND", sequence=512)
+    assert "not in 6ND" not in short.current.accuracy
+    seen = float(table(short.set(sequence=32768))["6ND"][1])  # over all products, two decimals
+    assert f"{1 - seen:.0%} of this step's products are not in 6ND" in short.current.accuracy
 
 
 def test_learned_positions_end():

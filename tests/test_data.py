@@ -13,7 +13,7 @@ from sizing import Model, presets
 from sizing.hardware import KINDS, gpu, gpus
 from sizing.units import DATA
 
-TABLES = ("gpus", "prices", "runs")
+TABLES = ("gpus", "prices", "runs", "scaling_laws", "chinchilla_tables")
 SCALE = {"": 1, "M": 10**6, "million": 10**6, "B": 10**9}
 
 

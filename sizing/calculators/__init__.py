@@ -7,6 +7,7 @@ share, `html` and `style` how they look.
 from .anatomy import MemoryCalculator
 from .batch import BatchCalculator
 from .compute import ComputeCalculator
+from .compute_optimal import ComputeOptimal
 from .costs import CostCalculator
 from .device_card import DeviceCard
 from .optimizer import OptimizerCalculator
@@ -19,6 +20,7 @@ from .zero import ZeROStages
 __all__ = [
     "BatchCalculator",
     "ComputeCalculator",
+    "ComputeOptimal",
     "CostCalculator",
     "DeviceCard",
     "MemoryCalculator",

@@ -22,12 +22,13 @@ CONVENTIONS = {
     "causal pairs": "every product of the step, only the pairs that the mask leaves",
     "6ND": "6 × parameters × tokens",
     "PaLM": "6N + 12LHQT a token",
-    "Megatron": "72 l h^2 (1 + s/6h) + 6hV a token",
+    "Megatron": "72 l h^2 (1 + s/6h) + 6hV a token, a GPT's products whatever the model is",
 }
 COUNTS = powers_of_two(1, 65536)
 YEAR = 365 * DAY
 TIMES = {"1 ms": 1e-3, "1 s": 1.0, "1 min": 60.0, "1 h": HOUR, "1 day": DAY, "30 days": 30 * DAY}
 TIMES |= {"1 year": YEAR} | {f"{n:,} years": n * YEAR for n in (10, 100, 1000, 10**5, 10**7)}
+UNSEEN = 0.25  # share of the products outside 6ND: no run that the band is of has more
 USUAL = (60.0, 1000 * YEAR)  # what the time axis shows at least, in seconds
 
 
@@ -45,19 +46,34 @@ def training_flops(model: Model, sequence: int, tokens: float, convention: str) 
 
 
 @cache
-def published_utilisation() -> tuple[int, float, float, float]:
-    """(runs, 10th percentile, median, 90th percentile) of MFU over the whole runs in data/runs.csv:
-    6ND over GPU-hours x dense peak, with active parameters where there are experts."""
-    implied = []
+def published_utilisation(convention: str = "6ND") -> tuple[int, float, float, float]:
+    """(runs, 10th percentile, median, 90th percentile) of MFU over whole runs in data/runs.csv.
+
+    The model FLOPs of each run, counted by `convention`, over GPU-hours x dense peak: to be applied
+    to FLOPs of the same convention. 6ND needs no more than parameters and tokens; the others leave
+    out runs whose sequence is not published or whose shape is no preset.
+    """
+    found = []
     with (DATA / "runs.csv").open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             if row["kind"] == "run" and row["tokens"] and row["gpu_hours"]:
-                n = float(row["active_params"] or row["params"])
+                work = _published_flops(row, convention)
                 peak = gpu(row["gpu"]).peak_flops(row["peak_dtype"])
-                seconds = float(row["gpu_hours"]) * HOUR
-                implied.append(six_nd(n, float(row["tokens"])) / (seconds * peak))
-    tenths = quantiles(implied, n=10, method="inclusive")
-    return len(implied), tenths[0], tenths[4], tenths[8]
+                if work:
+                    found.append(work / (float(row["gpu_hours"]) * HOUR * peak))
+    tenths = quantiles(found, n=10, method="inclusive")
+    return len(found), tenths[0], tenths[4], tenths[8]
+
+
+def _published_flops(row: dict[str, str], convention: str) -> float | None:
+    """Model FLOPs of a row of data/runs.csv; None where the convention needs what it lacks."""
+    tokens = float(row["tokens"])
+    if convention == "6ND":
+        return six_nd(float(row["active_params"] or row["params"]), tokens)
+    name = row["name"].lower().replace(" ", "-")
+    if not row["sequence"] or name not in presets():
+        return None
+    return training_flops(Model(name), int(row["sequence"]), tokens, convention)
 
 
 def best_dtype(card: GPU) -> str:
@@ -89,13 +105,17 @@ class ComputeCalculator(Calculator):
         peak = card.peak_flops(dtype)
         work = {c: training_flops(chosen, sequence, tokens, c) for c in CONVENTIONS}
         seconds = training_time(work[convention], card, count, mfu, dtype)
-        runs, low, middle, high = published_utilisation()
+        runs, low, middle, high = published_utilisation(convention)
         rows = tuple(
             (name, si(f, "FLOP"), f"{f / work['all query-key pairs']:.2f}",
              duration(training_time(f, card, count, mfu, dtype)))
             for name, f in work.items()
         )  # fmt: skip
         fast, slow = (training_time(work[convention], card, count, u, dtype) for u in (high, low))
+        unseen = 1 - work[convention] / work["all query-key pairs"]
+        left_out = ""
+        if convention == "6ND" and unseen > UNSEEN:
+            left_out = f" But {unseen:.0%} of this step's products are not in 6ND: count them."
         return Result(
             value=seconds,
             headline=duration(seconds),
@@ -115,9 +135,9 @@ class ComputeCalculator(Calculator):
                 f"{seconds * count / HOUR:,.0f} GPU-hours, whatever the number of GPUs.",
             ),
             accuracy=(
-                f"FLOPs exact; time as good as the MFU. {runs} published runs had {middle:.0%} in "
-                f"the median, eight in ten {low:.0%} to {high:.0%}: here {duration(fast)} to "
-                f"{duration(slow)} (data/runs.csv)."
+                f"FLOPs exact; time as good as the MFU. FLOPs counted in the same way, {runs} "
+                f"published runs had {middle:.0%} in the median, eight in ten {low:.0%} to "
+                f"{high:.0%}: here {duration(fast)} to {duration(slow)} (data/runs.csv).{left_out}"
             ),
             data=(work[convention] / peak, count, mfu, low, high),
         )

@@ -19,7 +19,7 @@ from ..measuring.recording import (
     recorded_only,
     recordings,
 )
-from ..measuring.rooflines import roofline
+from ..measuring.rooflines import roofline, roofline_of
 
 # In the order of recording: the quick ones that others are read against come first.
 _MODULES = {
@@ -28,6 +28,7 @@ _MODULES = {
     "recompute": "recompute",
     "batch": "batch",
     "sequence-length": "sequence_length",
+    "isoflop": "isoflop",
     "optimizers": "optimizers",
     "accumulation": "accumulation",
     "memory-timeline": "memory_timeline",
@@ -98,5 +99,6 @@ __all__ = [
     "own",
     "recordings",
     "roofline",
+    "roofline_of",
     "run",
 ]

@@ -1,7 +1,8 @@
 """model-size: a real training step over more than a decade of model sizes.
 
 The Pythia models: one architecture and one vocabulary at every size. Each is built with random
-weights, and trained on random tokens: neither changes the time of a step.
+weights, and trained on random tokens: neither changes the time of a step. Hold its FLOP/s against
+the peak of `roofline_of`: what the device can reach is measured in one place, by `ceilings`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from ..measuring.device import Device
 from ..measuring.protocol import Experiment, Row
 from ..measuring.training import as_run, default_precision, describe, matmul_dtype, measure_step
 from ..run import Run
-from .ceilings import ceiling
 
 LARGEST_ON_CPU = 200e6  # parameters
 
@@ -54,15 +54,12 @@ def family(device: Device) -> list[str]:
 
 
 def measure(point: Row, device: Device) -> Row:
-    """Time, throughput, MFU and peak memory of one point."""
+    """Time, throughput, peak memory, and MFU of the datasheet's peak, of one point."""
     run = as_run(point)
-    best = ceiling(device, matmul_dtype(run))
     row = measure_step(run, device)
     datasheet = device.datasheet(matmul_dtype(run))
     return {
         **row,
-        "ceiling_flops_per_second": best,
-        "mfu_ceiling": row["flops_per_second"] / best,
         "datasheet_flops_per_second": datasheet,
         "mfu_datasheet": datasheet and row["flops_per_second"] / datasheet,
     }

@@ -21,6 +21,7 @@ from ..parallel import check_degrees, gradient_bytes
 from ..run import RECIPES, Run
 from ..units import BYTES
 from .backward import Point, points
+from .classic import buffers
 from .forward import Forward, turning_points
 from .optimizer import Trained, state_bytes, temporary_bytes
 from .sharding import shares
@@ -385,7 +386,7 @@ def _plan(
     recipe = RECIPES[precision]
     master = recipe.master
     wide = gradients == "fp32" and recipe.weight_bytes == 2
-    weights = sum(w.elements * n for w, n in model.weights) * recipe.weight_bytes
+    weights = sum(w.bytes(recipe.weights) * n for w, n in model.weights) + buffers(model)
     state = {
         "parameters": weights + (sum(t.total * t.width for t in trained) if lora else 0),
         "gradients": sum(t.total * (4 if wide else t.width) for t in trained),
@@ -450,7 +451,7 @@ def _largest(sizes: list[Size]) -> list[Size]:
 
 def _trained(forward: Forward) -> list[Trained]:
     """Every tensor that gets a gradient, in the model's order: tables, layers, norm and head."""
-    model, width = forward.model, BYTES[forward.dtype]
+    model = forward.model
     if forward.rank:
         return [
             Trained(t.shape, block.count, 4, hidden=True)
@@ -458,11 +459,17 @@ def _trained(forward: Forward) -> list[Trained]:
             for t in forward.weights[block]
             if t.grad
         ]
-    outer = [(Trained(w.shape, 1, width, hidden=False), w) for w in model.outer]
+
+    def trained(weight, count: int, hidden: bool) -> Trained:
+        width = BYTES[weight.dtype or forward.dtype]
+        return Trained(weight.shape, count, width, hidden=hidden and len(weight.shape) == 2)
+
+    outer = [(trained(w, 1, hidden=False), w) for w in model.outer if w.trained]
     inner = [
-        Trained(w.shape, block.count, width, hidden=len(w.shape) == 2)
+        trained(w, block.count, hidden=True)
         for block in model.blocks
         for w in block.weights
+        if w.trained
     ]
     tables = [t for t, w in outer if w.part == "embedding"]
     return [*tables, *inner, *(t for t, w in outer if w.part != "embedding")]

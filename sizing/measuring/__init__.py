@@ -9,7 +9,7 @@ next door.
 import importlib
 
 from .recording import Recording, load, recorded_only
-from .rooflines import roofline
+from .rooflines import roofline, roofline_of
 
 # These bring torch: they load when first used.
 _LAZY = {
@@ -27,4 +27,4 @@ def __getattr__(name: str):
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["Recording", "load", "recorded_only", "roofline", *_LAZY]
+__all__ = ["Recording", "load", "recorded_only", "roofline", "roofline_of", *_LAZY]

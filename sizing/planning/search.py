@@ -12,6 +12,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from itertools import product
 
 from ..architecture.model import Model, presets
@@ -250,7 +251,7 @@ def _template(model, tokens: float | None, fixed: Mapping) -> tuple[Run, float]:
         if not 0 < model < math.inf:
             raise ValueError(f"model: {model!r} FLOPs given; allowed: a finite number above 0")
         size = math.sqrt(model / (6 * TOKENS_PER_PARAMETER))
-        sized = {name: Model(name).parameters.total for name in presets()}
+        sized = _sizes()
         nearest = min(sized, key=lambda name: abs(math.log(sized[name] / size)))
         tokens = model / (6 * sized[nearest]) if tokens is None else tokens
         model = nearest
@@ -268,6 +269,12 @@ def _template(model, tokens: float | None, fixed: Mapping) -> tuple[Run, float]:
     if tokens is None:
         tokens = TOKENS_PER_PARAMETER * run.model.parameters.total
     return run, tokens
+
+
+@cache
+def _sizes() -> dict[str, int]:
+    """Parameters of every preset."""
+    return {name: Model(name).parameters.total for name in presets()}
 
 
 def _axes(template: Run, fixed: Mapping, vary: Mapping) -> dict[str, tuple]:

@@ -18,8 +18,10 @@ from transformers import (
     AttentionMaskInterface,
     AutoConfig,
     AutoModelForCausalLM,
+    PreTrainedConfig,
     masking_utils,
 )
+from transformers import __version__ as version
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.pytorch_utils import Conv1D
 
@@ -35,19 +37,78 @@ def model(run: Run, attention: str | None = None) -> torch.nn.Module:
         run: the training run; dropout is whatever its config says.
         attention: overrides transformers' attention implementation.
     """
-    config = AutoConfig.for_model(**run.model.config)
+    if run.model.head != "language model":
+        raise ValueError(
+            f"architectures: a model with head {run.model.head!r} given; allowed: a causal "
+            "language model, whose loss is over the vocabulary"
+        )
+    config = config_of(run.model)
     config.use_cache = False  # as transformers' Trainer sets it
     implementation = attention or _attention(run)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        network = AutoModelForCausalLM.from_config(
-            config, dtype=DTYPES[run.recipe.weights], attn_implementation=implementation
+        network = _built(
+            run.model, config, dtype=DTYPES[run.recipe.weights], attn_implementation=implementation
         )
         if run.recompute == "full":
             network.gradient_checkpointing_enable({"use_reentrant": False})
     # GPT-2's class name does not say its loss: transformers would warn, and take this one.
     network.loss_type = "ForCausalLM"
     return network.train()
+
+
+def config_of(model) -> PreTrainedConfig:
+    """transformers' config of a model.
+
+    Raises:
+        ValueError: transformers refuses the config; names it and says why.
+    """
+    try:
+        return AutoConfig.for_model(**_plain(model.config))
+    except Exception as error:  # each config class has its own
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"config: transformers {version} does not take that of {model.name!r} "
+            f"({type(error).__name__}: {reason[:300]}); allowed: a config that it takes"
+        ) from error
+
+
+# Rotary types that transformers' own code does not know; they change angles, not sizes.
+_ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "su", "llama3", "proportional")
+
+
+def _plain(config: dict) -> dict:
+    """The config without what transformers checks though it changes no size: special tokens outside
+    the vocabulary, constants that are no numbers, foreign kinds of rotary scaling."""
+    plain = {**config, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
+    plain.pop("initializer_range", None)
+    for key in [key for key in plain if key.endswith(("_eps", "_epsilon"))]:
+        if not isinstance(plain[key], float):
+            del plain[key]
+    for key in ("rope_scaling", "rope_parameters"):
+        rope = plain.get(key)
+        if isinstance(rope, str) or (
+            isinstance(rope, dict)
+            and rope.get("rope_type", rope.get("type", "default")) not in _ROPE_TYPES
+        ):
+            del plain[key]
+    return plain
+
+
+def _built(model, config, **settings) -> torch.nn.Module:
+    try:
+        return AutoModelForCausalLM.from_config(config, **settings)
+    except (KeyError, AttributeError, AssertionError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        if "fused_core" in reason or "recomputed_core" in reason:
+            raise ValueError(
+                f"attention: {model.family!r} has no other than transformers' own; allowed: "
+                "attention='eager' and recompute 'none' or 'full'"
+            ) from error
+        raise ValueError(
+            f"config: transformers {version} does not build {model.name!r} "
+            f"({type(error).__name__}: {reason[:300]})"
+        ) from error
 
 
 def not_packed():
@@ -58,8 +119,10 @@ def not_packed():
 
 
 def _attention(run: Run) -> str:
+    if not run.model.traits.fused_attention:
+        return "eager"
     if run.attention == "flash":
-        return "fused_core"
+        return "sdpa" if run.model.family == "falcon" else "fused_core"
     return "recomputed_core" if run.recompute == "selective" else "eager"
 
 

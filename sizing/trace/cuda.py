@@ -35,6 +35,11 @@ def cuda_operators():
         stack.enter_context(patch.object(functional, fused, _attention))
         for module, name in _FP32:
             stack.enter_context(patch.object(module, name, _in_fp32(getattr(module, name))))
+        # asked without a device it answers for CUDA, which is the CPU here
+        enabled = torch.is_autocast_enabled
+        stack.enter_context(
+            patch.object(torch, "is_autocast_enabled", lambda device="cpu": enabled(device))
+        )
         yield
 
 
