@@ -1,8 +1,8 @@
 """How much, how long, and how it is started.
 
 `optimal` divides a budget between parameters and tokens (`scaling`, `scaling_fits`, `batch_laws`);
-`plan` searches the runs that GPUs, a deadline and a budget allow (`search`); `cost` has the hours and
-dollars of one (`costs`), `checkpoint` and `saving` what it writes and how often (`storage`,
+`plan` searches the runs that GPUs, a deadline and a budget allow (`search`); `cost` has the hours
+and dollars of one (`costs`), `checkpoint` and `saving` what it writes and how often (`storage`,
 `containers`); `launch` writes what starts it; `report` puts a plan on one page (`page`).
 """
 
