@@ -44,6 +44,7 @@ def test_a_process_killed_in_a_save_loses_nothing_but_its_steps():
     assert row["equal"] == 1
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_the_last_whole_checkpoint_is_found(tmp_path):
     assert checkpoints.last_good(tmp_path) is None
     state = {"model": {}, "progress": 1}

@@ -1,5 +1,8 @@
 """The search: what it finds, what it says, and that nothing better was missed."""
 
+import shlex
+import subprocess
+import sys
 import time
 import warnings
 from dataclasses import fields, replace
@@ -9,6 +12,7 @@ import pytest
 
 import sizing
 from sizing import Run, memory, step_time
+from sizing.hardware import measured_gpu
 from sizing.planning import search
 from sizing.run import CHOICES
 
@@ -162,7 +166,61 @@ def test_progress_wraps_the_groups():
             yield group
 
     sizing.plan("gpt2", {"h100-sxm": 4}, 1e9, sequence=1024, batch=2**19, progress=bar)
-    assert walked == [("h100-sxm", 4), ("h100-sxm", 2), ("h100-sxm", 1)]
+    assert [(card.name, number) for card, number in walked] == [
+        ("h100-sxm", 4), ("h100-sxm", 2), ("h100-sxm", 1),
+    ]  # fmt: skip
+
+
+WORKER = """
+import os
+import sys
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from sizing import Run
+from sizing.trace import build
+
+os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+run = Run("pythia-14m", sequence=128, precision="fp32", data=dist.get_world_size(),
+          micro_batch=int(sys.argv[1]), accumulation=int(sys.argv[2]))
+torch.manual_seed(0)
+network = torch.nn.parallel.DistributedDataParallel(build.model(run))
+optimizer = torch.optim.AdamW(network.parameters())
+seen = torch.zeros(1)
+for _ in range(run.accumulation):
+    batch = torch.randint(run.model.vocab, (run.micro_batch, run.sequence))
+    (network(input_ids=batch, labels=batch).loss / run.accumulation).backward()
+    seen += batch.numel()
+optimizer.step()
+dist.all_reduce(seen)
+if dist.get_rank() == 0:
+    print("tokens", int(seen), "of", run.tokens)
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_a_plan_for_this_machine_is_exported_and_started(tmp_path):
+    """Two processes of a CPU, planned, written as a torchrun line, and really run for a step."""
+    here = measured_gpu("this CPU", {"fp32": 1e11}, 2e10, 16 * 10**9, link=1e9, power=100)
+    found = sizing.plan(
+        "pythia-14m", {here: 2}, 1e7, batch=2048, counts=(2,), prices={"measured": 0.1},
+        sequence=128, precision="fp32", gradients="same", optimizer="adamw", zero=0, tensor=1,
+        pipeline=1, micro_batch=2,
+    )  # fmt: skip
+    run = found.best.run
+    assert (run.data, run.gpus, run.tokens) == (2, 2, 2048)
+    script = tmp_path / "train.py"
+    script.write_text(WORKER)
+    line = sizing.launch.torchrun(run, f"{script} {run.micro_batch} {run.accumulation}")
+    words = [sys.executable, "-m", "torch.distributed.run", *shlex.split(line)[1:]]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "tokens 2048 of 2048" in done.stdout
+    assert sizing.report(found).title.endswith("this CPU")
 
 
 @pytest.mark.slow

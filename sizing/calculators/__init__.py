@@ -8,23 +8,27 @@ from .anatomy import MemoryCalculator
 from .batch import BatchCalculator
 from .compute import ComputeCalculator
 from .compute_optimal import ComputeOptimal
+from .costs import CostCalculator
 from .device_card import DeviceCard
 from .optimizer import OptimizerCalculator
 from .parameters import ParameterCalculator
 from .planner import ParallelPlanner
 from .sequence import SequenceCalculator, layer_bytes
+from .storage import StorageCalculator
 from .zero import ZeROStages
 
 __all__ = [
     "BatchCalculator",
     "ComputeCalculator",
     "ComputeOptimal",
+    "CostCalculator",
     "DeviceCard",
     "MemoryCalculator",
     "OptimizerCalculator",
     "ParallelPlanner",
     "ParameterCalculator",
     "SequenceCalculator",
+    "StorageCalculator",
     "ZeROStages",
     "layer_bytes",
 ]

@@ -256,7 +256,8 @@ def _clock(hours: float) -> str:
 
 # --- accelerate ----------------------------------------------------------------------------------
 
-# The layer that FSDP wraps, by family, as transformers 5.23 names it.
+# The layer that FSDP wraps, by family, as transformers 5.23 names it. For a family that is not
+# listed accelerate takes what the model itself names in `_no_split_modules`.
 LAYERS = {
     "deepseek_v3": "DeepseekV3DecoderLayer",
     "gemma2": "Gemma2DecoderLayer",
@@ -326,7 +327,7 @@ def accelerate_config(run: Run, *, node: int = NODE, head: str | None = None) ->
             "fsdp_version": 2,
             "fsdp_reshard_after_forward": run.zero == 3,
             "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-            "fsdp_transformer_layer_cls_to_wrap": LAYERS[run.model.family],
+            **_wrapped(run),
             "fsdp_activation_checkpointing": run.recompute == "full",
             "fsdp_state_dict_type": "SHARDED_STATE_DICT",
             "fsdp_cpu_ram_efficient_loading": True,
@@ -340,6 +341,11 @@ def accelerate_config(run: Run, *, node: int = NODE, head: str | None = None) ->
             "parallelism_config_cp_size": run.context,
         }
     return config
+
+
+def _wrapped(run: Run) -> dict:
+    layer = LAYERS.get(run.model.family)
+    return {"fsdp_transformer_layer_cls_to_wrap": layer} if layer else {}
 
 
 # --- torchtitan ----------------------------------------------------------------------------------

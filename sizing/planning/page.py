@@ -14,7 +14,6 @@ from itertools import pairwise
 from pathlib import Path
 
 from ..footprint.step import memory
-from ..hardware import gpu as find_gpu
 from ..speed.step import step_time
 from ..units import GB, count, duration, gb
 from . import launch
@@ -244,7 +243,7 @@ def report(plan: Plan | Candidate, which: int = 0, script: str = "train.py") -> 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         phases = memory(run).phases
-        parts = step_time(run, chosen.gpu).parts
+        parts = step_time(run, chosen.device).parts
     figures = [
         bars(
             "Memory by phase on the fullest GPU (GB; line: the card)",
@@ -267,7 +266,7 @@ def report(plan: Plan | Candidate, which: int = 0, script: str = "train.py") -> 
     if isinstance(plan, Plan) and len(plan.runs) > 1:
         figures.append(frontier(plan, chosen))
     return Report(
-        title=f"{run.model.name} on {run.gpus} x {find_gpu(chosen.gpu).label}",
+        title=f"{run.model.name} on {run.gpus} x {chosen.device.label}",
         facts=_facts(chosen),
         reason=f"Why: {chosen.reason}. The widest term of the band is "
         f"{next(iter(error_budget()))}.",

@@ -12,6 +12,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from itertools import product
 
 from ..architecture.model import Model, presets
@@ -44,9 +45,8 @@ class Candidate:
 
     Attributes:
         run: with its degrees.
-        gpu: the card's slug.
+        device: the card.
         memory: bytes at the peak of the fullest GPU.
-        capacity: bytes of the card.
         fits: "fits", "tight" or "does not fit".
         cost: hours, days, dollars with their bands; None where it does not fit.
         reason: why this one, in words.
@@ -54,13 +54,22 @@ class Candidate:
     """
 
     run: Run
-    gpu: str
+    device: GPU
     memory: int
-    capacity: int
     fits: str
     cost: Cost | None
     reason: str
     missing: str = ""
+
+    @property
+    def gpu(self) -> str:
+        """The card's slug."""
+        return self.device.name
+
+    @property
+    def capacity(self) -> int:
+        """Bytes of the card."""
+        return self.device.memory
 
     @property
     def feasible(self) -> bool:
@@ -127,7 +136,7 @@ class Plan:
 
 def plan(
     model: Model | Run | str | Mapping | float,
-    gpus: Mapping[str, int],
+    gpus: Mapping[str | GPU, int],
     tokens: float | None = None,
     deadline_days: float | None = None,
     budget: float | None = None,
@@ -149,7 +158,8 @@ def plan(
         model: a `Model` or what makes one; a `Run` whose precision, optimizer, sequence and so on
             are kept; or a number of FLOPs, for which the preset nearest to the compute-optimal size
             is taken with as many tokens as the FLOPs allow.
-        gpus: {card: how many there are}. Fewer are tried too: halves, quarters and so on.
+        gpus: {card: how many there are}, a card being a name in data/gpus.csv or a `GPU`. Fewer are
+            tried too: halves, quarters and so on.
         tokens: to train on; by default 20 for each parameter.
         deadline_days: days that it may take, at the middle of the band.
         budget: dollars that it may cost.
@@ -182,9 +192,8 @@ def plan(
     rejected: list[Candidate] = []
     considered = 0
     memories: dict[Run, int] = {}
-    for card, number in progress(groups) if progress else groups:
-        device = find_gpu(card)
-        price = (prices or {}).get(card) or usual_price(device)
+    for device, number in progress(groups) if progress else groups:
+        price = (prices or {}).get(device.name) or usual_price(device)
         timed, seen, nearest = _timed(template, device, number, axes, batch, network, node, dropped)
         considered += seen
         found, skipped = _fitting(timed, device, keep, memories, dropped)
@@ -221,16 +230,15 @@ def _by(rank: str) -> Callable[[Candidate], tuple]:
 # --- What is searched ----------------------------------------------------------------------------
 
 
-def _cards(gpus: Mapping[str, int]) -> dict[str, int]:
+def _cards(gpus: Mapping[str | GPU, int]) -> dict[GPU, int]:
     if not isinstance(gpus, Mapping) or not gpus:
-        raise ValueError(
-            f"gpus: {gpus!r} given; allowed: {{card: how many}}, as {{'h100-sxm': 64}}"
-        )
+        allowed = "{card: how many}, as {'h100-sxm': 64}"
+        raise ValueError(f"gpus: {gpus!r} given; allowed: {allowed}")
     for card, number in gpus.items():
-        find_gpu(card)
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise ValueError(f"gpus[{card!r}]: {number!r} given; allowed: a whole number >= 1")
-    return dict(gpus)
+            name = card.name if isinstance(card, GPU) else card
+            raise ValueError(f"gpus[{name!r}]: {number!r} given; allowed: a whole number >= 1")
+    return {c if isinstance(c, GPU) else find_gpu(c): number for c, number in gpus.items()}
 
 
 def _template(model, tokens: float | None, fixed: Mapping) -> tuple[Run, float]:
@@ -243,7 +251,7 @@ def _template(model, tokens: float | None, fixed: Mapping) -> tuple[Run, float]:
         if not 0 < model < math.inf:
             raise ValueError(f"model: {model!r} FLOPs given; allowed: a finite number above 0")
         size = math.sqrt(model / (6 * TOKENS_PER_PARAMETER))
-        sized = {name: Model(name).parameters.total for name in presets()}
+        sized = _sizes()
         nearest = min(sized, key=lambda name: abs(math.log(sized[name] / size)))
         tokens = model / (6 * sized[nearest]) if tokens is None else tokens
         model = nearest
@@ -261,6 +269,12 @@ def _template(model, tokens: float | None, fixed: Mapping) -> tuple[Run, float]:
     if tokens is None:
         tokens = TOKENS_PER_PARAMETER * run.model.parameters.total
     return run, tokens
+
+
+@cache
+def _sizes() -> dict[str, int]:
+    """Parameters of every preset."""
+    return {name: Model(name).parameters.total for name in presets()}
 
 
 def _axes(template: Run, fixed: Mapping, vary: Mapping) -> dict[str, tuple]:
@@ -498,7 +512,7 @@ def _candidate(run, device, held, priced, skipped, network, node) -> Candidate:
     elif run.gpus > 1:
         words.append("the quickest of all layouts on these GPUs")
     return Candidate(
-        run, device.name, held, device.memory, _verdict(held, device.memory), priced,
+        run, device, held, _verdict(held, device.memory), priced,
         "; ".join(words),
     )  # fmt: skip
 
@@ -532,7 +546,7 @@ def _too_large(template, device, number, timed, nearest, memories) -> Candidate:
     """The candidate of a group, in which nothing fits, that comes nearest."""
     if nearest is None:
         return Candidate(
-            template, device.name, 0, device.memory, "does not fit", None, "",
+            template, device, 0, "does not fit", None, "",
             f"no degrees of {number} GPUs make the global batch: choose another `batch`",
         )  # fmt: skip
     tried = [nearest, *(run for _, run in timed[-8:])]
@@ -541,7 +555,7 @@ def _too_large(template, device, number, timed, nearest, memories) -> Candidate:
     short = held - TIGHT * device.memory
     enough = math.ceil(number * held / (TIGHT * device.memory))
     return Candidate(
-        run, device.name, held, device.memory, "does not fit", None, "",
+        run, device, held, "does not fit", None, "",
         f"does not fit: {gb(held)} on the fullest GPU at least, {gb(short)} too many; it would "
         f"take about {enough} such GPUs, or larger ones",
     )  # fmt: skip

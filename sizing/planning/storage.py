@@ -16,7 +16,10 @@ import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+from ..architecture.decoder import layer_kinds
+from ..architecture.fields import Fields
 from ..architecture.model import Model
+from ..architecture.weights import Block
 from ..run import Run, all_weights_trained
 from .containers import (
     Chunk,
@@ -195,7 +198,10 @@ def _numbers_of(model: Model, precision: str, optimizer: str) -> int:
     return sum(_numbers(content.get(part, {})) for part in ("model", "optimizer", "master"))
 
 
-_PREFIX = {"gpt2": "transformer.", "gpt_neox": "gpt_neox.", "opt": "model.decoder."}
+_TRANSFORMER = ("gpt2", "gpt_bigcode", "gptj", "gpt_neo", "bloom", "mpt", "falcon")
+_PREFIX = {"gpt_neox": "gpt_neox.", "opt": "model.decoder."} | dict.fromkeys(
+    _TRANSFORMER, "transformer."
+)
 
 
 def parameter_shapes(model: Model) -> list[tuple[str, tuple[int, ...]]]:
@@ -212,14 +218,13 @@ def parameter_shapes(model: Model) -> list[tuple[str, tuple[int, ...]]]:
     return outer + inner
 
 
-def _blocks_by_layer(model: Model) -> list:
+def _blocks_by_layer(model: Model) -> list[Block]:
     """The kind of each layer. Kinds that differ in their window alone have the same weights."""
-    kinds = {block.weights: block for block in model.blocks}
-    if len(kinds) == 2 and model.family == "qwen3_moe":
-        dense, sparse = sorted(kinds.values(), key=lambda b: any(w.chosen for w in b.weights))
-        step, only = model.config["decoder_sparse_step"], model.config.get("mlp_only_layers") or []
-        return [dense if i in only or (i + 1) % step else sparse for i in range(model.layers)]
-    return [block for block in model.blocks for _ in range(block.count)]
+    if len({block.weights for block in model.blocks}) == 1:
+        return [block for block in model.blocks for _ in range(block.count)]
+    kinds = layer_kinds(Fields(model.family, model.config), model.layers)
+    blocks = dict(zip(dict.fromkeys(kinds), model.blocks, strict=True))
+    return [blocks[kind] for kind in kinds]
 
 
 def _slots(optimizer: str, name: str, shape: tuple, width: str) -> list[tuple[str, Stored]]:
