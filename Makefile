@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: lab test quick bench record notebooks labs lint clean
+.PHONY: lab test quick bench rehearse record notebooks labs lint clean
 
 lab: $(READY)
 	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" notebooks/00-start-here.ipynb
@@ -22,6 +22,17 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python bench/bench.py
+
+# Every CUDA line on a machine without a GPU: Linux on x86-64 with gcc; 5 GB, once (see the file).
+rehearse: .venv-rehearsal/.ready
+	.venv-rehearsal/bin/python tests/rehearsal/rehearse.py
+
+# Three = signs: the CUDA build, not a "+cpu" one that pip may know as well.
+.venv-rehearsal/.ready: requirements.txt
+	$(PYTHON) -m venv .venv-rehearsal
+	sed -n -E 's/^torch==/torch===/p; /^(transformers|numpy|pandas|tqdm|psutil)==/p' requirements.txt \
+		| .venv-rehearsal/bin/python -m pip install --quiet --disable-pip-version-check -r /dev/stdin
+	touch $@
 
 # Measure every experiment on this machine; the rows go to data/measurements/<device>/.
 record: $(READY)

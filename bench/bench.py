@@ -42,6 +42,7 @@ CONTROLS = (
     Control("ParameterCalculator", "model", "ArrowUp", "ArrowDown"),
     Control("ComputeCalculator", "train on"),
     Control("ComputeCalculator", "MFU"),
+    Control("ComputeOptimal", "compute"),
     Control("SequenceCalculator", "sequence", steps=3),
     Control("MemoryCalculator", "sequence", steps=3),
     Control("OptimizerCalculator", "model", "ArrowUp", "ArrowDown"),

@@ -21,7 +21,21 @@ from .footprint import (
 )
 from .hardware import gpu, gpus
 from .parallel import communication, stages
-from .planning import launch, training_time
+from .planning import (
+    batch_laws,
+    checkpoint,
+    cost,
+    disk,
+    launch,
+    optimal,
+    plan,
+    report,
+    saving,
+    scaling,
+    scaling_fits,
+    token_files,
+    training_time,
+)
 from .run import Lora, Run
 from .speed import step_time, sustained_rates
 from .units import DATA, GB, GIB, count, duration, gb, gib, si
@@ -47,10 +61,14 @@ __all__ = [
     "Lora",
     "Model",
     "Run",
+    "batch_laws",
     "bytes_per_parameter",
+    "checkpoint",
     "communication",
     "compute",
+    "cost",
     "count",
+    "disk",
     "duration",
     "flops",
     "gb",
@@ -65,15 +83,22 @@ __all__ = [
     "memory",
     "memory_grid",
     "model_state",
+    "optimal",
     "palm",
     "parallel",
+    "plan",
     "presets",
+    "report",
     "saved_tensors",
+    "saving",
+    "scaling",
+    "scaling_fits",
     "si",
     "six_nd",
     "stages",
     "step_time",
     "sustained_rates",
+    "token_files",
     "training_time",
     "units",
     "zero_state",

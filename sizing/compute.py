@@ -82,7 +82,7 @@ def matmuls(model: Model, sequence: int, attention: str = "full") -> tuple[Matmu
                     Matmul(
                         weight.name,
                         weight.part,
-                        2 * sequence * weight.active * block.count,
+                        2 * sequence * weight.multiplied * block.count,
                         recomputed=weight.name != block.last_matmul,
                     )
                 )

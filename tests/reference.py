@@ -7,6 +7,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from sizing.architecture.fields import known
+
 
 def build(config: dict, attention: str = "eager", device: str = "meta") -> torch.nn.Module:
     """The transformers model of a config on the meta device (or, in a fake mode, on another)."""
@@ -94,23 +96,136 @@ def random_config(family: str, rng: random.Random) -> dict:
             "num_experts_per_tok": rng.choice([1, 2, 3]),
             "first_k_dense_replace": rng.choice([0, 1, 2, 9]),
         }
-    common["num_key_value_heads"] = rng.choice([h for h in (1, 2, heads) if heads % h == 0])
-    if family not in ("qwen2", "olmo2"):
-        common["head_dim"] = head_dim
-    if family in ("llama", "qwen3", "gemma2", "gemma3_text", "olmo2", "qwen3_moe"):
-        common["attention_bias"] = rng.random() < 0.5
-    if family == "llama":
-        common["mlp_bias"] = rng.random() < 0.5
-    if family in ("mistral", "gemma2", "gemma3_text", "mixtral"):
-        common["sliding_window"] = rng.choice([8, 16])
-    if family in ("qwen2", "qwen3"):
-        common |= {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
-    if family in ("mixtral", "qwen3_moe"):
-        common |= {"num_local_experts": 6, "num_experts_per_tok": rng.choice([1, 2, 4])}
-    if family == "qwen3_moe":
-        common |= {
-            "moe_intermediate_size": rng.randrange(4, 40),
-            "decoder_sparse_step": rng.choice([1, 2]),
-            "mlp_only_layers": rng.choice([[], [0]]),
+    if family in CLASSIC:
+        return _classic(family, common, rng)
+    fields = known()["families"][family]["fields"]
+    kv_heads = rng.choice([h for h in (1, 2, heads) if heads % h == 0])
+    layers = common["num_hidden_layers"]
+    drawn = common | {
+        "num_key_value_heads": kv_heads,
+        "head_dim": head_dim,
+        "sliding_window": rng.choice([8, 16]),
+        "use_sliding_window": True,
+        "max_window_layers": 1,
+        "num_local_experts": 6,
+        "num_experts": 6,
+        "n_routed_experts": 8,
+        "n_group": 2,
+        "topk_group": 1,
+        "num_experts_per_tok": rng.choice([1, 2, 4]),
+        "moe_num_experts": 6,
+        "moe_k": rng.choice([1, 2, 4]),
+        "moe_num_shared_experts": rng.choice([0, 1, 2]),
+        "moe_layer_start_index": rng.choice([0, 1]),
+        "moe_intermediate_size": rng.randrange(4, 40),
+        "intermediate_size_mlp": rng.randrange(10, 200),
+        "shared_expert_intermediate_size": rng.randrange(4, 40),
+        "n_shared_experts": rng.choice([1, 2]),
+        "first_k_dense_replace": rng.choice([0, 1, 2, 9]),
+        "decoder_sparse_step": rng.choice([1, 2]),
+        "mlp_only_layers": rng.choice([[], [0]]),
+        "interleave_moe_layer_step": rng.choice([1, 2]),
+        "no_rope_layer_interval": rng.choice([2, 4]),
+        "attention_chunk_size": rng.choice([8, 16]),
+        "resid_pdrop": rng.choice([0.0, 0.1]),
+        "embd_pdrop": rng.choice([0.0, 0.1]),
+        "residual_dropout": rng.choice([0.0, 0.1]),
+        "embedding_dropout": rng.choice([0.0, 0.1]),
+        "hidden_dropout": rng.choice([0.0, 0.1]),
+    }
+    for flag in FLAGS:
+        drawn[flag] = rng.random() < 0.5
+    if family == "deepseek_v2":
+        drawn |= {
+            "q_lora_rank": rng.choice([None, 12]),
+            "kv_lora_rank": rng.randrange(4, 20),
+            "qk_rope_head_dim": rng.choice([4, 8]),
+            "qk_nope_head_dim": rng.choice([8, 12]),
+            "v_head_dim": rng.choice([8, 10]),
+            "num_key_value_heads": heads,
         }
-    return common
+    if layers < 4 and rng.random() < 0.5 and "layer_types" in fields and family in TYPED:
+        drawn["layer_types"] = ["full_attention", "sliding_attention", "full_attention"][:layers]
+    return {key: value for key, value in drawn.items() if key in fields or key in common}
+
+
+FLAGS = (
+    "attention_bias",
+    "attention_out_bias",
+    "mlp_bias",
+    "use_bias",
+    "qkv_bias",
+    "use_qkv_bias",
+    "use_qk_norm",
+    "qk_layernorm",
+    "use_post_norm",
+    "use_parallel_residual",
+    "norm_topk_prob",
+)
+TYPED = ("mistral", "ministral", "gemma2", "gemma3_text", "olmo3", "cohere2", "gpt_oss", "qwen3")
+CLASSIC = ("gpt_bigcode", "gptj", "gpt_neo", "bloom", "mpt", "falcon")
+
+
+def _classic(family: str, common: dict, rng: random.Random) -> dict:
+    """The families whose configs have names of their own."""
+    layers, heads = common.pop("num_hidden_layers"), common.pop("num_attention_heads")
+    hidden = common.pop("hidden_size")
+    rate, inner = rng.choice([0.0, 0.1]), rng.choice([None, 50])
+    sizes = {
+        "gpt_bigcode": {
+            "n_layer": layers,
+            "n_head": heads,
+            "n_embd": hidden,
+            "n_positions": rng.randrange(64, 200),
+            "multi_query": rng.random() < 0.5,
+            "n_inner": inner,
+            "resid_pdrop": rate,
+        },
+        "gptj": {
+            "n_layer": layers,
+            "n_head": heads,
+            "n_embd": hidden,
+            "n_positions": rng.randrange(64, 200),
+            "rotary_dim": rng.choice([4, 8]),
+            "n_inner": inner,
+            "resid_pdrop": rate,
+        },
+        "gpt_neo": {
+            "num_layers": layers,
+            "num_heads": heads,
+            "hidden_size": hidden,
+            "intermediate_size": inner,
+            "max_position_embeddings": rng.randrange(64, 200),
+            "window_size": 8,
+            "attention_types": [[["global"], 1], [["local"], layers - 1]],
+            "resid_dropout": rate,
+        },
+        "bloom": {
+            "n_layer": layers,
+            "n_head": heads,
+            "hidden_size": hidden,
+            "hidden_dropout": rate,
+        },
+        "mpt": {
+            "n_layers": layers,
+            "n_heads": heads,
+            "d_model": hidden,
+            "max_seq_len": 512,
+            "attn_config": {"attn_pdrop": 0},  # transformers takes whole numbers alone
+        },
+        "falcon": {
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "hidden_size": hidden,
+            "ffn_hidden_size": inner,
+            "bias": rng.random() < 0.5,
+            "new_decoder_architecture": rng.random() < 0.5,
+            "multi_query": rng.random() < 0.5,
+            "parallel_attn": rng.random() < 0.7,
+            "num_kv_heads": rng.choice([h for h in (1, 2, heads) if heads % h == 0]),
+            "num_ln_in_parallel_attn": rng.choice([None, 1, 2]),
+            "alibi": rng.random() < 0.3,
+            "hidden_dropout": rate,
+        },
+    }
+    return common | sizes[family]

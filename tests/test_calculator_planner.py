@@ -65,7 +65,7 @@ def test_best_is_that_of_brute_force():
     found = {}
     for tensor, pipeline in product(TENSOR, PIPELINE):
         data = 64 // (tensor * pipeline)
-        if data == 0:
+        if data == 0 or pipeline > RUN.model.layers:
             continue
         run = replace(RUN, data=data, tensor=tensor, pipeline=pipeline, accumulation=256 // data)
         try:
@@ -119,6 +119,12 @@ def test_reason_is_that_of_check_degrees(model, degrees, word):
     assert str(caught.value) in made.current.notes[0]
     assert made.current.value == 0 and made.current.headline.endswith("is impossible")
     assert table(made)[degrees] == word
+
+
+def test_a_stage_without_layers_is_no_plan():
+    made = ParallelPlanner(model="llama-3.1-8b", sequence=1024, look=(1, 64))
+    assert "64 stages for 32 layers: 32 would hold no layer" in made.current.notes[0]
+    assert table(made)[1, 64] == "layers"
 
 
 def test_batch_smaller_than_data_parallelism():

@@ -4,14 +4,16 @@ import csv
 import json
 import re
 from datetime import date
+from pathlib import Path
 
 import pytest
 
+import sizing.speed
 from sizing import Model, presets
 from sizing.hardware import KINDS, gpu, gpus
 from sizing.units import DATA
 
-TABLES = ("gpus", "prices", "runs")
+TABLES = ("gpus", "prices", "runs", "scaling_laws", "chinchilla_tables")
 SCALE = {"": 1, "M": 10**6, "million": 10**6, "B": 10**9}
 
 
@@ -77,12 +79,32 @@ def test_names_are_unique(table):
 
 def test_readme_explains_every_file_and_column():
     readme = (DATA / "README.md").read_text(encoding="utf-8")
-    for table in (*TABLES, "ultrascale_h100"):
+    for table in (*TABLES, "ultrascale_h100", "rates"):
         assert f"## {table}.csv" in readme
         for column in rows(table)[0]:
             assert f"`{column}`" in readme, f"{table}.csv: {column}"
     for path in DATA.iterdir():
         assert path.name in readme or path.name == "README.md", path.name
+
+
+# ---- rates.csv
+
+
+def test_every_constant_says_where_it_comes_from():
+    for row in rows("rates"):
+        assert row["origin"] in ("calibrated", "measured", "published", "assumed"), row
+        assert float(row["value"]) > 0 and row["unit"] and row["source"], row
+        if row["origin"] == "calibrated" and not row["source"].startswith("as "):
+            assert "CALIBRATION" in row["source"] or "arXiv" in row["source"], row
+    named = [row["gpu"] for row in rows("rates") if row["gpu"]]
+    assert set(named) <= {*gpus(), "measured"} and len(set(named)) == len(named)
+
+
+def test_every_constant_is_used():
+    room = Path(sizing.speed.__file__).parent
+    code = "".join(path.read_text(encoding="utf-8") for path in room.glob("*.py"))
+    for row in rows("rates"):
+        assert f'"{row["name"]}"' in code, row
 
 
 # ---- gpus.csv

@@ -162,6 +162,22 @@ def test_each_room_says_what_it_is_for(path):
     assert 2 <= len(text.splitlines()) <= 8
 
 
+def test_the_map_of_the_house_is_true():
+    """docs/ARCHITECTURE.md names every room, and no file that is not there."""
+    text = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    for room in FLOORS:
+        assert re.search(rf"`sizing/{room}(/|\.py)`", text), room
+    short = re.findall(r"`((?:footprint|speed|evidence)/\w+\.py)`", text)
+    long = re.findall(r"`((?:sizing|tests|data|notebooks|solutions|labs|docs)/[\w./]*)`", text)
+    assert len(short) >= 5 and len(long) >= 30
+    for name in [*long, *(f"sizing/{name}" for name in short)]:
+        assert (ROOT / name).exists(), name
+    bare = set(re.findall(r"`(\w+\.py)`", text))
+    files = {path.name for path in MODULES}
+    assert bare and bare <= files
+    assert len(text.splitlines()) <= 60  # one screen
+
+
 LESSONS = {"sizing", "sizing.calculators", "sizing.course"}
 
 

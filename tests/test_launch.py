@@ -1,17 +1,29 @@
 """What `sizing.planning.launch` writes, judged by those who read it: bash, torchrun, DeepSpeed."""
 
+import json
+import math
 import os
+import random
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from dataclasses import replace
 
 import pytest
 
 import sizing
-from sizing.planning.launch import deepspeed_config, nodes, sbatch, torchrun
+from sizing.planning.launch import (
+    LAYERS,
+    accelerate_config,
+    deepspeed_config,
+    nodes,
+    sbatch,
+    torchrun,
+    torchtitan_toml,
+)
 
 RUN = sizing.Run("pythia-14m", sequence=128, micro_batch=2, accumulation=4, data=4)
 TRAIN = "train.py --lr 1e-4"
@@ -303,3 +315,141 @@ def test_deepspeed_reads_what_is_given_to_it():
     assert (read["optimizer"], read["clipping"], read["buckets"][:2]) == ("adamw", 0.5, [1000] * 2)
     (read,) = deepspeed_reads([replace(run, optimizer="muon")])
     assert read["untested"]
+
+
+# --- accelerate ----------------------------------------------------------------------------------
+
+
+def read_by_accelerate(found: dict, tmp_path, monkeypatch):
+    """What accelerate's launcher makes of a configuration: its arguments and environment."""
+    reader = pytest.importorskip("accelerate.commands.config.config_args")
+    from accelerate.commands import launch as launcher
+    from accelerate.utils.launch import prepare_multi_gpu_env
+
+    path = tmp_path / "accelerate.json"
+    path.write_text(json.dumps(found))
+    cluster = reader.load_config_from_file(str(path))
+    arguments = launcher.launch_command_parser().parse_args(["--config_file", str(path), "x.py"])
+    arguments, _, _ = launcher._validate_launch_command(arguments)
+    return cluster, arguments, prepare_multi_gpu_env(arguments)
+
+
+@pytest.mark.parametrize("zero", [2, 3])
+@pytest.mark.parametrize("recompute", ["none", "full"])
+def test_accelerate_reads_its_file(zero, recompute, tmp_path, monkeypatch):
+    run = sizing.Run("llama-3-8b", data=8, zero=zero, recompute=recompute, precision="bf16-mixed")
+    cluster, arguments, environment = read_by_accelerate(
+        accelerate_config(run), tmp_path, monkeypatch
+    )
+    assert cluster.distributed_type.value == "FSDP" and cluster.num_processes == 8
+    assert arguments.use_fsdp and arguments.num_processes == 8
+    assert environment["ACCELERATE_MIXED_PRECISION"] == "bf16"
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    from accelerate import FullyShardedDataParallelPlugin
+
+    plugin = FullyShardedDataParallelPlugin()
+    assert plugin.fsdp_version == 2
+    assert plugin.reshard_after_forward is (zero == 3)
+    assert plugin.activation_checkpointing is (recompute == "full")
+    assert plugin.transformer_cls_names_to_wrap == ["LlamaDecoderLayer"]
+    assert "SHARDED" in str(plugin.state_dict_type)
+
+
+def test_accelerate_on_several_nodes_and_degrees(tmp_path, monkeypatch):
+    run = sizing.Run("llama-3-8b", data=8, tensor=2, zero=3, precision="bf16-mixed")
+    found = accelerate_config(run, node=8, head="node-01:29500")
+    cluster, arguments, environment = read_by_accelerate(found, tmp_path, monkeypatch)
+    assert (cluster.num_machines, cluster.num_processes) == (2, 16)
+    assert (arguments.main_process_ip, int(arguments.main_process_port)) == ("node-01", 29500)
+    assert environment["PARALLELISM_CONFIG_TP_SIZE"] == "2"
+    assert environment["PARALLELISM_CONFIG_DP_SHARD_SIZE"] == "8"
+
+
+def test_accelerate_without_sharding(tmp_path, monkeypatch):
+    cluster, arguments, _ = read_by_accelerate(
+        accelerate_config(replace(RUN, precision="fp32")), tmp_path, monkeypatch
+    )
+    assert cluster.distributed_type.value == "MULTI_GPU"
+    assert cluster.mixed_precision == "no" and not arguments.use_fsdp
+
+
+@pytest.mark.parametrize("family", LAYERS)
+def test_layers_are_named_as_transformers_names_them(family):
+    from reference import build, random_config
+
+    network = build(random_config(family, random.Random(f"layers{family}")))
+    assert LAYERS[family] in {type(module).__name__ for module in network.modules()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"zero": 1}, "zero: 1 given; allowed: 0, 2 or 3"),
+        ({"pipeline": 2}, "pipeline: 2 given; allowed: 1"),
+        ({"data": 16}, "head: None given"),
+    ],
+)
+def test_what_accelerate_cannot_do(changes, message):
+    with pytest.raises(ValueError, match=message):
+        accelerate_config(replace(RUN, **changes))
+
+
+# --- torchtitan ----------------------------------------------------------------------------------
+
+# Fields of torchtitan 0.2's JobConfig that a file may set, by section.
+TITAN = {
+    "job": {"description", "dump_folder"},
+    "model": {"name", "flavor"},
+    "optimizer": {"name", "implementation"},
+    "training": {
+        "local_batch_size", "global_batch_size", "seq_len", "steps", "dataset", "dtype",
+        "mixed_precision_param", "mixed_precision_reduce",
+    },
+    "parallelism": {
+        "data_parallel_replicate_degree", "data_parallel_shard_degree",
+        "fsdp_reshard_after_forward", "tensor_parallel_degree", "pipeline_parallel_degree",
+        "pipeline_parallel_schedule", "pipeline_parallel_microbatch_size",
+        "context_parallel_degree",
+    },
+    "activation_checkpoint": {"mode"},
+    "checkpoint": {"enable", "interval", "async_mode"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"zero": 3},
+        {"zero": 2, "tensor": 2},
+        {"pipeline": 2, "recompute": "full"},
+        {"zero": 3, "context": 2, "precision": "bf16"},
+    ],
+)
+def test_torchtitan_toml(changes):
+    run = replace(sizing.Run("llama-3-8b", micro_batch=2, accumulation=4, data=4), **changes)
+    found = tomllib.loads(torchtitan_toml(run, steps=1000, flavor="8B"))
+    assert {section: set(entries) for section, entries in found.items()} == TITAN
+    degrees = found["parallelism"]
+    assert run.gpus == math.prod(v for k, v in degrees.items() if k.endswith("degree"))
+    training = found["training"]
+    assert training["global_batch_size"] == run.sequences
+    # torchtitan accumulates global / (local x data-parallel ranks) times
+    passes = training["global_batch_size"] / (training["local_batch_size"] * run.data)
+    micro = training["local_batch_size"] / degrees["pipeline_parallel_microbatch_size"]
+    assert passes * micro == run.accumulation
+    assert found["activation_checkpoint"]["mode"] == run.recompute
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"zero": 1}, "zero: 1 given"),
+        ({"optimizer": "lion"}, "optimizer: 'lion' given"),
+        ({"precision": "fp16"}, "precision: 'fp16' given"),
+        ({"attention": "eager"}, "attention: 'eager' given"),
+    ],
+)
+def test_what_torchtitan_cannot_do(changes, message):
+    with pytest.raises(ValueError, match=message):
+        torchtitan_toml(replace(RUN, **changes), steps=10, flavor="8B")

@@ -2,147 +2,109 @@
 
 from __future__ import annotations
 
-# GPT-2's config answers to the common names too.
-ALIASES = {
-    "gpt2": {
-        "hidden_size": "n_embd",
-        "num_hidden_layers": "n_layer",
-        "num_attention_heads": "n_head",
-        "max_position_embeddings": "n_positions",
-    },
-    "qwen3_moe": {"num_experts": "num_local_experts"},
-    "mixtral": {"num_experts": "num_local_experts"},
-    "deepseek_v3": {"num_local_experts": "n_routed_experts"},
+import json
+from functools import cache
+
+from ..units import DATA
+
+# transformers' own defaults and names, written by `python -m sizing.trace.defaults`.
+DEFAULTS_FILE = DATA / "config_defaults.json"
+
+# The sizes that make a model what it is have no default in a config that stands alone: it must
+# state them. Inside a multimodal config, published files leave even these to the class.
+ESSENTIAL = {
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "n_embd",
+    "n_layer",
+    "n_head",
+    "ffn_dim",
+    "d_model",
+    "n_layers",
+    "n_heads",
+    "num_layers",
+    "num_heads",
 }
 
-# transformers 5.23's defaults of the optional fields that size a model. The sizes that make a model
-# what it is (width, layers, heads, vocabulary, MLP) have no default here: a config must state them.
-DEFAULTS: dict[str, dict] = {
-    "gpt2": {
-        "n_positions": 1024,
-        "n_inner": None,
-        "tie_word_embeddings": True,
-        "resid_pdrop": 0.1,
-        "embd_pdrop": 0.1,
-        "attn_pdrop": 0.1,
+# Names that transformers takes beside those of its `attribute_map`.
+_MORE_ALIASES = {
+    "falcon": {
+        "n_embed": "hidden_size",
+        "n_layer": "num_hidden_layers",
+        "n_head": "num_attention_heads",
     },
-    "gpt_neox": {
-        "tie_word_embeddings": False,
-        "attention_bias": True,
-        "hidden_dropout": 0.0,
-        "attention_dropout": 0.0,
-        "use_parallel_residual": True,
-    },
-    "opt": {
-        "max_position_embeddings": 2048,
-        "tie_word_embeddings": True,
-        "enable_bias": True,
-        "layer_norm_elementwise_affine": True,
-        "do_layer_norm_before": True,
-        "word_embed_proj_dim": None,
-        "dropout": 0.1,
-        "attention_dropout": 0.0,
-    },
-    "llama": {
-        "num_key_value_heads": None,
-        "head_dim": None,
-        "tie_word_embeddings": False,
-        "attention_bias": False,
-        "mlp_bias": False,
-    },
-    "mistral": {
-        "num_key_value_heads": 8,
-        "head_dim": None,
-        "tie_word_embeddings": False,
-        "sliding_window": 4096,
-    },
-    "qwen2": {
-        "num_key_value_heads": 32,
-        "tie_word_embeddings": False,
-        "use_sliding_window": False,
-        "sliding_window": 4096,
-        "max_window_layers": 28,
-    },
-    "qwen3": {
-        "num_key_value_heads": 32,
-        "head_dim": 128,
-        "tie_word_embeddings": False,
-        "attention_bias": False,
-        "use_sliding_window": False,
-        "sliding_window": 4096,
-        "max_window_layers": 28,
-    },
-    "gemma2": {
-        "num_key_value_heads": 4,
-        "head_dim": 256,
-        "tie_word_embeddings": True,
-        "attention_bias": False,
-        "sliding_window": 4096,
-        "final_logit_softcapping": 30.0,
-        "attn_logit_softcapping": 50.0,
-    },
-    "gemma3_text": {
-        "num_key_value_heads": 4,
-        "head_dim": 256,
-        "tie_word_embeddings": True,
-        "attention_bias": False,
-        "sliding_window": 4096,
-        "final_logit_softcapping": None,
-        "attn_logit_softcapping": None,
-    },
-    "olmo2": {"num_key_value_heads": None, "tie_word_embeddings": False, "attention_bias": False},
-    "mixtral": {
-        "num_key_value_heads": 8,
-        "head_dim": None,
-        "tie_word_embeddings": False,
-        "sliding_window": None,
-        "num_local_experts": 8,
-        "num_experts_per_tok": 2,
-    },
-    "qwen3_moe": {
-        "num_key_value_heads": 4,
-        "tie_word_embeddings": False,
-        "attention_bias": False,
-        "use_sliding_window": False,
-        "sliding_window": 4096,
-        "num_local_experts": 128,
-        "num_experts_per_tok": 8,
-        "moe_intermediate_size": 768,
-        "decoder_sparse_step": 1,
-        "mlp_only_layers": [],
-    },
-    "deepseek_v3": {
-        "num_key_value_heads": 128,
-        "tie_word_embeddings": False,
-        "attention_bias": False,
-        "moe_intermediate_size": 2048,
-        "n_shared_experts": 1,
-        "n_routed_experts": 256,
-        "num_experts_per_tok": 8,
-        "kv_lora_rank": 512,
-        "q_lora_rank": 1536,
-        "qk_rope_head_dim": 64,
-        "qk_nope_head_dim": 128,
-        "v_head_dim": 128,
-        "first_k_dense_replace": 3,
-    },
+    "bloom": {"n_embed": "hidden_size"},
 }
+
+# Switches of old configs that change how transformers runs, not what the model is: `Run` says it.
+RUNTIME = {
+    "gradient_checkpointing",
+    "return_dict",
+    "use_return_dict",
+    "use_cache",
+    "output_attentions",
+    "output_hidden_states",
+    "quantization_config",
+    "auto_map",
+    "attn_implementation",
+    "transformers_version",
+    "torch_dtype",
+    "dtype",
+}
+
+
+@cache
+def known() -> dict:
+    """The file of transformers' defaults: its families, wrappers and causal language models."""
+    return json.loads(DEFAULTS_FILE.read_text(encoding="utf-8"))
+
+
+@cache
+def aliases(family: str) -> dict[str, str]:
+    """{other name: the field's own name} of a family."""
+    own = known()["families"].get(family, {}).get("aliases", {})
+    return {**own, **_MORE_ALIASES.get(family, {})}
+
+
+@cache
+def defaults(family: str) -> dict:
+    """transformers' defaults of a family's fields, the essential sizes left out."""
+    fields = known()["families"].get(family, {}).get("fields", {})
+    return {name: value for name, value in fields.items() if name not in ESSENTIAL}
 
 
 class Fields:
-    """Config fields, checked as they are taken. `config` has the family's defaults filled in."""
+    """Config fields, checked as they are taken.
+
+    Attributes:
+        family: the model type.
+        config: the config with the family's defaults filled in, each field under its own name.
+        assumed: {field: default} of those that were taken though the config does not state them.
+    """
 
     def __init__(self, family: str, config: dict):
         self.family = family
-        aliases = ALIASES.get(family, {})
-        renamed = {aliases.get(key, key): value for key, value in config.items()}
-        self.config = {**DEFAULTS[family], **renamed, "model_type": family}
+        names = aliases(family)
+        # Where a config states both names of a field, transformers lets the alias win.
+        own = {key: value for key, value in config.items() if key not in names}
+        renamed = {names[key]: value for key, value in config.items() if key in names}
+        self.given = {**own, **renamed}
+        self.config = {**defaults(family), **self.given, "model_type": family}
+        self.assumed: dict = {}
+
+    def get(self, name: str, default=None):
+        """The field as it stands, noted where it is the family's default."""
+        value = self.config.get(name)
+        if name not in self.given and value is not None:
+            self.assumed[name] = value
+        return default if value is None else value
 
     def size(self, name: str, default: int | None = None, least: int = 1, most: int = 10**9) -> int:
         """A whole number; a missing or null field takes the default, or is an error without one."""
-        value = self.config.get(name)
-        if value is None:
-            value = default
+        value = self.get(name, default)
         if value is None:
             raise ValueError(
                 f"{name}: missing from the {self.family!r} config; needed: a whole number "
@@ -150,7 +112,7 @@ class Fields:
             )
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
             raise ValueError(
-                f"{name}: {value!r} given; allowed: a whole number >= {least} and <= {most:,}"
+                f"{name}: {_shown(value)} given; allowed: a whole number >= {least} and <= {most:,}"
             )
         return value
 
@@ -160,29 +122,41 @@ class Fields:
 
     def items(self, name: str) -> list:
         """A list; a missing or null one is empty."""
-        value = self.config.get(name)
+        value = self.get(name)
         if value is not None and not isinstance(value, list | tuple):
-            raise ValueError(f"{name}: {value!r} given; allowed: a list")
+            raise ValueError(f"{name}: {_shown(value)} given; allowed: a list")
         return list(value or [])
 
     def flag(self, name: str) -> bool:
-        value = self.config.get(name)
+        value = self.get(name)
         if value is None:
-            value = DEFAULTS[self.family].get(name)
+            value = defaults(self.family).get(name)
         if not isinstance(value, bool):
-            raise ValueError(f"{name}: {value!r} given; allowed: true or false")
+            raise ValueError(f"{name}: {_shown(value)} given; allowed: true or false")
         return value
 
     def rate(self, name: str) -> float:
-        value = self.config.get(name)
+        value = self.get(name, 0.0)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-            raise ValueError(f"{name}: {value!r} given; allowed: a number from 0 to 1")
+            raise ValueError(f"{name}: {_shown(value)} given; allowed: a number from 0 to 1")
         return value
 
     def divides(self, part: str, whole: str, part_value: int, whole_value: int) -> int:
         """whole / part, an error if it leaves a remainder."""
         if whole_value % part_value:
             raise ValueError(
-                f"{part}: {part_value} given; allowed: a divisor of {whole} = {whole_value}"
+                f"{part}: {part_value} {self.origin(part)}; "
+                f"allowed: a divisor of {whole} = {whole_value}"
             )
         return whole_value // part_value
+
+    def origin(self, name: str) -> str:
+        """ "given", or who filled the field in."""
+        if self.given.get(name) is not None:
+            return "given"
+        return f"assumed (transformers' default of {self.family!r}; the config leaves it out)"
+
+
+def _shown(value) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -9,19 +9,15 @@ Checked against transformers 5.23 on the meta device (tests/test_model.py).
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
-from ..units import DATA
 from .families import FAMILIES
-from .fields import Fields
-from .weights import Block, Weight
-
-PRESETS = DATA / "models"
+from .fields import Fields, aliases
+from .reading import Text, presets, read
+from .traits import TRAITS, Traits
+from .weights import Architecture, Block, Weight
 
 
 @dataclass(frozen=True)
@@ -54,8 +50,9 @@ class Model:
     """A decoder-only transformer, as its Hugging Face config describes it.
 
     Args:
-        source: a preset's name (see `presets()`), the path of a config.json, a config dictionary,
-            or a transformers config object. Of a multimodal config the text model is taken.
+        source: a preset's name (see `presets()`) or the Hub id of one, the path of a config.json
+            or of its folder, the text of one, a config dictionary, or a transformers config object.
+            Of a multimodal config the text model is taken; `notes` says so.
         name: what to call it; by default the preset's or file's name, or the family.
 
     Raises:
@@ -65,6 +62,10 @@ class Model:
     Attributes:
         name, family: its name, and transformers' `model_type`.
         config: the config as a dictionary with the family's defaults filled in.
+        notes: what was translated, filled in or left out on the way, one sentence each.
+        assumed: {field: value} of transformers' defaults that were needed to size it.
+        head: "language model"; "scores" or "none" where `architectures` names such a class.
+        traits: what sets the family's layers apart (see `architecture.traits`).
         vocab, hidden, layers, heads, kv_heads: sizes, as integers.
         head_dim: width of a query/key head; a latent-attention model's value heads may differ.
         ffn: width of the (dense) MLP.
@@ -75,18 +76,22 @@ class Model:
     """
 
     def __init__(self, source, name: str | None = None):
-        config, default_name = _read(source)
-        family = config.get("model_type")
-        if not isinstance(family, str) or family not in FAMILIES:
-            raise ValueError(
-                f"model_type: unknown architecture {family!r}; "
-                f"allowed: {', '.join(sorted(FAMILIES))}"
-            )
-        fields = Fields(family, config)
-        parts = FAMILIES[family](fields)
-        self.name = name or default_name or family
-        self.family = family
+        if isinstance(source, Model):
+            text = replace(source._text, name=source.name)
+        else:
+            text = source if isinstance(source, Text) else read(source)
+        fields = Fields(text.config["model_type"], text.config)
+        parts = FAMILIES[fields.family](fields)
+        if text.head != "language model":
+            parts = _without_language_head(parts, text.labels)
+        self._text = text
+        self.name = name or text.name or fields.family
+        self.family = fields.family
+        self.traits = TRAITS.get(fields.family, Traits())
         self.config = fields.config
+        self.notes = text.notes
+        self.assumed = dict(fields.assumed)
+        self.head = text.head
         self.vocab = parts.vocab
         self.hidden = parts.hidden
         self.heads = parts.heads
@@ -98,7 +103,7 @@ class Model:
         self.blocks: tuple[Block, ...] = parts.blocks
         self.layers = sum(block.count for block in self.blocks)
         self.outer: tuple[Weight, ...] = parts.outer
-        self._key = json.dumps(self.config, sort_keys=True, default=str)
+        self._key = json.dumps([self.config, self.head, text.labels], sort_keys=True, default=str)
         self._hash = hash(self._key)
 
     def __eq__(self, other):
@@ -108,7 +113,9 @@ class Model:
         return self._hash
 
     def __repr__(self):
-        return f"Model({self.name!r}, {self.parameters.total:,} parameters)"
+        part = f", text model of {self._text.wrapper}" if self._text.wrapper else ""
+        head = "" if self.head == "language model" else f", head: {self.head}"
+        return f"Model({self.name!r}, {self.parameters.total:,} parameters{part}{head})"
 
     @cached_property
     def weights(self) -> tuple[tuple[Weight, int], ...]:
@@ -131,58 +138,26 @@ class Model:
         Raises:
             ValueError: a field that the family does not have, or an impossible value.
         """
+        names = aliases(self.family)
+        changes = {
+            name if name in self.config else names.get(name, name): value
+            for name, value in changes.items()
+        }
         unknown = sorted(set(changes) - set(self.config))
         if unknown:
             raise ValueError(
                 f"{unknown[0]}: not a field of {self.family!r}; "
                 f"allowed: {', '.join(sorted(self.config))}"
             )
-        return Model({**self.config, **changes}, name=f"{self.name}*")
+        return Model(replace(self._text, config={**self.config, **changes}), f"{self.name}*")
 
 
-def presets() -> tuple[str, ...]:
-    """Names of the configs that come with the course, from data/models/."""
-    return tuple(sorted(path.stem for path in PRESETS.glob("*.json")))
-
-
-def _read(source) -> tuple[dict, str | None]:
-    """The text model's config as a dictionary, and a name for it."""
-    name = None
-    if isinstance(source, Model):
-        return dict(source.config), source.name
-    if isinstance(source, str | Path):
-        source, name = _read_file(source)
-    elif hasattr(source, "to_dict"):
-        source = source.to_dict()
-    if not isinstance(source, Mapping):
-        raise ValueError(
-            f"source: {type(source).__name__} given; allowed: a preset's name, the path of a "
-            "config.json, a config dictionary, or a transformers config"
-        )
-    config = dict(source)
-    if isinstance(config.get("text_config"), Mapping):
-        config = dict(config["text_config"])
-    return {key: value for key, value in config.items() if not key.startswith("_")}, name
-
-
-def _read_file(source: str | Path) -> tuple[dict, str]:
-    preset = PRESETS / f"{source}.json"
-    path = preset if preset.is_file() else Path(source)
-    if not path.is_file():
-        near = difflib.get_close_matches(str(source), presets(), n=4, cutoff=0.4) or presets()
-        raise ValueError(
-            f"source: no preset and no file is called {str(source)!r}; "
-            f"presets near it: {', '.join(near)}"
-        )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"source: {path.name} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(
-            f"source: {path.name} holds a {type(config).__name__}; an object is needed"
-        )
-    return config, path.parent.name if path.name == "config.json" else path.stem
+def _without_language_head(parts: Architecture, labels: int) -> Architecture:
+    """The model with a head of `labels` scores in the place of the vocabulary's, or with none."""
+    outer = tuple(weight for weight in parts.outer if weight.part != "head")
+    if labels:
+        outer += (Weight("score.weight", (labels, parts.hidden), "head"),)
+    return replace(parts, outer=outer, tied=False)
 
 
 __all__ = ["Block", "Model", "Parameters", "Weight", "presets"]

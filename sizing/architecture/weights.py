@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
+from ..units import BYTES
+
 
 @dataclass(frozen=True)
 class Weight:
@@ -12,7 +14,9 @@ class Weight:
 
     `kind` says how a token meets it: "matrix" (multiplied with each token), "lookup" (one row is
     read), "vector" (norm or bias, elementwise). Routed experts are stacked in one tensor of shape
-    (experts, out, in); `chosen` of them see a given token.
+    (experts, out, in); `chosen` of them see a given token, though some implementations multiply it
+    with all (`computed`). What is not `trained` gets no gradient: a correction set by other means.
+    `dtype` is set where it does not follow the model's.
     """
 
     name: str
@@ -20,6 +24,9 @@ class Weight:
     part: str
     kind: str = "matrix"
     chosen: int | None = None
+    computed: bool | None = None
+    trained: bool = True
+    dtype: str | None = None
 
     @property
     def elements(self) -> int:
@@ -32,6 +39,15 @@ class Weight:
             return self.elements
         return self.elements // self.shape[0] * self.chosen
 
+    def bytes(self, dtype: str) -> int:
+        """Bytes of the tensor in a model kept in `dtype`."""
+        return self.elements * BYTES[self.dtype or dtype]
+
+    @property
+    def multiplied(self) -> int:
+        """Elements that one token is multiplied with."""
+        return self.elements if self.computed else self.active
+
 
 @dataclass(frozen=True)
 class Block:
@@ -39,7 +55,8 @@ class Block:
 
     `query_dim` and `value_dim` are the widths of a head in the two attention matmuls; `window` is
     the sliding window in tokens (None: all). `last_matmul` names the weight that PyTorch's
-    checkpointing does not multiply again (no tensor is saved after it), None if it must.
+    checkpointing does not multiply again (no tensor is saved after it), None if it must. `rotated`
+    says whether queries and keys have rotary positions, where the family rotates at all.
     """
 
     count: int
@@ -49,6 +66,7 @@ class Block:
     value_dim: int
     window: int | None = None
     last_matmul: str | None = None
+    rotated: bool = True
 
 
 @dataclass(frozen=True)
@@ -68,8 +86,8 @@ class Architecture:
 # -- the weights of a module, named as transformers names them
 
 
-def linear(name, out, into, part, bias=False) -> tuple[Weight, ...]:
-    weight = Weight(f"{name}.weight", (out, into), part)
+def linear(name, out, into, part, bias=False, dtype=None) -> tuple[Weight, ...]:
+    weight = Weight(f"{name}.weight", (out, into), part, dtype=dtype)
     return (weight, Weight(f"{name}.bias", (out,), part, "vector")) if bias else (weight,)
 
 
@@ -90,5 +108,6 @@ def layer_norm(name, width, affine=True) -> tuple[Weight, ...]:
     return (*rms_norm(name, width), Weight(f"{name}.bias", (width,), "norm", "vector"))
 
 
-def head(vocab, width, tied) -> tuple[Weight, ...]:
-    return () if tied else (Weight("lm_head.weight", (vocab, width), "head"),)
+def head(vocab, width, tied, bias=False) -> tuple[Weight, ...]:
+    matrix = () if tied else (Weight("lm_head.weight", (vocab, width), "head"),)
+    return (*matrix, Weight("lm_head.bias", (vocab,), "head", "vector")) if bias else matrix

@@ -7,6 +7,7 @@ share, `html` and `style` how they look.
 from .anatomy import MemoryCalculator
 from .batch import BatchCalculator
 from .compute import ComputeCalculator
+from .compute_optimal import ComputeOptimal
 from .device_card import DeviceCard
 from .optimizer import OptimizerCalculator
 from .parameters import ParameterCalculator
@@ -17,6 +18,7 @@ from .zero import ZeROStages
 __all__ = [
     "BatchCalculator",
     "ComputeCalculator",
+    "ComputeOptimal",
     "DeviceCard",
     "MemoryCalculator",
     "OptimizerCalculator",

@@ -127,6 +127,8 @@ def cell(run: Run, cluster: Cluster, sequences: int, tensor: int, pipeline: int)
             check_degrees(whole)
         except ValueError as error:
             return replace(no, reason=str(error), short=_what(str(error)))
+    if pipeline > run.model.layers:
+        return replace(no, reason=str(caught[0].message), short="layers")
     if sequences % (data * run.micro_batch):
         return replace(
             no,

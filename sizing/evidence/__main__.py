@@ -1,6 +1,7 @@
 """How far off are we: `python -m sizing.evidence` prints every error table.
 
-`python -m sizing.evidence record traces` or `record ultrascale` makes a table anew.
+`python -m sizing.evidence record traces`, `record ultrascale`, or, where there is a GPU,
+`record cuda` makes a table anew.
 """
 
 from __future__ import annotations
@@ -8,16 +9,25 @@ from __future__ import annotations
 import argparse
 import sys
 
-from . import traces, ultrascale
+from . import cuda, hours, traces, ultrascale
+
+
+def _report_cuda(done: int, row: dict) -> None:
+    off = f"{cuda.error(row):+.4%}" if "formula_bytes" in row else ""
+    print(done, row["model"], off, flush=True)
+
 
 TABLES = {
     "traces": lambda: traces.text(traces.load()),
+    "cuda": cuda.text,
     "ultrascale": ultrascale.text,
+    "hours": hours.text,
 }
 RECORDERS = {
     "traces": lambda: traces.record(
         report=lambda done, row: print(done, row["model"], f"{traces.error(row):+.4%}", flush=True)
     ),
+    "cuda": lambda: cuda.record(report=_report_cuda),
     "ultrascale": ultrascale.record,
 }
 

@@ -28,6 +28,7 @@ _MODULES = {
     "recompute": "recompute",
     "batch": "batch",
     "sequence-length": "sequence_length",
+    "isoflop": "isoflop",
     "optimizers": "optimizers",
     "accumulation": "accumulation",
     "memory-timeline": "memory_timeline",
@@ -38,6 +39,8 @@ _MODULES = {
     "data-parallel-scaling": "data_parallel_scaling",
     "tensor-and-pipeline": "tensor_and_pipeline",
     "frozen-weights": "frozen_weights",
+    "checkpoint": "checkpointing",
+    "tokens": "tokens",
 }
 
 

@@ -1,5 +1,9 @@
 """``python -m sizing.experiments record``: measure every experiment on the device found here.
 
+It prints its plan first. ``record --part 1``, ``2`` and ``3`` are everything on one GPU in three
+commands, each of at most 8 minutes on an H100. On a machine with one GPU the experiments of several
+processes are left out, unless they are named: they would measure its CPU.
+
 Under torchrun, on one node or many, the experiments of several processes use those it started.
 """
 
@@ -11,29 +15,80 @@ import time
 import traceback
 from pathlib import Path
 
+import torch
 from torch.distributed.elastic.multiprocessing.errors import record as reported
 
 from ..measuring.protocol import complete, leader, measure
-from ..measuring.recording import MEASUREMENTS
+from ..measuring.recording import MEASUREMENTS, load
 from ..measuring.workers import leave, torchrun
 from . import experiment, names
 
+# Seconds on an H100, from the points of each grid: estimates, since no GPU has been recorded. Two
+# compilations are 150 s of speed-up-stack.
+SECONDS = {
+    "ceilings": 40,
+    "model-size": 45,
+    "recompute": 20,
+    "batch": 30,
+    "sequence-length": 80,
+    "optimizers": 60,
+    "accumulation": 10,
+    "memory-timeline": 15,
+    "speed-up-stack": 290,
+    "formula-vs-device": 170,
+    "one-rank-of-many": 60,
+}
+OTHERS = 60.0  # seconds of an experiment of several processes
+PARTS = (
+    (
+        "ceilings", "model-size", "recompute", "batch", "optimizers", "accumulation",
+        "memory-timeline",
+    ),
+    ("sequence-length", "formula-vs-device", "one-rank-of-many"),
+    ("speed-up-stack",),
+)  # fmt: skip
 
-def record(chosen: list[str], out: Path, minutes: float) -> dict[str, str]:
+
+def plan(chosen: list[str]) -> tuple[dict[str, float], dict[str, str]]:
+    """Seconds that each experiment is expected to take here, and why others are left out.
+
+    A recording of this device says how long; otherwise the estimate for an H100 does.
+    """
+    expected, left_out = {}, {}
+    for name in chosen:
+        found = experiment(name)
+        device = found.find()
+        if found.distributed and torch.cuda.device_count() == 1 and not torchrun():
+            left_out[name] = "needs two GPUs; name it to measure it on the CPU"
+            continue
+        expected[name] = _recorded_seconds(name, device.slug) or SECONDS.get(name, OTHERS)
+    return expected, left_out
+
+
+def _recorded_seconds(name: str, device: str) -> float | None:
+    path = MEASUREMENTS / device / f"{name}.csv"
+    if not path.exists():
+        return None
+    return float(load(name, device).provenance["duration"].removesuffix(" s"))
+
+
+def record(expected: dict[str, float], out: Path, minutes: float) -> dict[str, str]:
     """Measure experiments one after the other; one that fails does not stop the others.
 
     Args:
-        chosen: their names.
+        expected: {name: the seconds that it is expected to take}.
         out: directory under which ``<device>/<experiment>.csv`` is written.
-        minutes: time for all of them; each may use an equal share of what is then left.
+        minutes: time for all of them; each may use its share of what is then left, by its seconds.
 
     Returns:
         What went wrong, by experiment; empty when every point of every grid was measured.
     """
     end, problems = time.monotonic() + 60 * minutes, {}
-    for done, name in enumerate(chosen):
+    names_left = list(expected)
+    for name in expected:
         started = time.monotonic()
-        share = (end - started) / (len(chosen) - done)
+        share = (end - started) * expected[name] / sum(expected[n] for n in names_left)
+        names_left.remove(name)
         try:
             outcome = _record_one(name, out, started + share)
         except Exception as error:
@@ -65,6 +120,20 @@ def _record_one(name: str, out: Path, deadline: float) -> str:
     return "" if complete(recording) else f"out of time after {points} points"
 
 
+def _print_plan(expected: dict[str, float], left_out: dict[str, str], minutes: float) -> None:
+    total = sum(expected.values())
+    print(f"Plan: {len(expected)} experiments in {total:.0f} s, {60 * minutes:.0f} s given")
+    for name, seconds in expected.items():
+        print(
+            f"  {name:22} {seconds:5.0f} s expected, {60 * minutes * seconds / total:5.0f} s given"
+        )
+    for name, reason in left_out.items():
+        print(f"  {name:22} left out: {reason}")
+    if total > 60 * minutes:
+        print(f"  Not all will be reached: give --minutes {total / 60 + 1:.0f}, or name fewer.")
+    sys.stdout.flush()
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code, 1 if anything is missing."""
     parser = argparse.ArgumentParser(prog="python -m sizing.experiments", description=__doc__)
@@ -73,6 +142,10 @@ def main(arguments: list[str] | None = None) -> int:
     recorder.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(names())}")
     recorder.add_argument("--out", type=Path, default=MEASUREMENTS, help="default: %(default)s")
     recorder.add_argument("--minutes", type=float, default=10.0, help="default: %(default)s")
+    recorder.add_argument(
+        "--part", type=int, choices=(1, 2, 3), help="a third of those for one GPU, in 8 minutes"
+    )
+    recorder.add_argument("--dry-run", action="store_true", help="print the plan alone")
     options = parser.parse_args(arguments)
     for name in options.names:
         if name not in names():
@@ -81,7 +154,22 @@ def main(arguments: list[str] | None = None) -> int:
         alone = [name for name in options.names or names() if not experiment(name).distributed]
         if alone:
             parser.error(f"torchrun is for experiments of several processes, not {alone[0]!r}")
-    problems = record(options.names or list(names()), options.out, options.minutes)
+    minutes = options.minutes
+    if options.part:
+        if options.names:
+            parser.error("name experiments or a part, not both")
+        expected, left_out = plan(list(PARTS[options.part - 1]))
+        minutes = min(minutes, 8.0)
+    else:
+        expected, left_out = plan(options.names or list(names()))
+        if options.names:  # named, they are measured wherever they can be
+            expected |= dict.fromkeys(left_out, OTHERS)
+            left_out = {}
+    if leader():
+        _print_plan(expected, left_out, minutes)
+    if options.dry_run:
+        return 0
+    problems = record(expected, options.out, minutes)
     leave()
     for name, problem in problems.items():
         print(f"NOT RECORDED IN FULL: {name}: {problem}", file=sys.stderr)

@@ -1,7 +1,8 @@
 """ceilings: the most FLOP/s and bytes/s that this device gives, by dtype and by size.
 
 A square product of n x n matrices is 2 n^3 FLOPs. A copy of x bytes moves 2 x bytes: x read and x
-written. Inputs are random, and copies rotate through buffers larger than any cache.
+written. Inputs are random, and copies rotate through buffers larger than any cache. On a GPU the
+smallest copies (1 to 4 MiB) and products measure the launch of a kernel rather than its work.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ DTYPES = {
 SIZES = tuple(2**k for k in range(6, 15))  # 64 to 16384
 LARGEST_ON_CPU = 4096
 LONGEST_CALL = 1.5  # seconds: sizes whose product would take longer are left out of the grid
-PROBE = 256
+PROBE, PROBE_ON_GPU = 256, 4096  # on a GPU a small product measures how long a launch takes
 COPIES = tuple(2**k for k in range(20, 33, 2))  # 1 MiB to 4 GiB
 LARGEST_COPY_ON_CPU = 2**28
 FOOTPRINT = 2**29  # bytes that copies rotate through: beyond every cache
@@ -101,7 +102,8 @@ def copy(size: int, device: Device) -> Timing:
 @cache
 def _probe(dtype: str, device: Device) -> float:
     """FLOP/s of a small product: a low estimate of what larger ones reach."""
-    return product_flops(PROBE) / product(dtype, PROBE, device, budget=0.01, warm=0.01).median
+    size = PROBE_ON_GPU if device.cuda else PROBE
+    return product_flops(size) / product(dtype, size, device, budget=0.01, warm=0.01).median
 
 
 def _copyable(size: int, device: Device) -> bool:

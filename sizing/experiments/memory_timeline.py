@@ -152,7 +152,7 @@ def _rows(
     now, moments = dict.fromkeys(CATEGORIES, 0), []
     for place, category, change in changes:
         now[category] += change
-        phase = [name for name, begins in marks if begins <= place][-1]
+        phase = [name for name, begins in marks if begins <= max(place, marks[0][1])][-1]
         # Profiling slows the step down: only the share of its time means anything.
         share = (times[place] - times[0]) / (times[-1] - times[0])
         total = base + sum(now.values())

@@ -89,11 +89,24 @@ def _points(run: Run, how: str, worlds: tuple[int, ...], stages=(3, 2)) -> list[
 
 
 def measure(point: Row, device: Device) -> Row:
-    """Memory and bytes sent, in a process of its own, which takes the fake world with it."""
+    """Memory and bytes sent; on a CPU in a process of its own, which takes the fake world with it.
+
+    On a GPU this process does it: to start another and load torch there takes longer than a step.
+    """
     if point["how"] == REAL:
         device.require(memory(run_of(point), device=device.kind).total)
+    if device.cuda and not workers.torchrun():
+        return _here(point, device)
     (row,) = workers.launch(work, point, 1, device)
     return row
+
+
+def _here(point: Row, device: Device) -> Row:
+    try:
+        return work(point, World(0, 1, device))
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def work(point: Row, world: World) -> Row:
@@ -121,7 +134,8 @@ def work(point: Row, world: World) -> Row:
 
 def _join_fake_world(ranks: int) -> None:
     """Leave the process group of this process alone for one of which it is the first rank."""
-    dist.destroy_process_group()
+    if dist.is_initialized():
+        dist.destroy_process_group()
     dist.init_process_group("fake", rank=0, world_size=ranks, store=FakeStore())
 
 

@@ -8,13 +8,15 @@ compare the product of the ones alone with the stack.
 
 from __future__ import annotations
 
+from subprocess import CalledProcessError
+
 import torch
 from torch._dynamo.exc import TorchDynamoException
 
 from ..compute import flops
 from ..measuring.allocations import peak, resident
 from ..measuring.device import Device
-from ..measuring.protocol import Experiment, Row, Unavailable
+from ..measuring.protocol import Experiment, Row, Unavailable, is_out_of_memory
 from ..measuring.timing import timed
 from ..measuring.training import BYTES_MODEL, as_run, describe, named, real_step
 from ..run import Run
@@ -38,7 +40,7 @@ def grid(
     Args:
         model: name of a preset; by default llama-3.2-1b on a GPU, a byte-level model on a CPU.
         sequence: tokens in a sequence; by default 2048 on a GPU, 256 on a CPU.
-        micro_batch: sequences of a step after "micro-batch"; by default 1 per 10 GB of a GPU, 4 on
+        micro_batch: sequences of a step after "micro-batch"; by default 1 per 20 GB of a GPU, 4 on
             a CPU.
         compiled: whether to try torch.compile; by default on a GPU only. bf16 too is for a GPU.
     """
@@ -48,7 +50,7 @@ def grid(
         precision="fp32",
         attention="eager",
     )
-    batch = micro_batch or (max(2, int(device.memory // 10e9)) if device.cuda else 4)
+    batch = micro_batch or (max(2, int(device.memory // 20e9)) if device.cuda else 4)
     changes = [name for name in CHANGES if device.cuda or "bf16" not in name]
     changes += [COMPILE] if (device.cuda if compiled is None else compiled) else []
     plain = {"kind": PLAIN, "change": PLAIN, "compiled": False, **describe(run), "optimizer": LOOP}
@@ -109,7 +111,9 @@ def _compile(step: Step) -> None:
     step.model.compile()
     try:
         step()
-    except TorchDynamoException as error:
+    except (TorchDynamoException, CalledProcessError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = str(error).strip().splitlines()[0]
         raise Unavailable(f"torch.compile: {reason}") from error
 

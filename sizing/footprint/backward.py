@@ -5,7 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from .tape import NONE, Node, Region, Size, Skipped, Tape, Tensor, plus, times
+from .tape import (
+    NEW_VIEW,
+    NONE,
+    SAME,
+    VIEW,
+    Node,
+    Region,
+    Size,
+    Skipped,
+    Tape,
+    Tensor,
+    plus,
+    times,
+)
 
 PARTS = ("gradients", "activations", "logits", "temporary")
 
@@ -27,11 +40,24 @@ class Point:
 
 @dataclass(eq=False)
 class _Gradient:
-    """A gradient on its way: views of it count as further users."""
+    """The memory of a gradient on its way: views of it count as further users."""
 
     size: Size
     part: str
     users: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class _Arrived:
+    """A gradient that waits for its operation, as the memory itself or as a view of it."""
+
+    gradient: _Gradient
+    view: bool = False
+
+    @property
+    def reusable(self) -> bool:
+        """Whether autograd adds a further gradient into it: it has it to itself, and whole."""
+        return self.gradient.users == 1 and not self.view
 
 
 def points(tape: Tape, end: dict[str, Size], resident: bool) -> list[Point]:
@@ -76,7 +102,7 @@ class _Walk:
         self.tape, self.resident = tape, resident
         self.live = dict.fromkeys(PARTS, NONE)
         self.users: dict[Tensor, int] = {}
-        self.buffers: dict[Tensor, _Gradient] = {}
+        self.buffers: dict[Tensor, _Arrived] = {}
         self.waiting: dict[Tensor, int] = {}  # gradients that a parameter is still to receive
         self.points: list[Point] = []
 
@@ -89,7 +115,8 @@ class _Walk:
             if isinstance(node, Node) and node.region is not None:
                 first_of[node.region] = node
         entered: set[Region] = set()
-        self._deliver(nodes[-1].outputs[0], _Gradient(NONE, "temporary", 1), "loss")
+        first = _Arrived(_Gradient(NONE, "temporary", 1))
+        self._deliver(nodes[-1].outputs[0], first, "loss")
         for node in reversed(nodes):
             if isinstance(node, Skipped):
                 self._pass_over(node)
@@ -123,31 +150,36 @@ class _Walk:
         self._note(node.phase, {node.part: node.extra})
         incoming = [self.buffers.pop(out) for out in node.outputs if out in self.buffers]
         gradients = []
-        for tensor, alias in node.grads:
-            gradient = incoming[0] if alias and incoming else self._new(tensor)
+        for tensor, kind in node.grads:
+            passed_on = kind in (SAME, VIEW) and incoming
+            gradient = incoming[0].gradient if passed_on else self._new(tensor)
             gradient.users += 1
-            gradients.append((tensor, gradient))
-        for gradient in incoming:
-            self._release(gradient)
+            view = kind in (VIEW, NEW_VIEW) or (kind == SAME and incoming and incoming[0].view)
+            gradients.append((tensor, _Arrived(gradient, bool(view))))
+        for arrived in incoming:
+            self._release(arrived.gradient)
         for tensor, _ in node.saved:
             self._drop(tensor.storage)
-        for tensor, gradient in gradients:
-            self._deliver(tensor, gradient, node.phase)
+        for tensor, arrived in gradients:
+            self._deliver(tensor, arrived, node.phase)
 
-    def _deliver(self, tensor: Tensor, gradient: _Gradient, phase: str) -> None:
+    def _deliver(self, tensor: Tensor, arrived: _Arrived, phase: str) -> None:
         other = self.buffers.pop(tensor, None)
-        if other is not None:  # added into a third tensor
+        if other is not None and other.reusable:  # the second is added into the first
+            self._release(arrived.gradient)
+            arrived = other
+        elif other is not None:  # both are added into a third tensor
             total = self._new(tensor)
             total.users = 1
             self._note(phase)
-            self._release(other)
-            self._release(gradient)
-            gradient = total
-        self.buffers[tensor] = gradient
+            self._release(other.gradient)
+            self._release(arrived.gradient)
+            arrived = _Arrived(total)
+        self.buffers[tensor] = arrived
         if tensor.part == "parameters":
             self.waiting[tensor] -= 1
             if not self.waiting[tensor]:
-                self._finish(self.buffers.pop(tensor), phase)
+                self._finish(self.buffers.pop(tensor).gradient, phase)
 
     def _finish(self, gradient: _Gradient, phase: str) -> None:
         """The gradient of a parameter is complete."""

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+from ..architecture.model import Model
 from ..architecture.weights import Block
 from ..run import Run
+from . import kernels, rotary
+from .activations import activation
 from .backward import kept
-from .layers import LAYERS, llama_like
-from .tape import NONE, Size, Skipped, Tape, Tensor, plus, times
-
-# What an activation function keeps: torch's own functions one tensor, those written out more.
-_ACTIVATIONS = {
-    "silu": "input",
-    "gelu": "input",
-    "gelu_pytorch_tanh": "input",
-    "relu": "output",
-    "gelu_new": "written out",
-    "tanh": "output",
-}
-_DEFAULT_ACTIVATION = {
-    "gpt2": ("activation_function", "gelu_new"),
-    "gpt_neox": ("hidden_act", "gelu"),
-    "opt": ("activation_function", "relu"),
-    "gemma2": ("hidden_activation", "gelu_pytorch_tanh"),
-    "gemma3_text": ("hidden_activation", "gelu_pytorch_tanh"),
-}
+from .families import OWN_ATTENTION, layer_of
+from .norms import NORMS
+from .tape import NONE, Size, Skipped, Tape, Tensor, plus, size_of, times
 
 
 class Forward:
@@ -33,6 +22,7 @@ class Forward:
         run: the run; its micro-batch only says whether it is above one, its sequence only whether
             it is beyond a sliding window.
         device: "cpu" or "cuda", for the few operators that differ.
+        tokens: of a micro-batch, or others between the same `turning_points`; of the run if None.
 
     Attributes:
         tape: the operations.
@@ -40,12 +30,29 @@ class Forward:
         layers, weights: {block: operations}, {block: parameters} of one layer of each kind.
     """
 
-    def __init__(self, run: Run, device: str = "cuda"):
+    def __init__(self, run: Run, device: str = "cuda", tokens: int | None = None):
         self.run, self.model, self.config = run, run.model, run.model.config
-        self.family = run.model.family
+        self.family, self.traits = run.model.family, run.model.traits
         self.rank = run.lora.rank if run.lora else 0
+        if run.model.head != "language model":
+            raise ValueError(
+                f"architectures: a model with head {run.model.head!r} given; allowed: a causal "
+                "language model, whose loss is over the vocabulary"
+            )
+        if run.recompute == "selective" and self.family in OWN_ATTENTION:
+            raise ValueError(
+                f"recompute: 'selective' given; allowed with {self.family!r}: 'none', 'full' (its "
+                "attention is not apart from its layer)"
+            )
+        self.tokens = run.micro_batch * run.sequence if tokens is None else tokens
+        self.eager = run.attention == "eager" or not self.traits.fused_attention
         self.dtype = run.recipe.weights
-        self.tape = Tape(autocast=run.recipe.autocast, device=device, batched=run.micro_batch > 1)
+        self.tape = Tape(
+            autocast=run.recipe.autocast,
+            device=device,
+            batched=run.micro_batch > 1,
+            tokens=self.tokens,
+        )
         self.outer = {w.name.removesuffix(".weight"): w for w in self.model.outer}
         self.tables: dict[str, Tensor] = {}
         self.layers: dict[Block, list] = {}
@@ -70,43 +77,66 @@ class Forward:
 
     def _embed(self) -> Tensor:
         t = self.tape
-        if self.family == "gpt2":
-            table, positions, span = "wte", "wpe", (1, "s")
-        elif self.family == "opt":
-            table, positions, span = "embed_tokens", "embed_positions", ("b", "s")
-        else:
-            table, positions, span = _embedding_name(self.outer), None, None
-        x = self._lookup(table, ("b", "s"))
-        if self.family in ("gemma2", "gemma3_text"):
+        x = self._lookup(_embedding_name(self.outer), ("b", "s"))
+        if self.traits.scaled_embedding:
             x = t.scale(x, "scaled embedding")
         t.phase = "layers"
         if "project_in" in self.outer:
             x = self._outer_linear(x, "project_in", self.model.hidden)
-        if positions:
-            x = t.add(x, self._lookup(positions, span), "embedding + position")
-        if self.family == "gpt2":
-            x = t.dropout(x, self.config["embd_pdrop"])
-        if self.family == "gpt_neox":
-            x = t.dropout(x, self.config["hidden_dropout"])
-        return x
+        for positions, span in (("wpe", (1, "s")), ("embed_positions", ("b", "s"))):
+            if positions in self.outer:
+                x = t.add(x, self._lookup(positions, span), "embedding + position")
+        if "word_embeddings_layernorm" in self.outer:
+            x = self._outer_norm(x, "word_embeddings_layernorm")
+        return t.dropout(x, self.rate(self.traits.dropouts[2]))
+
+    def rate(self, field: str | None) -> float:
+        """A dropout rate of the config; 0 where the family has none."""
+        return (self.config.get(field) or 0.0) if field else 0.0
+
+    def switched(self, rule: bool | str) -> bool:
+        """A rule of the traits: fixed, or a flag of the config."""
+        return bool(self.config.get(rule)) if isinstance(rule, str) else rule
 
     def _lookup(self, name: str, span: tuple) -> Tensor:
         table = self._outer_tensor(name)
         out = Tensor((*span, self.outer[name].shape[1]), self.dtype, f"rows of {name}")
-        return self.tape.emit(name, out, [(table, False)])
+        scratch = NONE
+        if self.tape.device == "cuda":
+            read = self.tokens if "b" in span else self.run.sequence
+            per_row, once = kernels.embedding(read, *self.outer[name].shape)
+            each = size_of((*span, 1), "bool")  # a byte a row that is read
+            scratch = tuple(
+                -int(-per_row * n // 1) + (once if i == 0 else 0) for i, n in enumerate(each)
+            )
+        return self.tape.emit(name, out, [(table, False)], scratch=scratch)
 
     def _final(self, x: Tensor) -> Tensor:
         t = self.tape
-        for name in ("ln_f", "final_layer_norm"):
+        for name in ("ln_f", "final_layer_norm", "norm_f", "final_layernorm", "norm"):
             if name in self.outer:
-                weight = self._outer_tensor(name)
-                x = t.layer_norm(x, weight, self._vector(weight.shape), name)
-        if "norm" in self.outer:
-            x = self._rms_norm(x, self._outer_tensor("norm"), "norm")
+                x = self._outer_norm(x, name)
+        if self.traits.norm == "layer, no weights" or self._opt_norm_without_weights():
+            x = NORMS[self.traits.norm](t, x, None, None, "norm")
         t.phase = "loss"
         if "project_out" in self.outer:
             x = self._outer_linear(x, "project_out", self.outer["project_out"].shape[0])
         return x
+
+    def _opt_norm_without_weights(self) -> bool:
+        """OPT's final norm may have neither weight nor bias, and still keep its input."""
+        c = self.config
+        return (
+            c.get("layer_norm_elementwise_affine") is False
+            and c.get("do_layer_norm_before", True)
+            and not c.get("_remove_final_layer_norm", False)
+        )
+
+    def _outer_norm(self, x: Tensor, name: str) -> Tensor:
+        bias = f"{name}.bias" in self.outer
+        weight = self._outer_tensor(name)
+        bias = self._outer_tensor(f"{name}.bias") if bias else None
+        return NORMS[self.traits.norm](self.tape, x, weight, bias, name)
 
     def _loss(self, x: Tensor) -> None:
         t = self.tape
@@ -115,6 +145,9 @@ class Forward:
         logits.part = "logits"
         cap = self.config.get("final_logit_softcapping")
         held = [logits]
+        if self.traits.scaled_logits:
+            logits = t.scale(logits, "scaled logits")
+            held = [logits]
         if cap is not None:
             logits = t.unary("tanh", t.scale(logits, "logits / cap"), keeps="output")
             logits = t.scale(logits, "capped logits")
@@ -122,7 +155,7 @@ class Forward:
         wide = t.cast(logits, "fp32")
         if wide is not logits:
             held.append(wide)
-        log_probabilities = t.softmax(wide, "log_softmax")
+        log_probabilities = t.log_softmax(wide)
         labels = Tensor(("b", "s"), "int64", "labels", grad=False)
         loss = Tensor((1,), "fp32", "loss")
         t.emit("nll_loss", loss, [(log_probabilities, False)], [(labels, "targets")])
@@ -141,54 +174,46 @@ class Forward:
         return self.tables[name]
 
     def _outer_linear(self, x: Tensor, name: str, out: int, part="activations") -> Tensor:
-        result = self.tape.linear(x, self._outer_tensor(name), None, out, name)
+        bias = self._outer_tensor(f"{name}.bias") if f"{name}.bias" in self.outer else None
+        result = self.tape.linear(x, self._outer_tensor(name), bias, out, name)
         result.part = part
         return result
 
     def _parameter(self, shape, name, grad=True, dtype=None) -> Tensor:
         return Tensor(tuple(shape), dtype or self.dtype, name, "parameters", grad=grad)
 
-    def _vector(self, shape, name="bias") -> Tensor:
-        return self._parameter(shape, name, not self.rank)
-
     def _shared(self) -> None:
         """Tensors made once and used by every layer: masks, and rotary cosines and sines."""
         self.rope: dict[int | None, list[Tensor]] = {}
         self.masks: dict[int | None, Tensor | None] = {}
-        eager = self.run.attention == "eager"
         for window in {block.window for block in self.model.blocks}:
             beyond = window is not None and self.run.sequence >= window
-            if eager:
+            if self.eager:
                 span = "b" if self.tape.batched else 1
                 mask = Tensor((span, 1, "s", "s"), self.dtype, "mask", grad=False, shared=True)
-            elif beyond and self.family != "gemma2":
+            elif self.config.get("alibi"):  # Falcon's: the bias by distance, head by head
+                shape = ("b", self.model.heads, "s", "s")
+                mask = Tensor(shape, self.dtype, "mask and alibi", grad=False, shared=True)
+            elif (beyond and not self._capped()) or self.traits.always_masked:
                 mask = Tensor((1, 1, "s", "s"), "bool", "mask", grad=False, shared=True)
             else:
                 mask = None
             self.masks[window] = mask
-        width = self._rotary_width()
-        if width:
-            dtype = "fp32" if self.family == "olmo2" else self.dtype
-            kinds = (
-                {block.window for block in self.model.blocks}
-                if self.family == "gemma3_text"
-                else {None}
-            )
-            for kind in kinds:
-                shape = (1, "s", width)
-                pair = [Tensor(shape, dtype, n, grad=False, shared=True) for n in ("cos", "sin")]
-                self.rope[kind] = pair
+        if rotary.width(self.model):
+            sets = {block.window for block in self.model.blocks}
+            for kind in sets if self.traits.rotary_sets else {None}:
+                self.rope[kind] = rotary.angles(self.model, self.dtype)
 
-    def _rotary_width(self) -> int:
-        if self.family in ("gpt2", "opt"):
-            return 0
-        if self.family == "gpt_neox":
-            rope = self.config.get("rope_parameters") or {}
-            share = rope.get("partial_rotary_factor", self.config.get("rotary_pct", 0.25))
-            return int(self.model.head_dim * share)
-        if self.family == "deepseek_v3":
-            return self.config["qk_rope_head_dim"]
-        return self.model.head_dim
+    def _capped(self) -> bool:
+        """Whether the fused kernel caps the scores, and then takes no mask."""
+        cap = self.config.get("attn_logit_softcapping")
+        return self.traits.capped_by_kernel and cap is not None
+
+    @property
+    def laid_out_by_head(self) -> bool:
+        """Whether queries and keys are joined from parts, which leaves them head by head."""
+        joined = self.traits.rotated_in_part or "kv_lora_rank" in self.config
+        return self.block.rotated and (joined or self.traits.rotary == "two halves")
 
     def _representatives(self):
         """(block, skipped): a layer to record, or how many to skip that equal the last recorded.
@@ -229,7 +254,7 @@ class Forward:
         if self.run.recompute == "full":
             mask = self.masks[block.window]
             t.begin_recompute([x, *self.rotary(), *([mask] if mask is not None else [])])
-        x = LAYERS.get(self.family, llama_like)(self, x)
+        x = layer_of(self.family)(self, x)
         t.end_recompute()
         self.layers[block] = t.nodes[start:]
         if self.run.recompute == "full":
@@ -240,13 +265,15 @@ class Forward:
         """The layer's weight or bias of that name, None where the model has none."""
         if name not in self.named:
             return None
-        tensor = self._parameter(self.named[name].shape, name, not self.rank)
+        known = self.named[name]
+        tensor = self._parameter(known.shape, name, known.trained and not self.rank, known.dtype)
         self.weights[self.block].append(tensor)
         return tensor
 
-    def linear(self, x: Tensor, name: str) -> Tensor:
+    def linear(self, x: Tensor, name: str, biased: bool = True) -> Tensor:
         t = self.tape
-        weight, bias = self.weight(f"{name}.weight"), self.weight(f"{name}.bias")
+        weight = self.weight(f"{name}.weight")
+        bias = self.weight(f"{name}.bias") if biased else None
         transposed = self.family == "gpt2"
         out_dim = weight.shape[1] if transposed else weight.shape[0]
         out = t.linear(x, weight, bias, out_dim, name)
@@ -259,47 +286,29 @@ class Forward:
         high = t.scale(t.linear(low, up, None, out_dim, f"{name}.lora_B"))
         return t.cast(t.add(out, high), out.dtype)
 
-    def layer_norm(self, x: Tensor, name: str) -> Tensor:
-        weight, bias = self.weight(f"{name}.weight"), self.weight(f"{name}.bias")
-        return self.tape.layer_norm(x, weight, bias, name)
-
     def norm(self, x: Tensor, name: str) -> Tensor:
-        return self._rms_norm(x, self.weight(f"{name}.weight"), name)
-
-    def _rms_norm(self, x: Tensor, weight: Tensor, name: str) -> Tensor:
-        """Computed in fp32. Families differ in when they return to the input's dtype."""
-        t = self.tape
-        given = x.dtype
-        x = t.cast(x, "fp32")
-        normal = t.mul(x, t.inverse_rms(x), f"normalised input of {name}", f"factor in {name}")
-        scaled = (f"output of {name}", f"scaling in {name}")
-        if self.family in ("gemma2", "gemma3_text"):
-            weight = t.copy(t.cast(weight, "fp32"), weight.shape, f"1 + weight of {name}")
-            weight.part = "activations"
-            return t.cast(t.mul(normal, weight, *scaled), given)
-        if self.family == "olmo2":
-            return t.cast(t.mul(weight, normal, *scaled), given)
-        return t.mul(weight, t.cast(normal, given), *scaled)
+        """The layer's norm of that name, as the family writes it."""
+        weight, bias = self.weight(f"{name}.weight"), self.weight(f"{name}.bias")
+        return NORMS[self.traits.norm](self.tape, x, weight, bias, name)
 
     def activation(self, x: Tensor) -> Tensor:
-        t = self.tape
-        key, default = _DEFAULT_ACTIVATION.get(self.family, ("hidden_act", "silu"))
-        name = self.config.get(key) or default
-        kind = _ACTIVATIONS.get(name)
-        if kind is None:
-            raise ValueError(f"{key}: {name!r} given; allowed: {', '.join(sorted(_ACTIVATIONS))}")
-        if kind != "written out":
-            return t.unary(name, x, keeps=kind)
-        half = t.scale(x, "0.5 x")
-        cubic = t.add(x, t.scale(t.power(x), "0.044715 x³"))
-        tanh = t.unary("tanh", t.scale(cubic, "x + 0.044715 x³"), keeps="output")
-        one_plus = t.copy(tanh, tanh.shape, "1 + tanh")
-        return t.mul(half, one_plus, "output of gelu_new", "factor in gelu_new")
+        field = self.traits.activation
+        return activation(self.tape, x, self.config.get(field), field)
 
     def rotary(self) -> list[Tensor]:
         """Cosines and sines of the layer; Gemma 3 has two sets, the others one."""
         return self.rope.get(self.block.window) or self.rope.get(None, [])
 
 
+@lru_cache(maxsize=512)
+def turning_points(model: Model) -> tuple[int, ...]:
+    """Numbers of tokens at which a CUDA kernel of the model's step works another way."""
+    columns = {w.elements for block in model.blocks for w in block.weights if len(w.shape) == 1}
+    tables = {w.shape[0] for w in model.outer if len(w.shape) == 2}
+    return kernels.turning_points(columns, tables)
+
+
 def _embedding_name(outer: dict) -> str:
-    return next(name for name in ("wte", "embed_tokens", "embed_in") if name in outer)
+    return next(
+        name for name in ("wte", "embed_tokens", "embed_in", "word_embeddings") if name in outer
+    )

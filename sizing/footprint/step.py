@@ -9,6 +9,7 @@ Describes transformers 5.23 on PyTorch 2.13; checked against `sizing.trace` (dat
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
@@ -20,7 +21,8 @@ from ..parallel import check_degrees, gradient_bytes
 from ..run import RECIPES, Run
 from ..units import BYTES
 from .backward import Point, points
-from .forward import Forward
+from .classic import buffers
+from .forward import Forward, turning_points
 from .optimizer import Trained, state_bytes, temporary_bytes
 from .sharding import shares
 from .tape import NONE, SAME_BYTES, Size, plus, size_of, value
@@ -119,6 +121,9 @@ def memory_grid(run: Run, micro_batch, sequence, *, device: str = "cuda") -> np.
     if not totals.size:
         return totals
     kinds = 2 * np.searchsorted(_windows(run.model), sequences, side="right") + (batches > 1)
+    if device == "cuda":
+        points = turning_points(run.model)
+        kinds = kinds * (len(points) + 1) + np.searchsorted(points, batches * sequences)
     for kind in np.unique(kinds):
         here = kinds == kind
         b, s = batches[here], sequences[here]
@@ -163,6 +168,7 @@ def _plan_of(run: Run, device: str) -> _Plan:
         tuple(sequence >= window for window in _windows(run.model)),
         run.lora,
         device,
+        _representative(run.model, run.micro_batch * sequence) if device == "cuda" else 1,
     )
 
 
@@ -363,7 +369,7 @@ def _until_gradients_of_one(layers: list[Point], count: int) -> list[Point]:
 @lru_cache(maxsize=512)
 def _plan(
     model, precision, gradients, optimizer, recompute, attention, accumulated, batched, beyond,
-    lora, device,
+    lora, device, tokens,
 ) -> _Plan:  # fmt: skip
     sequence = _sequence_beyond(model, beyond)
     run = Run(
@@ -375,12 +381,12 @@ def _plan(
         attention=attention,
         lora=lora,
     )
-    forward = Forward(run, device)
+    forward = Forward(run, device, tokens)
     trained = _trained(forward)
     recipe = RECIPES[precision]
     master = recipe.master
     wide = gradients == "fp32" and recipe.weight_bytes == 2
-    weights = sum(w.elements * n for w, n in model.weights) * recipe.weight_bytes
+    weights = sum(w.bytes(recipe.weights) * n for w, n in model.weights) + buffers(model)
     state = {
         "parameters": weights + (sum(t.total * t.width for t in trained) if lora else 0),
         "gradients": sum(t.total * (4 if wide else t.width) for t in trained),
@@ -445,7 +451,7 @@ def _largest(sizes: list[Size]) -> list[Size]:
 
 def _trained(forward: Forward) -> list[Trained]:
     """Every tensor that gets a gradient, in the model's order: tables, layers, norm and head."""
-    model, width = forward.model, BYTES[forward.dtype]
+    model = forward.model
     if forward.rank:
         return [
             Trained(t.shape, block.count, 4, hidden=True)
@@ -453,14 +459,27 @@ def _trained(forward: Forward) -> list[Trained]:
             for t in forward.weights[block]
             if t.grad
         ]
-    outer = [(Trained(w.shape, 1, width, hidden=False), w) for w in model.outer]
+
+    def trained(weight, count: int, hidden: bool) -> Trained:
+        width = BYTES[weight.dtype or forward.dtype]
+        return Trained(weight.shape, count, width, hidden=hidden and len(weight.shape) == 2)
+
+    outer = [(trained(w, 1, hidden=False), w) for w in model.outer if w.trained]
     inner = [
-        Trained(w.shape, block.count, width, hidden=len(w.shape) == 2)
+        trained(w, block.count, hidden=True)
         for block in model.blocks
         for w in block.weights
+        if w.trained
     ]
     tables = [t for t, w in outer if w.part == "embedding"]
     return [*tables, *inner, *(t for t, w in outer if w.part != "embedding")]
+
+
+def _representative(model: Model, tokens: int) -> int:
+    """The same number for all between two turning points of CUDA's kernels, and one of them."""
+    points = turning_points(model)
+    place = bisect_left(points, tokens)
+    return points[place] if place < len(points) else points[-1] + 1
 
 
 @lru_cache(maxsize=512)

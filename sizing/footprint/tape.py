@@ -7,8 +7,9 @@ operation itself. Every size is a polynomial in the micro-batch b and the sequen
 walk serves all batches and lengths of a model.
 
 The rules are those of torch/tools/autograd/derivatives.yaml and of the engine: saved tensors and
-incoming gradients are released when a node has run; two gradients of one tensor are added into a
-third; a gradient that reaches a parameter stays.
+incoming gradients are released when a node has run; the second gradient of a tensor is added into
+the first where nothing else looks at that one, otherwise into a third tensor; a gradient that
+reaches a parameter stays.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from math import prod
 
 from ..units import BYTES
+from . import kernels
 
 # A tape is written for bf16: fp16 takes as many bytes, operation by operation.
 SAME_BYTES = {"fp16": "bf16", "fp16-mixed": "bf16-mixed"}
@@ -25,6 +27,12 @@ SAME_BYTES = {"fp16": "bf16", "fp16-mixed": "bf16-mixed"}
 MONOMIALS = ((0, 0), (0, 1), (1, 1), (0, 2), (1, 2))
 Size = tuple[int, int, int, int, int]  # one coefficient a monomial, in bytes
 NONE: Size = (0, 0, 0, 0, 0)
+
+
+# What the gradient of an operation's input is: a tensor of its own; one seen through a view; the
+# incoming gradient itself; a view of that. Autograd adds in place into the first and the third
+# alone, and only while nobody else holds them: a view keeps the tensor that it looks at.
+NEW, NEW_VIEW, SAME, VIEW = False, "new view", "same", True
 
 
 def size_of(shape: tuple, dtype: str) -> Size:
@@ -76,14 +84,14 @@ class Tensor:
 class Node:
     """One operation: what it saved, and what its backward pass makes.
 
-    `grads` lists (input, alias): the gradient of that input is a view of the incoming gradient, or
-    a new tensor. `extra` is what the backward pass allocates at once, results included.
+    `grads` lists (input, kind): NEW, NEW_VIEW, SAME or VIEW. `extra` is what the backward pass
+    allocates at once, results included.
     """
 
     name: str
     phase: str
     outputs: tuple[Tensor, ...]
-    grads: list[tuple[Tensor, bool]]
+    grads: list[tuple[Tensor, bool | str]]
     saved: list[tuple[Tensor, str]]
     extra: Size
     part: str
@@ -111,33 +119,49 @@ class Tape:
     """Records operations. `autocast` is torch.autocast to bf16; `device` chooses its operator list.
 
     `batched` says whether the micro-batch is above one: a transposed batch of heads must then be
-    copied before a batched matmul.
+    copied before a batched matmul. `tokens`, those of the micro-batch, decide how CUDA sums over
+    them.
     """
 
     autocast: bool = False
     device: str = "cpu"
     batched: bool = True
+    tokens: int = 1
     phase: str = "embedding"
     nodes: list = field(default_factory=list)
     casts: dict = field(default_factory=dict)
     region: Region | None = None
 
-    def emit(self, name, out, grads, saved=(), extra=None):
-        """Record an operation; it exists for autograd only if some input needs a gradient."""
+    def emit(self, name, out, grads, saved=(), extra=None, scratch=NONE):
+        """Record an operation; it exists for autograd only if some input needs a gradient.
+
+        Its backward pass allocates the new gradients at once, or `extra`, and `scratch`.
+        """
         outputs = out if isinstance(out, tuple) else (out,)
-        grads = [(tensor, alias) for tensor, alias in grads if tensor.grad]
+        grads = [(tensor, kind) for tensor, kind in grads if tensor.grad]
         if not grads:
             for tensor in outputs:
                 tensor.grad = False
             return out
         if extra is None:
             extra = NONE
-            for tensor, alias in grads:
-                extra = extra if alias else plus(extra, tensor.size)
+            for tensor, kind in grads:
+                extra = plus(extra, tensor.size) if kind in (NEW, NEW_VIEW) else extra
         saved = [(tensor, why) for tensor, why in saved if tensor is not None]
         part = "logits" if grads[0][0].part == "logits" else "temporary"
+        extra = plus(extra, scratch)
         self.nodes.append(Node(name, self.phase, outputs, grads, saved, extra, part, self.region))
         return out
+
+    def rows(self, per_token: float, once: int = 0) -> Size:
+        """Bytes that grow with the tokens of a micro-batch, and bytes that do not."""
+        return (once, 0, -int(-per_token // 1), 0, 0)
+
+    def _summed(self, parameter: Tensor | None) -> Size:
+        """What CUDA allocates to sum a parameter's gradient over the tokens."""
+        if self.device != "cuda" or parameter is None or not parameter.grad:
+            return NONE
+        return self.rows(*kernels.summed(self.tokens, prod(parameter.shape)))
 
     # -- views and copies
 
@@ -190,7 +214,7 @@ class Tape:
     def add(self, x: Tensor, y: Tensor, name="sum") -> Tensor:
         shape = x.shape if len(x.shape) >= len(y.shape) and "b" in x.shape else y.shape
         out = Tensor(shape, _promote(x, y), name)
-        grads = [(t, t.dtype == out.dtype and t.shape == shape) for t in (x, y)]
+        grads = [(t, SAME if (t.dtype, t.shape) == (out.dtype, shape) else NEW) for t in (x, y)]
         return self.emit("add", out, grads)
 
     def scale(self, x: Tensor, name="") -> Tensor:
@@ -209,7 +233,9 @@ class Tape:
             if t.grad:
                 extra = plus(extra, out.size)
                 extra = plus(extra, t.size) if t.dtype != out.dtype else extra
-        return self.emit("mul", out, [(x, False), (y, False)], saved, extra)
+        weight = next((t for t in (x, y) if t.part == "parameters"), None)
+        inputs = [(x, False), (y, False)]
+        return self.emit("mul", out, inputs, saved, extra, self._summed(weight))
 
     def unary(self, name, x: Tensor, keeps="input", temporaries=1) -> Tensor:
         """An elementwise function; `keeps` its "input" or its "output" for the gradient."""
@@ -233,8 +259,12 @@ class Tape:
 
     # -- reductions and norms
 
-    def softmax(self, x: Tensor, name="softmax") -> Tensor:
-        return self.unary(name, x, keeps="output")
+    def softmax(self, x: Tensor) -> Tensor:
+        """On CUDA the backward pass writes gradient x output down before it sums its rows."""
+        return self.unary("softmax", x, "output", temporaries=2 if self.device == "cuda" else 1)
+
+    def log_softmax(self, x: Tensor) -> Tensor:
+        return self.unary("log_softmax", x, "output")
 
     def inverse_rms(self, x: Tensor) -> Tensor:
         """1 / sqrt(mean(x²) + eps) over the last dimension."""
@@ -246,8 +276,9 @@ class Tape:
         if self.autocast and self.device == "cuda":  # on CUDA's list of fp32 operators
             x = self.cast(x, "fp32")
         out = Tensor(x.shape, x.dtype, f"output of {name}")
-        statistic = Tensor((*x.shape[:-1], 1), x.dtype, f"mean of {name}", grad=False)
-        deviation = Tensor((*x.shape[:-1], 1), x.dtype, f"1/deviation of {name}", grad=False)
+        dtype = "fp32" if self.device == "cuda" else x.dtype
+        statistic = Tensor((*x.shape[:-1], 1), dtype, f"mean of {name}", grad=False)
+        deviation = Tensor((*x.shape[:-1], 1), dtype, f"1/deviation of {name}", grad=False)
         saved = [(x, f"input of {name}"), (statistic, "statistics"), (deviation, "statistics")]
         grads = [(x, False)] + [(p, False) for p in (weight, bias) if p is not None]
         return self.emit(name, out, grads, saved)
@@ -263,13 +294,14 @@ class Tape:
         out = Tensor((*x.shape[:-1], out_dim), x.dtype, f"output of {name}")
         saved = [(x, f"input of {name}")] if weight.grad else []
         saved += [(weight, f"weight of {name}")] if x.grad else []
-        grads = [(x, False), (weight, False)] + ([(bias, False)] if bias is not None else [])
-        return self.emit(name, out, grads, saved)
+        # the product is of two dimensions: gradients come back through reshape and transpose
+        grads = [(x, NEW_VIEW), (weight, NEW_VIEW)] + ([(bias, NEW)] if bias is not None else [])
+        return self.emit(name, out, grads, saved, scratch=self._summed(bias))
 
     def matmul(self, x: Tensor, y: Tensor, shape: tuple, name) -> Tensor:
         out = Tensor(shape, x.dtype, name)
         saved = [(x, f"factor of {name}"), (y, f"factor of {name}")]
-        return self.emit(name, out, [(x, False), (y, False)], saved)
+        return self.emit(name, out, [(x, NEW_VIEW), (y, NEW_VIEW)], saved)
 
     def gather(self, x: Tensor, shape: tuple, name, index_shape: tuple) -> Tensor:
         """Rows of x by an index tensor, which is kept; the gradient is scattered into zeros."""

@@ -25,6 +25,9 @@ _NOISE = re.compile(
 )
 
 
+OWN_SHARE = 0.97  # of a GPU's memory for torch's allocator; the rest is for context and libraries
+
+
 class DeviceTooSmall(MemoryError):
     """A point was not tried because its estimate exceeds the memory that is free."""
 
@@ -95,6 +98,8 @@ def find() -> Device:
     """The device here: the first CUDA GPU, otherwise the CPU."""
     if torch.cuda.is_available():
         found = torch.cuda.get_device_properties(0)
+        # torch's allocator shall be the one that refuses: its error is the one that leaves no trace
+        torch.cuda.set_per_process_memory_fraction(OWN_SHARE)
         return Device("cuda", found.name, found.total_memory, found.multi_processor_count)
     return cpu()
 
@@ -118,6 +123,9 @@ def provenance(device: Device, name: str, command: str) -> dict[str, str]:
         "memory": f"{device.memory} bytes",
         "cores": device.cores,
         "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+        if device.cuda
+        else "none",
+        "clocks": _output("nvidia-smi", "--query-gpu=clocks.sm,power.draw", "--format=csv,noheader")
         if device.cuda
         else "none",
         "cuda": torch.version.cuda or "none",
@@ -158,7 +166,12 @@ def _cpu_name() -> str:
 
 
 def _commit() -> str:
-    """Commit of the course, with "+dirty" when the library differs from it."""
+    """Commit of the course, with "+dirty" when the library differs from it.
+
+    A copy without its history says so in SIZING_COMMIT.
+    """
+    if given := os.environ.get("SIZING_COMMIT"):
+        return given
     commit = _output("git", "-C", str(_ROOT), "rev-parse", "--short=12", "HEAD")
     changes = _output(
         "git", "-C", str(_ROOT), "status", "--porcelain", "--", "sizing", "data/models"

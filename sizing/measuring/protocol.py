@@ -143,10 +143,21 @@ def _rounded(value):
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
+# What a full device makes others say than torch's GPU allocator: the CPU's allocator; the driver,
+# when it loads a kernel; the libraries, when they create a handle or a workspace; NCCL.
+_FULL = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "Cuda failure 2",
+)
+
+
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether torch's GPU allocator, its CPU allocator or Python ran out of memory."""
-    return (
-        isinstance(error, MemoryError | torch.OutOfMemoryError)
-        or "DefaultCPUAllocator: can't allocate memory" in str(error)
-        or "DefaultCPUAllocator: not enough memory" in str(error)
-    )
+    """Whether memory ran out: in torch's allocators, in Python, in the driver or a library."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return any(text in str(error) for text in _FULL)

@@ -47,7 +47,7 @@ def timed(
     device: Device,
     budget: float | None = None,
     warmup: int = 1,
-    warm: float = 0.1,
+    warm: float | None = None,
     least: int = 3,
     most: int = 100,
     shortest: float = 5e-4,
@@ -59,11 +59,14 @@ def timed(
         budget: seconds for all samples; by default 0.5 on a CPU, 0.3 on a GPU.
         warmup: calls before the first sample, at least: they load kernels, create handles and
             buffers.
-        warm: seconds of such calls, at least, for the clock to rise.
+        warm: seconds of such calls, at least, for the clock to rise; by default 0.1 on a CPU, 0.5
+            on a GPU, whose clock falls while a model is built.
         least, most: bounds of the number of samples, whatever the budget.
         shortest: seconds that a sample lasts at least; shorter calls share one. 0: one call each.
     """
     budget = budget or (0.3 if device.cuda else 0.5)
+    if warm is None:
+        warm = 0.5 if device.cuda else 0.1
     start, done = time.perf_counter(), 0
     while done < warmup or time.perf_counter() - start < warm:
         estimate = _one(call, device)

@@ -228,6 +228,8 @@ def _claim(local_rank: int, local_ranks: int, device: Device) -> None:
 
 def _meet(device: Device, **where) -> None:
     backend = "nccl" if device.cuda else "gloo"
+    if device.cuda:  # binds the communicator to this rank's GPU
+        where["device_id"] = torch.device("cuda", torch.cuda.current_device())
     dist.init_process_group(backend, timeout=timedelta(seconds=PATIENCE), **where)
 
 

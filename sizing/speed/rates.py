@@ -4,42 +4,51 @@ A matmul takes its FLOPs at the rate of large matmuls or its bytes at the memory
 is longer (roofline: Williams, Waterman and Patterson 2009, doi:10.1145/1498765.1498785), and a
 start-up time. A collective takes a ring's bytes and a latency for every rank.
 
-"Calibrated" constants come from the runs that `sizing.evidence.ultrascale` names.
+The constants stand in data/rates.csv, each with its origin: calibrated with the runs that it names,
+measured, published, or assumed.
 """
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
+from functools import cache
 
 from ..hardware import GPU
 from ..hardware import gpu as find_gpu
 from ..parallel import ring_factor
+from ..units import DATA
 
-# Rate of large matmuls over a whole step, as a share of the datasheet's dense peak, calibrated: on
-# the H100 with the runs named there, on the A100 with one row (1.7B) of Megatron's table 1
-# (arXiv:2104.04473). The best single matmul found by search reaches 0.80 and 0.87 (Stas Bekman,
-# ml-engineering, compute/accelerator/README.md, "Maximum Achievable Matmul FLOPS", 2026-11-22): an
-# H100 is held back by its power. A device measured here has its best rate for a peak.
-MATMUL_RATE = {
-    "a100-sxm-40gb": 0.75,
-    "a100-sxm-80gb": 0.75,
-    "h100-sxm": 0.61,
-    "h200-sxm": 0.61,
-    "measured": 0.80,
-}
-OTHER_MATMUL_RATE = 0.65  # unknown: between those of the accelerators that we know
-KERNEL = 8e-6  # s for a matmul to start, fill its waves of tiles and drain
-MEMORY_RATE = 0.85  # of the datasheet's bandwidth; 0.87 copied on an H100 (aigatech/vpbenchmarking)
 
-# The cluster of the calibrated runs: nodes of 8 with AWS p5.48xlarge's network. Each H100 has four
-# of the node's 32 EFA cards of 100 Gbit/s (Perplexity AI, "High-Performance GPU Memory Transfer on
-# AWS", 2025, which moves 97 % of that).
-NODE = 8
-NETWORK = 50e9  # bytes/s in one direction for each GPU
-NETWORK_RATE = 0.80  # of the network, in collectives
-LINK_RATE = 0.81  # calibrated: of the link's datasheet rate, in collectives within a node
-LINK_LATENCY = 8e-6  # s for each further rank of a collective within a node
-NETWORK_LATENCY = 28e-6  # calibrated: s for each further rank of one that crosses nodes
+@cache
+def constants() -> dict[str, float]:
+    """{name: value} of data/rates.csv: shares, seconds and bytes/s that no datasheet gives."""
+    return {row["name"]: float(row["value"]) for row in _rows() if not row["gpu"]}
+
+
+@cache
+def matmul_rates() -> dict[str, float]:
+    """{GPU: rate of large matmuls over a whole step, as a share of its dense peak}."""
+    return {row["gpu"]: float(row["value"]) for row in _rows() if row["gpu"]}
+
+
+def _rows() -> list[dict[str, str]]:
+    with (DATA / "rates.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+_C = constants()
+OTHER_MATMUL_RATE = _C["matmul_rate"]
+KERNEL = _C["kernel_start"]  # s for a matmul to start, fill its waves of tiles and drain
+MEMORY_RATE = _C["memory_rate"]  # of the datasheet's bandwidth
+
+# The cluster of the calibrated runs.
+NODE = int(_C["node"])
+NETWORK = _C["network"]  # bytes/s in one direction for each GPU
+NETWORK_RATE = _C["network_rate"]  # of the network, in collectives
+LINK_RATE = _C["link_rate"]  # of the link's datasheet rate, in collectives within a node
+LINK_LATENCY = _C["link_latency"]  # s for each further rank of a collective within a node
+NETWORK_LATENCY = _C["network_latency"]  # s for each further rank of one that crosses nodes
 
 
 @dataclass(frozen=True)
@@ -115,7 +124,7 @@ def sustained_rates(
     peak = device.peak_flops(dtype)
     return Rates(
         peak=peak,
-        matmul=peak * MATMUL_RATE.get(device.name, OTHER_MATMUL_RATE),
+        matmul=peak * matmul_rates().get(device.name, OTHER_MATMUL_RATE),
         memory=device.bandwidth * MEMORY_RATE,
         link=device.link * LINK_RATE if device.link else network * NETWORK_RATE,
         network=network * NETWORK_RATE,

@@ -4,8 +4,9 @@ Matmuls and collectives run at the rates of `sizing.speed.rates`; everything els
 its bytes of memory traffic. No pass can be shorter than the host needs to launch it. Stages run
 1F1B: the slowest sets the pace, filling and draining is the bubble.
 
-Constants that no datasheet gives come from 15 runs of one model size on H100s, named in
-`sizing.evidence.ultrascale`; its error table, data/parallel_error.csv, is over all the others.
+Constants that no datasheet gives stand in data/rates.csv with their origin: most come from 15 runs
+of one model size on H100s, named in `sizing.evidence.ultrascale`; its error table,
+data/parallel_error.csv, is over all the others.
 """
 
 from __future__ import annotations
@@ -26,24 +27,23 @@ from ..parallel import (
     tokens,
 )
 from ..run import Run, all_weights_trained
-from .rates import NETWORK, NODE, Rates, sustained_rates
+from .rates import NETWORK, NODE, Rates, constants, sustained_rates
 
 # --- The engine: nanotron, that is PyTorch kernel by kernel --------------------------------------
 
-FLASH_FORWARD = 0.36  # calibrated: of the dense peak, on the pairs that the causal mask leaves
-FLASH_BACKWARD = 0.30  # of the dense peak, on 2.5 times the FLOPs (FlashAttention-2, 2307.08691)
-HOST_LAYER = 4.1e-3  # calibrated: s of Python and launches for a layer's forward and backward
-HOST_HEAD = 4.5e-3  # calibrated: s for head and loss
-HOST_FORWARD = 0.36  # share of them in the forward pass
-# Calibrated: s more for a layer, at first and for each further tensor-parallel rank, when the
-# pipeline crosses nodes. The runs show it at 2, 4, 8 and 16 ranks, whatever the micro-batch. They
-# also hold less memory, as if matmul inputs were gathered again for backward and not kept:
-# probably another version of the engine. Why it should cost so much, we do not know.
-HOST_PIPELINE = 1e-3
-HOST_PIPELINE_RANK = 2.2e-3
-MESSAGE = 0.3e-3  # s for a message between stages, whose shape goes ahead of it
-REDUCTION = 0.38  # calibrated: of the link's rate, gradients reduced beside the backward pass
-TENSOR_LATENCY = 11e-6  # calibrated: s for each node and tensor, reduced or gathered once a step
+_C = constants()
+FLASH_FORWARD = _C["flash_forward"]  # of the dense peak, on the pairs that the causal mask leaves
+FLASH_BACKWARD = _C["flash_backward"]  # of the dense peak, on 2.5 times the FLOPs
+HOST_LAYER = _C["host_layer"]  # s of Python and launches for a layer's forward and backward
+HOST_HEAD = _C["host_head"]  # s for head and loss
+HOST_FORWARD = _C["host_forward"]  # share of them in the forward pass
+# s more for a layer, at first and for each further tensor-parallel rank, when the pipeline crosses
+# nodes. Why it should cost so much, we do not know.
+HOST_PIPELINE = _C["host_pipeline"]
+HOST_PIPELINE_RANK = _C["host_pipeline_rank"]
+MESSAGE = _C["message"]  # s for a message between stages, whose shape goes ahead of it
+REDUCTION = _C["reduction"]  # of the link's rate, gradients reduced beside the backward pass
+TENSOR_LATENCY = _C["tensor_latency"]  # s for each node and tensor, reduced or gathered once a step
 
 # Bytes moved. Elements a token and layer, forward; backward moves twice as many. Norms read and
 # write (4 widths), residuals (6), queries, keys and values are copied into shape and rotated, the
@@ -58,8 +58,8 @@ FOREACH = 2.5  # passes of foreach AdamW over its operands, where a fused kernel
 
 
 @dataclass(frozen=True)
-class StepTime:
-    """Seconds of one optimizer step on the GPUs of the slowest pipeline stage.
+class Work:
+    """Seconds of what every micro-batch goes through.
 
     Attributes:
         matmul: matmuls of the layers and the head.
@@ -68,10 +68,6 @@ class StepTime:
         recompute: the forward passes repeated for backward.
         host: the GPU idle until Python has launched its next kernel.
         tensor_parallel, context_parallel: their collectives, none of it hidden.
-        pipeline_transfer: activations and gradients between stages.
-        pipeline_bubble: filling and draining the pipeline.
-        data_parallel: gradients and gathered weights, what computation does not hide.
-        optimizer: clipping, update, copy to the working weights.
     """
 
     matmul: float
@@ -81,6 +77,19 @@ class StepTime:
     host: float
     tensor_parallel: float
     context_parallel: float
+
+
+@dataclass(frozen=True)
+class StepTime(Work):
+    """Seconds of one optimizer step on the GPUs of the slowest pipeline stage: `Work`, and
+
+    Attributes:
+        pipeline_transfer: activations and gradients between stages.
+        pipeline_bubble: filling and draining the pipeline.
+        data_parallel: gradients and gathered weights, what computation does not hide.
+        optimizer: clipping, update, copy to the working weights.
+    """
+
     pipeline_transfer: float
     pipeline_bubble: float
     data_parallel: float
@@ -166,16 +175,9 @@ def step_time(
 
 
 @dataclass(frozen=True)
-class _Pass:
+class _Pass(Work):
     """Seconds of a layer or head in one micro-batch."""
 
-    matmul: float
-    attention: float
-    elementwise: float
-    recompute: float
-    host: float
-    tensor_parallel: float
-    context_parallel: float
     forward: float  # all of the forward pass, and of the backward
     backward: float
 
@@ -318,15 +320,7 @@ def _head(run: Run, rate: Rates, host: float) -> _Pass:
     )
 
 
-_PARTS = (
-    "matmul",
-    "attention",
-    "elementwise",
-    "recompute",
-    "host",
-    "tensor_parallel",
-    "context_parallel",
-)
+_PARTS = tuple(field.name for field in fields(Work))
 
 
 def _stage(run: Run, rate: Rates, stage: Stage, layer: _Pass, head: _Pass) -> dict[str, float]:

@@ -8,7 +8,7 @@ formulas for the same quantities. Checked with torch 2.11 to 2.13 and transforme
 from __future__ import annotations
 
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from unittest.mock import patch
 
 import torch
@@ -19,7 +19,8 @@ from transformers.integrations import moe
 from ..compute import Flops
 from ..run import Run
 from . import build
-from .cuda import cuda_operators
+from .cuda import cuda_operators, scratch
+from .fallback import TracedModel, may_run, model
 from .step import Step
 from .tracker import PARTS, LiveBytes
 
@@ -63,18 +64,20 @@ def memory(run: Run, *, device: str = "cuda") -> Trace:
 
     Args:
         run: the training run; its parallel degrees must be 1.
-        device: whose operators: "cuda" (see sizing.trace.cuda; the kernels' own workspaces and the
+        device: whose operators: "cuda" (see sizing.trace.cuda; cuBLAS's workspaces and the
             allocator's rounding are not part of a trace), or "cpu".
 
     Raises:
         ValueError: a parallel degree above 1, or an unknown device.
     """
     _single(run)
+    may_run(run)
     if device not in DEVICES:
         raise ValueError(f"device: {device!r} given; allowed: {', '.join(DEVICES)}")
     with _fake_tensors(), cuda_operators() if device == "cuda" else nullcontext():
         step = Step(run)
-        tracker = LiveBytes((run.micro_batch * run.sequence, run.model.vocab))
+        logits = (run.micro_batch * run.sequence, run.model.vocab)
+        tracker = LiveBytes(logits, scratch) if device == "cuda" else LiveBytes(logits)
         with tracker:
             tracker.tag(step.batch, "activations")
             for tensor in (*step.model.parameters(), *step.model.buffers()):
@@ -107,18 +110,48 @@ def flops(run: Run) -> Flops:
     """
     for field in ("tensor", "pipeline", "context"):
         _require_one(run, field)
+    may_run(run)
     eager = "recomputed_core" if run.recompute == "selective" else "eager"
     with _fake_tensors():
         step = Step(run, attention=eager)
-        with FlopCounterMode(display=False) as forward:
+        with flop_counter() as forward:
             loss = step.forward()
-        with FlopCounterMode(display=False) as backward:
+        with flop_counter() as backward:
             loss.backward()
         del loss
     count = run.accumulation * run.data
     ahead, back = forward.get_total_flops(), backward.get_total_flops()
+    if getattr(run.model, "traced", False):  # scans and loops are no two products backward
+        plain = back if run.recompute == "none" else _plain_backward(run)
+        return Flops(count * ahead, count * plain, count * (back - plain))
     # The backward pass multiplies each matrix of the forward pass twice; more is recompute.
     return Flops(count * ahead, count * 2 * ahead, count * (back - 2 * ahead))
+
+
+def _plain_backward(run: Run) -> int:
+    """FLOPs of one backward pass without recompute."""
+    return flops(replace(run, recompute="none", accumulation=1, data=1)).backward
+
+
+def flop_counter() -> FlopCounterMode:
+    """torch's counter, taught the product of grouped rows with their experts' matrices."""
+    grouped = torch.ops.transformers
+    return FlopCounterMode(
+        display=False,
+        custom_mapping={
+            grouped.grouped_mm_fallback: _grouped_flops,
+            grouped.grouped_mm_fallback_backward: _grouped_backward_flops,
+        },
+    )
+
+
+def _grouped_flops(rows, weight, *args, out_shape=None, **kwargs) -> int:
+    """Each row meets one expert's matrix: (rows, K) x (experts, K, N)."""
+    return 2 * rows[0] * weight[-2] * weight[-1]
+
+
+def _grouped_backward_flops(rows, weight, *args, out_shape=None, **kwargs) -> int:
+    return 2 * _grouped_flops(rows, weight)
 
 
 @contextmanager
@@ -174,4 +207,4 @@ def _require_one(run: Run, field: str) -> None:
         )
 
 
-__all__ = ["PARTS", "PHASES", "Step", "Trace", "flops", "memory"]
+__all__ = ["PARTS", "PHASES", "Step", "Trace", "TracedModel", "flops", "memory", "model"]

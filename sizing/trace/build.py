@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import sys
 import warnings
+from contextlib import nullcontext
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
     AutoConfig,
     AutoModelForCausalLM,
+    PreTrainedConfig,
     masking_utils,
 )
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers import __version__ as version
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.pytorch_utils import Conv1D
 
 from ..run import Run
@@ -32,19 +37,78 @@ def model(run: Run, attention: str | None = None) -> torch.nn.Module:
         run: the training run; dropout is whatever its config says.
         attention: overrides transformers' attention implementation.
     """
-    config = AutoConfig.for_model(**run.model.config)
+    if run.model.head != "language model":
+        raise ValueError(
+            f"architectures: a model with head {run.model.head!r} given; allowed: a causal "
+            "language model, whose loss is over the vocabulary"
+        )
+    config = config_of(run.model)
     config.use_cache = False  # as transformers' Trainer sets it
     implementation = attention or _attention(run)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        network = AutoModelForCausalLM.from_config(
-            config, dtype=DTYPES[run.recipe.weights], attn_implementation=implementation
+        network = _built(
+            run.model, config, dtype=DTYPES[run.recipe.weights], attn_implementation=implementation
         )
         if run.recompute == "full":
             network.gradient_checkpointing_enable({"use_reentrant": False})
     # GPT-2's class name does not say its loss: transformers would warn, and take this one.
     network.loss_type = "ForCausalLM"
     return network.train()
+
+
+def config_of(model) -> PreTrainedConfig:
+    """transformers' config of a model.
+
+    Raises:
+        ValueError: transformers refuses the config; names it and says why.
+    """
+    try:
+        return AutoConfig.for_model(**_plain(model.config))
+    except Exception as error:  # each config class has its own
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"config: transformers {version} does not take that of {model.name!r} "
+            f"({type(error).__name__}: {reason[:300]}); allowed: a config that it takes"
+        ) from error
+
+
+# Rotary types that transformers' own code does not know; they change angles, not sizes.
+_ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "su", "llama3", "proportional")
+
+
+def _plain(config: dict) -> dict:
+    """The config without what transformers checks though it changes no size: special tokens outside
+    the vocabulary, constants that are no numbers, foreign kinds of rotary scaling."""
+    plain = {**config, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
+    plain.pop("initializer_range", None)
+    for key in [key for key in plain if key.endswith(("_eps", "_epsilon"))]:
+        if not isinstance(plain[key], float):
+            del plain[key]
+    for key in ("rope_scaling", "rope_parameters"):
+        rope = plain.get(key)
+        if isinstance(rope, str) or (
+            isinstance(rope, dict)
+            and rope.get("rope_type", rope.get("type", "default")) not in _ROPE_TYPES
+        ):
+            del plain[key]
+    return plain
+
+
+def _built(model, config, **settings) -> torch.nn.Module:
+    try:
+        return AutoModelForCausalLM.from_config(config, **settings)
+    except (KeyError, AttributeError, AssertionError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        if "fused_core" in reason or "recomputed_core" in reason:
+            raise ValueError(
+                f"attention: {model.family!r} has no other than transformers' own; allowed: "
+                "attention='eager' and recompute 'none' or 'full'"
+            ) from error
+        raise ValueError(
+            f"config: transformers {version} does not build {model.name!r} "
+            f"({type(error).__name__}: {reason[:300]})"
+        ) from error
 
 
 def not_packed():
@@ -55,8 +119,10 @@ def not_packed():
 
 
 def _attention(run: Run) -> str:
+    if not run.model.traits.fused_attention:
+        return "eager"
     if run.attention == "flash":
-        return "fused_core"
+        return "sdpa" if run.model.family == "falcon" else "fused_core"
     return "recomputed_core" if run.recompute == "selective" else "eager"
 
 
@@ -65,6 +131,11 @@ def _flash(module, query, key, value, attention_mask, **kwargs):
 
     A fused kernel regenerates dropout from its seed, and those that cap scores do so on the fly;
     the CPU kernel would fall back to eager attention for the one, transformers refuses the other.
+
+    On a GPU a fused kernel is what runs: FlashAttention-2 for bf16 and fp16 without a mask,
+    memory-efficient attention for fp32 and for masks. Left alone, torch takes cuDNN's kernel on a
+    Hopper GPU, and for fp32 with grouped heads none: its math path writes all s x s scores down.
+    There keys and values are repeated for every query head first, as for a mask.
     """
     if kwargs.pop("softcap", None) is not None:
         attention_mask = None
@@ -72,8 +143,37 @@ def _flash(module, query, key, value, attention_mask, **kwargs):
     width = value.shape[-1]
     # Latent attention's values are narrower than its keys; fused kernels take one width.
     value = functional.pad(value, (0, key.shape[-1] - width)) if width < key.shape[-1] else value
-    out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    if _without_grouping(query):
+        groups = query.shape[1] // key.shape[1]
+        key, value, module = repeat_kv(key, groups), repeat_kv(value, groups), _UNGROUPED
+    with _fused_kernels(query):
+        out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     return out[..., :width], None
+
+
+_UNGROUPED = SimpleNamespace(is_causal=True)  # what transformers reads of an attention module
+
+
+def on_cuda(tensor: torch.Tensor) -> bool:
+    """Whether the tensor's operators are CUDA's; a trace for CUDA says yes to every tensor."""
+    return tensor.is_cuda
+
+
+def _without_grouping(query: torch.Tensor) -> bool:
+    """Whether the kernel that takes this query knows no grouped heads."""
+    lowered = torch.is_autocast_enabled(query.device.type)
+    return on_cuda(query) and query.dtype == torch.float32 and not lowered
+
+
+def _fused_kernels(query: torch.Tensor):
+    """The same kernels on every GPU; before Ampere torch may need its math path for bf16."""
+    if not query.is_cuda:
+        return nullcontext()
+    old = torch.cuda.get_device_capability(query.device) < (8, 0)
+    return sdpa_kernel([*KERNELS, SDPBackend.MATH] if old else KERNELS)
+
+
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
 
 
 def _eager_recomputed(module, query, key, value, attention_mask, **kwargs):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from functools import cache
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -16,8 +17,15 @@ class LiveBytes(TorchDispatchMode):
     """Bytes alive by part, their peak in each phase, and the timeline.
 
     A storage counts from the operation that creates it until nothing refers to it, views included,
-    which is what the allocator of a real device sees. What a kernel allocates and frees inside
-    itself is not seen, nor are rounding to blocks and fragmentation.
+    which is what the allocator of a real device sees. Rounding to blocks and fragmentation are not
+    seen. To watch changes what is watched: under any dispatch mode autograd adds two gradients of
+    one tensor into a third, also where it would otherwise add into the first. This mode adds into
+    the first where autograd would if nobody watched.
+
+    Args:
+        logits_shape: (tokens, vocabulary).
+        scratch: from an operator and its arguments to the bytes that its kernel allocates and frees
+            inside itself, of which a trace sees nothing.
 
     Attributes:
         phase: the name under which peaks are kept now; the caller moves it on.
@@ -26,8 +34,10 @@ class LiveBytes(TorchDispatchMode):
         timeline: [(phase, bytes)] after every operation that changed the total.
     """
 
-    def __init__(self, logits_shape: tuple[int, int]):
+    def __init__(self, logits_shape: tuple[int, int], scratch=lambda operator, args: 0):
         super().__init__()
+        self.scratch = scratch
+        self._alone = _held_alone()
         self.phase = "start"
         self.live = dict.fromkeys(PARTS, 0)
         self.total = 0
@@ -40,11 +50,13 @@ class LiveBytes(TorchDispatchMode):
         # Optimizers read step counters and norms as Python numbers; a fake tensor holds none.
         if func is _aten._local_scalar_dense.default:
             return 1.0
+        if func is _aten.add.Tensor and self._in_place(*args, **(kwargs or {})):
+            func = _aten.add_.Tensor
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, torch.Tensor):
                 self._add(tensor, func, args)
-        self._record()
+        self._record(self.scratch(func, args))
         return out
 
     def tag(self, tensor: torch.Tensor, part: str) -> None:
@@ -89,9 +101,40 @@ class LiveBytes(TorchDispatchMode):
                 return "temporary"
         return "activations"
 
-    def _record(self) -> None:
+    def _record(self, scratch: int = 0) -> None:
         if not self.timeline or self.timeline[-1] != (self.phase, self.total):
             self.timeline.append((self.phase, self.total))
+        total = self.total + scratch
         peak = self.peaks.get(self.phase)
-        if peak is None or self.total > peak["total"]:
-            self.peaks[self.phase] = {**self.live, "total": self.total}
+        if peak is None or total > peak["total"]:
+            held = self.live["temporary"] + scratch
+            self.peaks[self.phase] = {**self.live, "temporary": held, "total": total}
+
+    def _in_place(self, first, second, alpha=1) -> bool:
+        """Whether this sum is autograd's, of two gradients, and would be made in place.
+
+        Autograd adds into the first gradient that reaches a tensor if it holds that one alone
+        (torch/csrc/autograd/input_buffer.cpp): not a view, and referred to by nothing else.
+        """
+        if torch.is_grad_enabled() or torch._C._current_graph_task_id() == -1:
+            return False  # not in a backward pass, or in one that runs a forward pass again
+        if not isinstance(first, torch.Tensor) or first.shape != second.shape or alpha != 1:
+            return False
+        return not first._is_view() and first._use_count() == self._alone
+
+
+@cache
+def _held_alone() -> int:
+    """How often torch refers to a gradient that autograd holds alone when its sum is dispatched."""
+    counts = []
+
+    class Sums(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is _aten.add.Tensor and not torch.is_grad_enabled():
+                counts.append(args[0]._use_count())
+            return func(*args, **(kwargs or {}))
+
+    with torch.enable_grad(), Sums():
+        x = torch.zeros(2, device="cpu", requires_grad=True) * 1
+        ((x * 2).sum() + (x * 3).sum()).backward()
+    return counts[0]

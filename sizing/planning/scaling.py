@@ -1,0 +1,455 @@
+"""How large a model, on how many tokens: scaling laws, and what follows from them.
+
+A law is a fit to training runs, and no more certain than they are. Two forms are here: the
+parametric loss L(N, D) = E + A / N^alpha + B / D^beta (`Law`), from which an optimum follows, and
+a line N = k C^a through optima that were found otherwise (`Line`). Their constants stand in
+data/scaling_laws.csv and data/chinchilla_tables.csv, each with its source. Compute is C = 6 N D
+throughout: N parameters, D tokens, FLOPs of training. How to fit one's own runs is in
+`scaling_fits`, batch size and learning rate in `batch_laws`.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+
+from ..units import DATA
+
+DEFAULT = "besiroglu-2024"
+LIMITED = "muennighoff-2023"  # fitted together with the constants of repetition
+PF_DAY = 86400e15  # FLOPs: 1e15 FLOP/s for a day, the unit of compute in Kaplan et al.
+TRAIN, SERVE = 6, 2  # FLOPs of a parameter and token: forward and backward, forward alone
+
+
+@dataclass(frozen=True)
+class Law:
+    """The parametric loss L(N, D) = E + A / N^alpha + B / D^beta, in nats per token.
+
+    Attributes:
+        name: in data/scaling_laws.csv, or a name for one's own fit.
+        E: loss that no model of this kind gets below: the entropy of the text.
+        A, alpha: what too few parameters cost.
+        B, beta: what too few tokens cost.
+        source: where the constants were printed.
+
+    Source: Hoffmann et al., arXiv:2203.15556, section 3.3.
+    """
+
+    name: str
+    E: float
+    A: float
+    B: float
+    alpha: float
+    beta: float
+    source: str = ""
+
+    def loss(self, parameters: float, tokens: float) -> float:
+        """Nats per token of a model with so many parameters after so many different tokens."""
+        _positive("parameters", parameters)
+        _positive("tokens", tokens)
+        return self.E + self.A / parameters**self.alpha + self.B / tokens**self.beta
+
+    @property
+    def exponent(self) -> float:
+        """a of N ~ C^a at the optimum: beta / (alpha + beta)."""
+        return self.beta / (self.alpha + self.beta)
+
+    def parameters(self, compute: float) -> float:
+        """Compute-optimal parameters for C = 6 N D FLOPs (arXiv:2203.15556, equation 4)."""
+        _positive("compute", compute)
+        ratio = self.alpha * self.A / (self.beta * self.B)
+        return ratio ** (1 / (self.alpha + self.beta)) * (compute / TRAIN) ** self.exponent
+
+    def parameters_for(self, tokens: float) -> float:
+        """Parameters for which so many tokens are the compute-optimal number."""
+        _positive("tokens", tokens)
+        ratio = self.alpha * self.A / (self.beta * self.B)
+        # At the optimum alpha A / N^alpha = beta B / D^beta.
+        return (ratio * tokens**self.beta) ** (1 / self.alpha)
+
+    def tokens_for(self, parameters: float, loss: float) -> float:
+        """Tokens after which a model of this size reaches a loss.
+
+        Raises:
+            ValueError: a model of this size never reaches the loss.
+        """
+        _positive("parameters", parameters)
+        floor = self.E + self.A / parameters**self.alpha
+        if not loss > floor:
+            raise ValueError(
+                f"loss: {loss!r} given; allowed: above {floor:.4f}, which {parameters:.3g} "
+                f"parameters approach with endless tokens by {self.name}"
+            )
+        return (self.B / (loss - floor)) ** (1 / self.beta)
+
+    def cheapest(self, loss: float) -> Optimum:
+        """The smallest compute that reaches a loss: optimal parameters and tokens.
+
+        Raises:
+            ValueError: the loss is not above E.
+        """
+        if not loss > self.E:
+            raise ValueError(
+                f"loss: {loss!r} given; allowed: above E = {self.E} of {self.name}, the loss that "
+                "no model gets below"
+            )
+        # At the optimum A / N^alpha is the share beta / (alpha + beta) of what is above E.
+        above = loss - self.E
+        parameters = (self.A / (above * self.exponent)) ** (1 / self.alpha)
+        tokens = (self.B / (above * (1 - self.exponent))) ** (1 / self.beta)
+        return Optimum(TRAIN * parameters * tokens, parameters, tokens, self.name, loss)
+
+
+@dataclass(frozen=True)
+class Line:
+    """Compute-optimal parameters as a power of compute: N = start (C / compute)^exponent.
+
+    Attributes:
+        start, compute: parameters, and the FLOPs for which they are optimal.
+        exponent: a of N ~ C^a.
+    """
+
+    name: str
+    start: float
+    compute: float
+    exponent: float
+    source: str = ""
+
+    def parameters(self, compute: float) -> float:
+        """Compute-optimal parameters for so many FLOPs."""
+        _positive("compute", compute)
+        return self.start * (compute / self.compute) ** self.exponent
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """What to train.
+
+    Attributes:
+        compute: FLOPs of training, 6 N D.
+        parameters, tokens: N and D; tokens count every repetition.
+        fit: the law that says so.
+        loss: nats per token that the law predicts; None where it is a line without a loss.
+        unique: different tokens; None where they were not limited.
+    """
+
+    compute: float
+    parameters: float
+    tokens: float
+    fit: str
+    loss: float | None = None
+    unique: float | None = None
+
+    @property
+    def tokens_per_parameter(self) -> float:
+        return self.tokens / self.parameters
+
+    @property
+    def epochs(self) -> float:
+        """How often each token is seen; 1 where there were enough."""
+        return 1.0 if self.unique is None else max(1.0, self.tokens / self.unique)
+
+
+@dataclass(frozen=True)
+class Lifetime:
+    """A model of some size that reaches a loss, and what training and serving it cost.
+
+    Attributes:
+        parameters, tokens: N and D; D is what this size needs for the loss.
+        loss: nats per token.
+        served: tokens read and written in its lifetime.
+        training, serving: FLOPs, 6 N D and 2 N for each served token.
+        fit: the law.
+    """
+
+    parameters: float
+    tokens: float
+    loss: float
+    served: float
+    fit: str
+
+    @property
+    def training(self) -> float:
+        return TRAIN * self.parameters * self.tokens
+
+    @property
+    def serving(self) -> float:
+        return SERVE * self.parameters * self.served
+
+    @property
+    def total(self) -> float:
+        return self.training + self.serving
+
+    @property
+    def tokens_per_parameter(self) -> float:
+        return self.tokens / self.parameters
+
+
+# --- the laws that were published -------------------------------------------------------------
+
+
+@cache
+def _constants() -> dict[str, dict[str, float]]:
+    """Constants of each law in data/scaling_laws.csv."""
+    found: dict[str, dict[str, float]] = {}
+    for row in rows("scaling_laws"):
+        found.setdefault(row["law"], {})[row["constant"]] = float(row["value"])
+    return found
+
+
+def constants(law: str) -> dict[str, float]:
+    """The constants of a law in data/scaling_laws.csv, by their names there.
+
+    Raises:
+        ValueError: there is no such law.
+    """
+    if law not in _constants():
+        raise ValueError(f"law: unknown {law!r}; allowed: {', '.join(_constants())}")
+    return _constants()[law]
+
+
+def rows(table: str) -> list[dict[str, str]]:
+    """The rows of a table in data/, as they stand there."""
+    with (DATA / f"{table}.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@cache
+def laws() -> dict[str, Law | Line]:
+    """Every law that says how to divide compute between parameters and tokens.
+
+    The three approaches of Hoffmann et al. printed exponents with two digits and no factor: each is
+    the line through the first and the last row of its table, which the other rows confirm.
+    """
+    sources = {row["law"]: row["source"] for row in reversed(rows("scaling_laws"))}
+    found: dict[str, Law | Line] = {
+        name: Law(name, **values, source=sources[name])
+        for name, values in _constants().items()
+        if "E" in values
+    }
+    kaplan = constants("kaplan-2020")
+    found["kaplan-2020"] = Line(
+        "kaplan-2020", kaplan["parameters"], PF_DAY, kaplan["exponent"], sources["kaplan-2020"]
+    )
+    for approach in ("1", "2", "3"):
+        table = [row for row in rows("chinchilla_tables") if row["approach"] == approach]
+        (n0, c0), (n1, c1) = (
+            (float(row["parameters"]), float(row["flops"])) for row in (table[0], table[-1])
+        )
+        name, slope = f"chinchilla-{approach}", math.log(n1 / n0) / math.log(c1 / c0)
+        found[name] = Line(name, n0, c0, slope, table[0]["source"])
+    return found
+
+
+def law(name: str | Law = DEFAULT) -> Law:
+    """A parametric law by its name; a `Law` is returned as it is.
+
+    Raises:
+        ValueError: there is no parametric law of this name.
+    """
+    if isinstance(name, Law):
+        return name
+    found = laws().get(name)
+    if not isinstance(found, Law):
+        allowed = ", ".join(key for key, value in laws().items() if isinstance(value, Law))
+        raise ValueError(f"fit: {name!r} given; allowed here: {allowed}")
+    return found
+
+
+# --- the optimum ------------------------------------------------------------------------------
+
+
+def optimal(
+    compute: float, fit: str | Law | Line | None = None, *, unique: float | None = None
+) -> Optimum:
+    """Parameters and tokens that make the most of a budget of training compute.
+
+    Args:
+        compute: FLOPs of training, counted as 6 N D.
+        fit: a name of `laws()`, or one's own `Law`. By default "besiroglu-2024", the refit of
+            Chinchilla's approach 3, or with `unique` "muennighoff-2023", which was fitted together
+            with the worth of repeated tokens.
+        unique: different tokens that there are; more are had by repeating them, and are worth less.
+            None for no limit.
+
+    Returns:
+        An `Optimum` that names its fit. Kaplan's and approaches 1 to 3 are lines and predict no
+        loss. Kaplan's N leaves out the embedding.
+
+    Raises:
+        ValueError: names the field, the value and what is allowed.
+
+    Source: Hoffmann et al., arXiv:2203.15556, equation 4; Besiroglu et al., arXiv:2404.10102;
+    Muennighoff et al., arXiv:2305.16264, equations 5 and 6; Kaplan et al., arXiv:2001.08361.
+
+    >>> best = optimal(compute=1e21)
+    >>> f"{best.parameters:.2e} {best.tokens:.2e} {best.loss:.3f} {best.fit}"
+    '2.78e+09 6.00e+10 2.306 besiroglu-2024'
+    """
+    _positive("compute", compute)
+    if unique is not None:
+        _positive("unique", unique)
+        return _limited(compute, law(fit or LIMITED), unique)
+    chosen = fit or DEFAULT
+    if isinstance(chosen, str):
+        if chosen not in laws():
+            raise ValueError(f"fit: {chosen!r} given; allowed: {', '.join(laws())}")
+        chosen = laws()[chosen]
+    parameters = chosen.parameters(compute)
+    tokens = compute / TRAIN / parameters
+    loss = chosen.loss(parameters, tokens) if isinstance(chosen, Law) else None
+    return Optimum(compute, parameters, tokens, chosen.name, loss)
+
+
+# --- more tokens than optimal -----------------------------------------------------------------
+
+
+def lifetime(
+    loss: float, parameters: float, served: float = 0.0, fit: str | Law = DEFAULT
+) -> Lifetime:
+    """What a model of this size costs that is trained until it reaches a loss, and then serves.
+
+    Args:
+        loss: nats per token to reach, such as that of `optimal`.
+        parameters: of the model; fewer than optimal is over-trained.
+        served: tokens read and written by users in its lifetime.
+        fit: a parametric law.
+
+    Raises:
+        ValueError: the model never reaches the loss.
+    """
+    _not_negative("served", served)
+    chosen = law(fit)
+    tokens = chosen.tokens_for(parameters, loss)
+    return Lifetime(parameters, tokens, loss, served, chosen.name)
+
+
+def break_even(loss: float, parameters: float, fit: str | Law = DEFAULT) -> float:
+    """Served tokens from which a model smaller than optimal costs fewer FLOPs in all.
+
+    Raises:
+        ValueError: the model is not smaller than the optimal one, or never reaches the loss.
+    """
+    chosen = law(fit)
+    best = chosen.cheapest(loss)
+    if not parameters < best.parameters:
+        raise ValueError(
+            f"parameters: {parameters!r} given; allowed: fewer than the optimal "
+            f"{best.parameters:.4g}"
+        )
+    extra = lifetime(loss, parameters, 0, chosen).training - best.compute
+    return extra / (SERVE * (best.parameters - parameters))
+
+
+def for_serving(loss: float, served: float, fit: str | Law = DEFAULT) -> Lifetime:
+    """The size that reaches a loss with the fewest FLOPs of training and serving together.
+
+    Minimises 6 N D + 2 N x served over the sizes N that reach the loss (Sardana et al.,
+    arXiv:2401.00448, equation 2). A FLOP is taken to cost the same in both, though serving uses a
+    GPU less well: raise `served` by the ratio.
+
+    Raises:
+        ValueError: the loss is not above the law's E.
+    """
+    _not_negative("served", served)
+    chosen = law(fit)
+    best = chosen.cheapest(loss)
+    least = (chosen.A / (loss - chosen.E)) ** (1 / chosen.alpha)  # never quite reaches the loss
+
+    def total(parameters: float) -> float:
+        return lifetime(loss, parameters, served, chosen).total
+
+    return lifetime(loss, _lowest(total, least * (1 + 1e-9), best.parameters), served, chosen)
+
+
+# --- fewer tokens than optimal ----------------------------------------------------------------
+
+
+def effective_tokens(tokens: float, unique: float) -> float:
+    """What repeated tokens are worth, in different ones: U (1 + R* (1 - e^(-R / R*))).
+
+    Args:
+        tokens: seen in training, repetitions counted.
+        unique: different ones. R = tokens / unique - 1 is how often they are repeated.
+
+    Source: Muennighoff et al., arXiv:2305.16264, equation 5; R* = 15.39, with dropout.
+    """
+    _positive("tokens", tokens)
+    _positive("unique", unique)
+    return _worth(tokens, min(unique, tokens), constants("repetition")["tokens"])
+
+
+def effective_parameters(parameters: float, unique: float, fit: str | Law = LIMITED) -> float:
+    """What parameters are worth beyond those for which the different tokens are optimal.
+
+    Source: Muennighoff et al., arXiv:2305.16264, equation 6; R* = 5.31.
+    """
+    _positive("parameters", parameters)
+    useful = min(parameters, law(fit).parameters_for(unique))
+    return _worth(parameters, useful, constants("repetition")["parameters"])
+
+
+def loss_limited(
+    parameters: float, tokens: float, unique: float, fit: str | Law = LIMITED
+) -> float:
+    """Nats per token after `tokens` of which only `unique` are different.
+
+    The form saturates and never rises: in reality too many epochs on too little text overfit.
+
+    Source: Muennighoff et al., arXiv:2305.16264, section 3.1.
+    """
+    chosen = law(fit)
+    seen = min(unique, tokens)
+    return chosen.loss(
+        effective_parameters(parameters, seen, chosen), effective_tokens(tokens, seen)
+    )
+
+
+def _limited(compute: float, chosen: Law, unique: float) -> Optimum:
+    free = chosen.parameters(compute)
+    if compute / TRAIN / free <= unique:
+        best = optimal(compute, chosen)
+        return replace(best, unique=unique)
+
+    def at(parameters: float) -> float:
+        return loss_limited(parameters, compute / TRAIN / parameters, unique, chosen)
+
+    # Between one epoch of all tokens, larger than which no repetition is left, and a thousandth.
+    parameters = _lowest(at, free / 1e3, compute / TRAIN / unique)
+    tokens = compute / TRAIN / parameters
+    return Optimum(compute, parameters, tokens, chosen.name, at(parameters), unique)
+
+
+def _worth(count: float, unique: float, decay: float) -> float:
+    return unique * (1 - decay * math.expm1(-(count / unique - 1) / decay))
+
+
+def _lowest(function: Callable[[float], float], low: float, high: float) -> float:
+    """Where a function with one valley is lowest, between two positive numbers: golden section."""
+    shrink = (math.sqrt(5) - 1) / 2
+    a, b = math.log(low), math.log(high)
+    c, d = b - shrink * (b - a), a + shrink * (b - a)
+    at_c, at_d = function(math.exp(c)), function(math.exp(d))
+    while b - a > 1e-9:
+        if at_c < at_d:
+            b, d, at_d = d, c, at_c
+            c = b - shrink * (b - a)
+            at_c = function(math.exp(c))
+        else:
+            a, c, at_c = c, d, at_d
+            d = a + shrink * (b - a)
+            at_d = function(math.exp(d))
+    return math.exp((a + b) / 2)
+
+
+def _positive(field: str, value: float) -> None:
+    if isinstance(value, bool) or not 0 < value < math.inf:
+        raise ValueError(f"{field}: {value!r} given; allowed: a finite number above 0")
+
+
+def _not_negative(field: str, value: float) -> None:
+    if isinstance(value, bool) or not 0 <= value < math.inf:
+        raise ValueError(f"{field}: {value!r} given; allowed: a finite number >= 0")

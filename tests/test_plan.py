@@ -1,0 +1,201 @@
+"""The search: what it finds, what it says, and that nothing better was missed."""
+
+import time
+import warnings
+from dataclasses import fields, replace
+from itertools import product
+
+import pytest
+
+import sizing
+from sizing import Run, memory, step_time
+from sizing.planning import search
+from sizing.run import CHOICES
+
+CARDS = {"h100-sxm": 64}
+
+
+@pytest.fixture(scope="module")
+def found():
+    return sizing.plan("llama-3-8b", CARDS, tokens=1e12, sequence=8192)
+
+
+def test_every_run_can_be_run(found):
+    assert found.runs
+    for candidate in found.runs:
+        run, device = candidate.run, sizing.gpu(candidate.gpu)
+        assert run.gpus <= 64
+        assert abs(run.tokens / 2**22 - 1) <= search.OFF_BATCH
+        assert candidate.memory <= search.TIGHT * device.memory
+        assert candidate.memory == pytest.approx(memory(run).total, rel=1e-9)
+        assert candidate.fits == ("fits" if candidate.memory <= 0.9 * device.memory else "tight")
+        assert candidate.cost.step == pytest.approx(step_time(run, device).total)
+        assert candidate.feasible and candidate.reason
+    dollars = [candidate.cost.dollars for candidate in found.runs]
+    assert dollars == sorted(dollars)
+
+
+def test_nothing_better_was_missed():
+    """Every layout of a small search, one after the other."""
+    best = sizing.plan(
+        "llama-3.2-1b", {"a100-sxm-40gb": 8}, 1e10, batch=2**19, rank="time", sequence=2048,
+        counts=(8,), keep=1,
+    ).best  # fmt: skip
+    device, quickest = sizing.gpu("a100-sxm-40gb"), float("inf")
+    template = Run(
+        "llama-3.2-1b", precision="bf16-master", gradients="fp32", optimizer="adamw-fused"
+    )
+    for tensor, pipeline, zero, recompute, micro in product(
+        (1, 2, 4, 8), (1, 2, 4, 8), CHOICES["zero"], ("none", "full"), search.MICRO_BATCHES
+    ):
+        if 8 % (tensor * pipeline):
+            continue
+        data = 8 // (tensor * pipeline)
+        accumulation, rest = divmod(2**19, 2048 * data * micro)
+        if rest or not accumulation or (zero and data == 1) or (zero > 1 and pipeline > 1):
+            continue
+        run = replace(
+            template, micro_batch=micro, accumulation=accumulation, data=data, zero=zero,
+            tensor=tensor, pipeline=pipeline, recompute=recompute,
+        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if memory(run).total <= search.TIGHT * device.memory:
+                quickest = min(quickest, step_time(run, device).total)
+    assert best.cost.step == pytest.approx(quickest)
+
+
+def test_ranked_by_time_more_gpus_come_first(found):
+    quick = sizing.plan("llama-3-8b", CARDS, tokens=1e12, sequence=8192, rank="time")
+    days = [candidate.cost.days for candidate in quick.runs]
+    assert days == sorted(days)
+    assert quick.best.gpus == 64
+    assert {c.run for c in quick.runs} == {c.run for c in found.runs}
+
+
+def test_frontier_is_what_nothing_beats():
+    both = sizing.plan(
+        "llama-3-8b", {"h100-sxm": 64, "a100-sxm-80gb": 64}, tokens=1e12,
+        prices={"h100-sxm": 4.0, "a100-sxm-80gb": 0.8},
+    )  # fmt: skip
+    assert len(both.frontier) >= 2
+    for one in both.frontier:
+        assert not any(
+            other.cost.days < one.cost.days and other.cost.dollars < one.cost.dollars
+            for other in both.runs
+        )
+
+
+def test_limits_say_what_is_missing():
+    tight = sizing.plan("llama-3-8b", CARDS, tokens=1e12, deadline_days=30, budget=100_000)
+    assert not tight.runs and tight.best is None
+    text = " ".join(candidate.missing for candidate in tight.rejected)
+    assert "days over the deadline of 30" in text
+    assert "dollars over the budget of 100,000" in text
+    for candidate in tight.rejected:
+        assert not candidate.feasible
+        if candidate.cost:
+            late = candidate.cost.days > 30
+            assert ("deadline" in candidate.missing) == late
+            assert ("budget" in candidate.missing) == (candidate.cost.dollars > 100_000)
+    half = tight.rejected[0]
+    share = 100_000 / half.cost.dollars
+    cheaper = sizing.plan("llama-3-8b", CARDS, tokens=1e12 * share * 0.99, budget=100_000)
+    assert cheaper.runs
+
+
+def test_a_model_that_fits_nowhere_says_how_many_gpus_it_takes():
+    small = sizing.plan("llama-3-70b", {"a100-sxm-40gb": 8}, tokens=1e11)
+    assert not small.runs
+    for candidate in small.rejected:
+        assert candidate.fits == "does not fit"
+        assert "does not fit" in candidate.missing and "such GPUs" in candidate.missing
+        assert candidate.memory > search.TIGHT * candidate.capacity
+
+
+def test_reason_names_what_would_be_quicker(found):
+    large = sizing.plan("llama-3-70b", {"h100-sxm": 128}, tokens=1e11, rank="time", keep=1).best
+    assert "matrix products" in large.reason
+    assert "quicker would be" in large.reason and "which needs" in large.reason
+
+
+def test_compute_chooses_model_and_tokens():
+    by_compute = sizing.plan(1e21, {"h100-sxm": 8}, keep=1)
+    size = by_compute.best.run.model.parameters.total
+    assert 6 * size * by_compute.tokens == pytest.approx(1e21)
+    assert 0.6 < size / (1e21 / 120) ** 0.5 < 1.6
+
+
+def test_fields_that_are_added_to_run_are_searched(monkeypatch):
+    """Every field of Run is kept, counted or in CHOICES; a new value of a choice is tried."""
+    axes = search._axes(Run("pythia-14m"), {}, {})
+    assert set(axes) - {"fixed"} | set(search.COUNTED) >= {field.name for field in fields(Run)}
+    assert axes["zero"] == CHOICES["zero"]
+    monkeypatch.setitem(search.CHOICES, "zero", (0, 1))
+    assert search._axes(Run("pythia-14m"), {}, {})["zero"] == (0, 1)
+    varied = sizing.plan(
+        "gpt2", {"h100-sxm": 8}, 1e10, batch=2**19, sequence=1024, keep=4, rank="time",
+        vary={"precision": ("fp32", "bf16-master"), "gradients": ("same",)},
+    )  # fmt: skip
+    assert varied.best.run.precision == "bf16-master"
+    assert varied.considered > 100
+
+
+def test_fixed_fields_stay():
+    fixed = sizing.plan("llama-3-8b", CARDS, 1e11, recompute="full", tensor=4, sequence=4096)
+    assert {(c.run.recompute, c.run.tensor, c.run.sequence) for c in fixed.runs} == {
+        ("full", 4, 4096)
+    }
+    kept = Run("llama-3-8b", sequence=4096, precision="bf16-mixed", optimizer="adamw-8bit")
+    of_run = sizing.plan(kept, CARDS, 1e11)
+    assert {(c.run.precision, c.run.optimizer) for c in of_run.runs} == {
+        ("bf16-mixed", "adamw-8bit")
+    }
+
+
+def test_progress_wraps_the_groups():
+    walked = []
+
+    def bar(groups):
+        for group in groups:
+            walked.append(group)
+            yield group
+
+    sizing.plan("gpt2", {"h100-sxm": 4}, 1e9, sequence=1024, batch=2**19, progress=bar)
+    assert walked == [("h100-sxm", 4), ("h100-sxm", 2), ("h100-sxm", 1)]
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_candidates():
+    cards = {
+        name: 1024
+        for name in ("h100-sxm", "h200-sxm", "a100-sxm-80gb", "a100-sxm-40gb", "b200-sxm")
+        if name in sizing.gpus()
+    }
+    begin = time.process_time()
+    wide = sizing.plan(
+        "llama-3-70b", cards, tokens=1e12, sequence=8192, counts=range(32, 1025, 32),
+        prices=dict.fromkeys(cards, 2.0), keep=1,
+        vary={"recompute": ("none", "full"), "zero": (0, 1, 2, 3)},
+    )  # fmt: skip
+    assert wide.considered > 100_000
+    assert time.process_time() - begin < 120  # a hang, not a slow machine
+    assert wide.runs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rank": "speed"}, "rank: 'speed' given; allowed: 'money', 'time'"),
+        ({"gpus": {}}, "gpus: {} given"),
+        ({"gpus": {"h100-sxm": 0}}, r"gpus\['h100-sxm'\]: 0 given"),
+        ({"gpus": {"h100": 8}}, "gpu: 'h100' given"),
+        ({"tokens": 0}, "tokens: 0 given"),
+        ({"batch": -1}, "batch: -1 given"),
+        ({"layers": 3}, "layers: not a field of Run"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    given = {"gpus": CARDS, "tokens": 1e9, **arguments}
+    with pytest.raises(ValueError, match=message):
+        sizing.plan("gpt2", **given)
