@@ -142,10 +142,7 @@ def test_shares_of_the_tables_are_as_the_caption_says():
         for m in DENSE:
             if "gemma" not in m.name and n / 1.5 < m.parameters.total < n * 1.5:
                 shares.append(tables(m))
-        if n < 5e9:
-            assert tables(gemma) > max(shares), gemma.name
-        else:  # among the others
-            assert min(shares) < tables(gemma) < 1.2 * max(shares), gemma.name
+        assert len(shares) >= 4 and tables(gemma) > np.median(shares), gemma.name
 
 
 # --- lesson 02 ---------------------------------------------------------------------------
