@@ -116,7 +116,7 @@ def _recomputed(run: Run, products: tuple[Matmul, ...], textbook: bool) -> int:
         return 0
     if run.recompute == "selective":
         if run.attention == "flash":
-            return 0  # a fused kernel keeps no scores: there is nothing to recompute
+            return 0  # the core: a fused kernel keeps no scores, and recomputes them itself
         # PyTorch stops before the second product: its inputs are the last tensors needed.
         return sum(
             product.flops

@@ -36,8 +36,15 @@ def enough(fixed, divided, memory):
     return gpus
 
 
-def hidden(passes, flops, bandwidth):
-    return passes * 2 / bandwidth * flops / 6
+def hidden(ahead, back, flops, bandwidth, size=2):
+    """Tokens from which the forward pass hides `ahead` passes, and the backward pass `back`."""
+    forward = ahead * size / bandwidth * flops / 2
+    backward = back * size / bandwidth * flops / 4
+    return max(forward, backward)
+
+
+def of_the_whole_step(ahead, back, flops, bandwidth):
+    return (ahead + back) * 2 / bandwidth * flops / 6
 
 
 EXERCISES = (
@@ -149,26 +156,38 @@ EXERCISES = (
         "hidden",
         answer=hidden,
         unit="tokens",
-        inputs=((3, 400e12, 50e9), (2, 400e12, 50e9), (3, 100e12, 1.25e9)),
+        inputs=(
+            (1, 2, 400e12, 50e9),
+            (0, 2, 400e12, 50e9),
+            (0, 1, 400e12, 50e9),
+            (1, 1, 100e12, 1.25e9),
+        ),
         mistakes=(
+            (
+                of_the_whole_step,
+                "You let the whole step hide all passes. Gradients exist only in the backward pass, "
+                "so only its 4 FLOPs a parameter and token can hide them.",
+            ),
             (
                 lambda *given: 8 * hidden(*given),
                 "Eight times too many: the bandwidth is already in bytes a second.",
             ),
             (
-                lambda *given: 3 * hidden(*given),
-                "A token costs 6 FLOPs a parameter, forward and backward; you counted 2, the "
-                "forward pass alone.",
-            ),
-            (
-                lambda *given: hidden(*given) / 2,
+                lambda *given: hidden(*given, size=1),
                 "An element is 2 bytes in 16 bits; you sent one.",
             ),
             (
-                lambda passes, flops, bandwidth: 1 / hidden(passes, flops, bandwidth),
+                lambda ahead, back, flops, bandwidth: (
+                    ahead * 2 / bandwidth * flops / 2 + back * 2 / bandwidth * flops / 4
+                ),
+                "You added the two passes' tokens. Each pass must hide its own exchange: the larger "
+                "number is enough for both.",
+            ),
+            (
+                lambda *given: 1 / hidden(*given),
                 "Upside down: a slower network needs more tokens, not fewer.",
             ),
         ),
-        because="8,000, 5,333 and 80,000 tokens, for a model of any size: the parameters cancel.",
+        because="8,000 tokens for stages 3 and 0 alike, F/W, for a model of any size; 4,000 and 80,000.",
     ),
 )
