@@ -165,8 +165,8 @@ EXERCISES = (
         mistakes=(
             (
                 of_the_whole_step,
-                "You let the whole step hide all passes. Gradients exist only in the backward pass, "
-                "so only its 4 FLOPs a parameter and token can hide them.",
+                "You let the whole step hide all passes. Gradients exist only in the backward "
+                "pass, so only its 4 FLOPs a parameter and token can hide them.",
             ),
             (
                 lambda *given: 8 * hidden(*given),
@@ -180,14 +180,14 @@ EXERCISES = (
                 lambda ahead, back, flops, bandwidth: (
                     ahead * 2 / bandwidth * flops / 2 + back * 2 / bandwidth * flops / 4
                 ),
-                "You added the two passes' tokens. Each pass must hide its own exchange: the larger "
-                "number is enough for both.",
+                "You added the two passes' tokens. Each pass must hide its own exchange: the "
+                "larger number is enough for both.",
             ),
             (
                 lambda *given: 1 / hidden(*given),
                 "Upside down: a slower network needs more tokens, not fewer.",
             ),
         ),
-        because="8,000 tokens for stages 3 and 0 alike, F/W, for a model of any size; 4,000 and 80,000.",
+        because="8,000 tokens for stages 3 and 0 alike: F/W, for a model of any size.",
     ),
 )
