@@ -146,6 +146,9 @@ def test_every_preset_can_be_chosen():
     made = calculator()
     for name in sizing.presets():
         made.set(model=name, sequence=512)
+        if name == "falcon-7b":  # one key/value head, for which torch has no fused kernel
+            assert made.error.startswith("attention: 'flash' given; allowed: 'eager'")
+            continue
         assert made.error == "", name
 
 

@@ -219,6 +219,9 @@ def test_every_preset_has_a_picture_or_a_reason():
     made = ParallelPlanner(sequence=1024, gpus=1024)
     for name in sizing.presets():
         made.set(model=name)
+        if name == "falcon-7b":  # one key/value head, for which torch has no fused kernel
+            assert made.error.startswith("attention: 'flash' given; allowed: 'eager'")
+            continue
         assert made.error == "" and len(made.current.rows) == len(PIPELINE), name
         assert all(table(made).values()), name
     made.set(model="gpt2", sequence=2048)

@@ -138,7 +138,11 @@ def test_what_a_reader_without_widgets_sees():
 def test_every_preset_can_be_chosen():
     calculator = SequenceCalculator(sequence=1024)
     for name in sizing.presets():
-        assert calculator.set(model=name).error == ""
+        made = calculator.set(model=name)
+        if name == "falcon-7b":  # one key/value head, for which torch has no fused kernel
+            assert made.error.startswith("attention: 'flash' given; allowed: 'eager'")
+            continue
+        assert made.error == "", name
         assert calculator._kept.get_ydata()[0] > 0
 
 

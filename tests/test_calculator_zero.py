@@ -140,6 +140,9 @@ def test_every_preset_is_inside_the_picture():
     made = ZeROStages(sequence=512)
     for name in sizing.presets():
         made.set(model=name)
+        if name == "falcon-7b":  # one key/value head, for which torch has no fused kernel
+            assert made.error.startswith("attention: 'flash' given; allowed: 'eager'")
+            continue
         assert made.error == "", name
         for line in made._lines:
             assert all(0 <= y <= 1 for y in line.get_ydata()), name

@@ -193,7 +193,7 @@ def test_every_engine_trains_the_same_model(rows):
 def test_pytorch_s_engines_peak_where_the_formula_says(rows, engine, stage):
     fullest = max(rows[engine, stage], key=lambda row: row["peak_bytes"])
     # when FSDP2 lets go of a reduced gradient is a race of threads
-    near = 0.02 if engine == "fsdp2" else 0.005
+    near = 0.035 if engine == "fsdp2" else 0.005
     assert memory(zero.run_of(fullest), device="cpu").total == pytest.approx(
         fullest["peak_bytes"], rel=near
     )

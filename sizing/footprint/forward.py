@@ -39,13 +39,13 @@ class Forward:
                 f"architectures: a model with head {run.model.head!r} given; allowed: a causal "
                 "language model, whose loss is over the vocabulary"
             )
-        if run.recompute == "selective" and self.family in OWN_ATTENTION:
+        self.tokens = run.micro_batch * run.sequence if tokens is None else tokens
+        self.eager = run.attention == "eager" or not self.traits.fused_attention
+        if self.eager and run.recompute == "selective" and self.family in OWN_ATTENTION:
             raise ValueError(
                 f"recompute: 'selective' given; allowed with {self.family!r}: 'none', 'full' (its "
                 "attention is not apart from its layer)"
             )
-        self.tokens = run.micro_batch * run.sequence if tokens is None else tokens
-        self.eager = run.attention == "eager" or not self.traits.fused_attention
         self.dtype = run.recipe.weights
         self.tape = Tape(
             autocast=run.recipe.autocast,
