@@ -23,8 +23,8 @@ def test_links_lead_somewhere(path):
 
 
 @pytest.mark.parametrize("path", notebooks("notebooks"), ids=lambda path: path.stem)
-def test_lesson_has_20_to_40_cells(path):
-    assert 20 <= len(read(path).cells) <= 40
+def test_lesson_has_20_cells_at_least(path):  # one idea a cell: no upper limit
+    assert len(read(path).cells) >= 20
 
 
 @pytest.mark.parametrize("path", notebooks("labs"), ids=lambda path: path.stem)
