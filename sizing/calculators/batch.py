@@ -101,7 +101,13 @@ class BatchCalculator(Calculator):
         card = card_of(gpu)
         runs = {each: Run(Model(model), recompute=each, **settings) for each in RECOMPUTE}
         run = runs[recompute]
-        curves = {each: curve(r, card) for each, r in runs.items()}
+        curves = {}
+        for each, possible in runs.items():
+            try:
+                curves[each] = curve(possible, card)
+            except ValueError:  # some families have no attention core to be selected
+                if each in (recompute, "none"):
+                    raise
         index = BATCHES.index(run.micro_batch)
         now, plain = curves[recompute][index], curves["none"][index]
         rows = []
@@ -178,8 +184,9 @@ class BatchCalculator(Calculator):
     def update(self, result):
         curves, now, available = result.data
         fastest = min(p.seconds for points in curves.values() for p in points)
-        for name, points in curves.items():
-            self._lines[name].set_data(
+        for name, line in self._lines.items():
+            points = curves.get(name, [])
+            line.set_data(
                 [p.peak / available for p in points], [p.seconds / fastest for p in points]
             )
         self._here.set_data([now.peak / available], [now.seconds / fastest])
