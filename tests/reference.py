@@ -83,10 +83,10 @@ def random_config(family: str, rng: random.Random) -> dict:
         return common | {
             "num_key_value_heads": heads,
             "q_lora_rank": rng.choice([None, 12]),
-            "kv_lora_rank": 2 * rng.randrange(2, 10),
+            "kv_lora_rank": rng.randrange(4, 20) & ~1,
             "qk_rope_head_dim": rng.choice([4, 8]),
             "qk_nope_head_dim": rng.choice([8, 12]),
-            "v_head_dim": rng.choice([8, 10, 16]),
+            "v_head_dim": rng.choice([8, 10, 12]),
             "attention_bias": rng.random() < 0.5,
             "moe_intermediate_size": rng.randrange(4, 40),
             "n_shared_experts": rng.choice([1, 2]),
@@ -138,7 +138,7 @@ def random_config(family: str, rng: random.Random) -> dict:
     if family == "deepseek_v2":
         drawn |= {
             "q_lora_rank": rng.choice([None, 12]),
-            "kv_lora_rank": 2 * rng.randrange(2, 10),
+            "kv_lora_rank": rng.randrange(4, 20) & ~1,
             "qk_rope_head_dim": rng.choice([4, 8]),
             "qk_nope_head_dim": rng.choice([8, 12]),
             "v_head_dim": rng.choice([8, 10]),

@@ -255,8 +255,10 @@ def test_impossible_settings_say_why():
     made = ParallelPlanner()
     with pytest.raises(ValueError, match="zero: 4 given; allowed: 0, 1, 2, 3"):
         made.set(zero=4)
-    with pytest.raises(ValueError, match="gpus: 12 given"):
-        made.set(gpus=12)
+    with pytest.raises(ValueError, match="gpus: 0 given; allowed: a whole number >= 1"):
+        made.set(gpus=0)
+    assert made.set(gpus=12, batch=3 * 2**18).error == ""  # 12 = 4 x 3
+    assert made.current.data[0][4, 1].run.data == 3
 
 
 def test_bundle_reads_without_widgets():

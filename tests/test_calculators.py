@@ -9,7 +9,9 @@ import pytest
 from matplotlib import image
 
 import sizing
+from sizing import calculators
 from sizing.calculators import ComputeCalculator, DeviceCard, ParameterCalculator
+from sizing.calculators.base import Scale, read_number
 from sizing.calculators.compute import (
     CONVENTIONS,
     COUNTS,
@@ -472,9 +474,9 @@ def test_unknown_settings_are_refused_and_change_nothing(calculator):
     [
         (ParameterCalculator, {"config": {"model_type": "gpt2"}}, "config: dict given; allowed"),
         (ParameterCalculator, {"dtype": "int4"}, "dtype: 'int4' given; allowed: fp32, bf16, fp8"),
-        (ComputeCalculator, {"count": 100}, r"count: 100 given; allowed: 1, 2, 4, 8, 16, \.\.\."),
-        (ComputeCalculator, {"mfu": 40}, "mfu: 40 given; allowed: 0.05"),
-        (DeviceCard, {"intensity": 3.0}, r"intensity: 3\.0 given; allowed: 0\.0625"),
+        (ComputeCalculator, {"count": 2.5}, r"count: 2\.5 given; allowed: a whole number >= 1"),
+        (ComputeCalculator, {"mfu": 40}, "mfu: 40 given; allowed: a number above 0 and <= 1"),
+        (DeviceCard, {"intensity": -3.0}, r"intensity: -3\.0 given; allowed: a number above 0"),
     ],
 )
 def test_values_that_a_control_does_not_have(calculator, wrong, message):
@@ -494,3 +496,66 @@ def test_set_moves_several_controls_at_once():
 def test_a_picture_is_as_large_as_it_is_shown():
     height, width, _ = pixels(DeviceCard()).shape
     assert (width, height) == (880, 340)
+
+
+# --- values off the steps ------------------------------------------------------------------------
+
+SLIDERS = [
+    (name, key)
+    for name in calculators.__all__
+    if isinstance(getattr(calculators, name), type)
+    for key, control in getattr(calculators, name)().controls.items()
+    if isinstance(control, Scale)
+]
+
+
+@pytest.mark.parametrize(("name", "key"), SLIDERS)
+def test_any_value_of_a_field_can_be_set_and_typed(name, key):
+    made = getattr(calculators, name)()
+    control = made.controls[key]
+    steps = control.steps
+    middle = len(steps) // 2
+    value = (steps[middle - 1] + steps[middle]) / 2
+    if control.whole:
+        value = round(value)
+        value += value in steps
+    before = made.current.headline
+    assert made.set(**{key: value}).error == ""
+    assert control.value == value and control.shown(value) in made._repr_mimebundle_()["text/plain"]
+    assert made._shown(key, value) in made._changed.value or made.current.headline == before
+    typed = made.current
+    made.set(**{key: steps[0]})
+    made.entries[key].value = repr(value)  # as the browser does
+    assert made.error == "" and made.entries[key].value == ""
+    assert (control.value, made.current) == (value, typed)
+    assert [v for _, v in control.options] == sorted({*steps, value})
+    for wrong in ("many", "-1", "0" if 0 not in steps else "-2"):
+        made.entries[key].value = wrong
+        assert made.error.startswith(f"{key}: ") and "allowed: " in made.error
+        assert made.entries[key].value == wrong  # to be mended
+        assert (control.value, made.current) == (value, typed)
+
+
+def test_off_step_settings_are_the_core_s():
+    made = calculators.MemoryCalculator(model="qwen3-0.6b", sequence=340, micro_batch=5)
+    run = sizing.Run("qwen3-0.6b", sequence=340, micro_batch=5)
+    assert made.current.value == sizing.memory(run).total
+    cost = calculators.ComputeCalculator(model="llama-3.1-8b", tokens=1.4e12)
+    assert "1.4 T tokens" in cost._repr_mimebundle_()["text/plain"]
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("340", 340), ("4,096", 4096), (" 1.4e12 ", 1.4e12), ("1.4T", 1.4e12), ("4k", 4000),
+        ("40 %", 0.4), ("2048 tokens", 2048), ("1_000", 1000), (".5", 0.5),
+    ],
+)  # fmt: skip
+def test_numbers_are_read_as_people_type_them(text, number):
+    assert read_number("sequence", text) == pytest.approx(number)
+
+
+@pytest.mark.parametrize("text", ["", "four", "1.2.3", "4096; import os", "1e"])
+def test_what_is_no_number_is_refused(text):
+    with pytest.raises(ValueError, match=r"sequence: .* given; allowed: a number, such as 340"):
+        read_number("sequence", text)

@@ -10,8 +10,11 @@ reader see the same text.
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import dataclass, field
 from html import escape
+from math import isfinite
+from numbers import Integral, Real
 from typing import Any
 
 import ipywidgets as widgets
@@ -80,8 +83,11 @@ class Calculator(widgets.VBox):
     anything else, such as an axis). Settings may be given as keyword arguments, later through
     `set`, or by moving the controls.
 
+    A slider has steps, and beside it a field to type any value that the setting can have (`340`,
+    `1.4e12`, `1.4T`): the value becomes a step of its own, between its neighbours.
+
     Raises:
-        ValueError: an unknown setting, or a value that its control does not have.
+        ValueError: an unknown setting, or a value that it cannot have.
     """
 
     title = ""
@@ -106,7 +112,17 @@ class Calculator(widgets.VBox):
         for control in self.controls.values():
             control.observe(self._moved, "value")
         head = widgets.HTML(title(self.title))
-        left = widgets.VBox(list(self.controls.values()))
+        self.entries = {
+            name: self._entry(name, control)
+            for name, control in self.controls.items()
+            if isinstance(control, Scale)
+        }
+        left = widgets.VBox(
+            [
+                widgets.HBox([control, self.entries[name]]) if name in self.entries else control
+                for name, control in self.controls.items()
+            ]
+        )
         right = widgets.VBox([self._headline, self._changed])
         panes = widgets.HBox([left, right])
         super().__init__([head, panes, self._picture, self._details])
@@ -166,7 +182,33 @@ class Calculator(widgets.VBox):
                 raise ValueError(f"{name}: no such setting; allowed: {', '.join(self.controls)}")
             _check(name, value, self.controls[name])
         for name, value in settings.items():
-            self.controls[name].value = value
+            if isinstance(self.controls[name], Scale):
+                self.controls[name].choose(value)
+            else:
+                self.controls[name].value = value
+
+    def _entry(self, name: str, control: Scale) -> widgets.Text:
+        """A field beside a slider; what is typed there is shown by the slider, and the field empty
+        again."""
+        entry = widgets.Text(
+            placeholder="type",
+            continuous_update=False,
+            tooltip=f"{control.description}: type a value",
+            layout={"width": "72px"},
+        )
+
+        def typed(change) -> None:
+            if not change["new"].strip():
+                return
+            try:
+                self.set(**{name: read_number(name, change["new"])})
+            except ValueError as error:
+                self._refuse(str(error))
+            else:
+                entry.value = ""
+
+        entry.observe(typed, "value")
+        return entry
 
     # --- the view ------------------------------------------------------------------------
 
@@ -179,12 +221,7 @@ class Calculator(widgets.VBox):
         try:
             result = self.result(**settings)
         except ValueError as error:
-            self.error = str(error)
-            self._headline.value = (
-                f"<div role='alert' style='color:var(--jp-error-color1,#b00020)'>"
-                f"<b>Not possible.</b> {escape(self.error)}</div>"
-            )
-            self._changed.value = _KEPT if self._last else ""
+            self._refuse(str(error))
             return
         self.error = ""
         self.update(result)
@@ -195,6 +232,15 @@ class Calculator(widgets.VBox):
         self._changed.value = escape(self._what_changed(settings, result))
         self._details.value = _details_html(result)
         self._last = (settings, result)
+
+    def _refuse(self, why: str) -> None:
+        """Say why there is no new result."""
+        self.error = why
+        self._headline.value = (
+            f"<div role='alert' style='color:var(--jp-error-color1,#b00020)'>"
+            f"<b>Not possible.</b> {escape(why)}</div>"
+        )
+        self._changed.value = _KEPT if self._last else ""
 
     def redraw(self) -> None:
         """Draw again what does not move."""
@@ -235,6 +281,8 @@ class Calculator(widgets.VBox):
         control = self.controls[name]
         if isinstance(control, widgets.Textarea):
             return "pasted" if value.strip() else "empty"
+        if isinstance(control, Scale):
+            return control.shown(value)
         return next(label for label, option in control.options if option == value)
 
     def _repr_mimebundle_(self, **kwargs) -> dict[str, Any]:
@@ -289,12 +337,70 @@ def dropdown(label: str, options, value=None) -> widgets.Dropdown:
     )
 
 
-def scale(label: str, values, value, shown) -> widgets.SelectionSlider:
+class Scale(widgets.SelectionSlider):
+    """A slider over steps that takes any value between and beyond them as a step of its own.
+
+    Args:
+        steps: its values; whole numbers if all of them are, 0 allowed if it is among them.
+        shown: a value as a person reads it.
+        most: the largest value allowed, None for no limit.
+    """
+
+    def __init__(self, steps, shown, most: float | None = None, **settings):
+        self.steps, self.shown, self.most = tuple(steps), shown, most
+        self.whole = all(isinstance(step, int) for step in self.steps)
+        super().__init__(options=[(shown(step), step) for step in self.steps], **settings)
+
+    def check(self, name: str, value: Any) -> None:
+        """Whether a setting of this name can have the value.
+
+        Raises:
+            ValueError: names the setting, the value and what is allowed.
+        """
+        kind = Integral if self.whole else Real
+        least = 0 if 0 in self.steps else 1 if self.whole else None
+        number = isinstance(value, kind) and not isinstance(value, bool) and isfinite(value)
+        enough = number and (value > 0 if least is None else value >= least)
+        if enough and (self.most is None or value <= self.most):
+            return
+        bound = "above 0" if least is None else f">= {least}"
+        limit = f" and <= {self.most:g}" if self.most is not None else ""
+        what = "a whole number" if self.whole else "a number"
+        raise ValueError(f"{name}: {value!r} given; allowed: {what} {bound}{limit}")
+
+    def choose(self, value) -> None:
+        """Take a value that `check` allows, as a step of its own if it is none."""
+        value = int(value) if self.whole else value
+        options = self.options
+        if value not in [step for _, step in options]:
+            steps = sorted({*self.steps, value})
+            options = tuple((self.shown(step), step) for step in steps)
+        if options != self.options:
+            self.options = options
+        self.value = value
+
+
+def scale(label: str, values, value, shown, most: float | None = None) -> Scale:
     """A slider over given values that shows each as a person reads it (`shown` of the value)."""
-    pairs = [(shown(v), v) for v in values]
-    return widgets.SelectionSlider(
-        options=pairs, value=value, description=label, style=_LABEL, layout=_WIDE
+    return Scale(values, shown, most, value=value, description=label, style=_LABEL, layout=_WIDE)
+
+
+_SUFFIXES = {"": 1, "%": 0.01, "k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
+
+
+def read_number(name: str, text: str) -> float | int:
+    """A number as people type it: 340, 4,096, 1.4e12, 1.4T, 40 %; words after it are left out.
+
+    Raises:
+        ValueError: names the setting, the text and what is allowed.
+    """
+    found = re.fullmatch(
+        r"\s*([-+]?[\d,_ ]*\.?\d+(?:[eE][-+]?\d+)?)\s*([kMBGT%]?)(?:\s+[A-Za-z/ ]*)?\s*", text
     )
+    if not found:
+        raise ValueError(f"{name}: {text!r} given; allowed: a number, such as 340, 1.4e12 or 1.4T")
+    number = float(re.sub("[,_ ]", "", found[1])) * _SUFFIXES[found[2]]
+    return int(number) if number == int(number) else number
 
 
 def text(label: str, placeholder: str, height: str = "84px") -> widgets.Textarea:
@@ -307,10 +413,10 @@ def text(label: str, placeholder: str, height: str = "84px") -> widgets.Textarea
     )
 
 
-def percent(label: str, value: float, least: float, most: float) -> widgets.SelectionSlider:
+def percent(label: str, value: float, least: float, most: float) -> Scale:
     """A slider of whole percents whose value is the fraction."""
     steps = [p / 100 for p in range(round(100 * least), round(100 * most) + 1)]
-    return scale(label, steps, value, lambda v: f"{v:.0%}")
+    return scale(label, steps, value, lambda v: f"{100 * v:.3g}%", most=1)
 
 
 def powers_of_two(least: int, most: int) -> list[int]:
@@ -330,6 +436,9 @@ def _check(name: str, value: Any, control: widgets.ValueWidget) -> None:
     if isinstance(control, widgets.Textarea):
         if not isinstance(value, str):
             raise ValueError(f"{name}: {type(value).__name__} given; allowed: text")
+        return
+    if isinstance(control, Scale):
+        control.check(name, value)
         return
     allowed = [option for _, option in control.options]
     if value not in allowed:

@@ -108,11 +108,11 @@ class BatchCalculator(Calculator):
             except ValueError:  # some families have no attention core to be selected
                 if each in (recompute, "none"):
                     raise
-        index = BATCHES.index(run.micro_batch)
-        now, plain = curves[recompute][index], curves["none"][index]
+        at = {each: point(runs[each], card) for each in curves}
+        now, plain = at[recompute], at["none"]
         rows = []
         for each, points in curves.items():
-            here, best = points[index], largest(points, card.memory)
+            here, best = at[each], largest(points, card.memory)
             rows.append((
                 each,
                 gb(here.peak),
@@ -190,8 +190,9 @@ class BatchCalculator(Calculator):
                 [p.peak / available for p in points], [p.seconds / fastest for p in points]
             )
         self._here.set_data([now.peak / available], [now.seconds / fastest])
-        shares = [p.peak / available for points in curves.values() for p in points]
-        slowest = max(p.seconds for points in curves.values() for p in points) / fastest
+        drawn = [p for points in curves.values() for p in points] + [now]
+        shares = [p.peak / available for p in drawn]
+        slowest = max(p.seconds for p in drawn) / fastest
         limits = _around(min(*shares, 1), max(*shares, 1), SHARES), _around(1, slowest, SLOWDOWNS)
         if self._limits is None:
             self._lay_out()

@@ -85,8 +85,8 @@ def _memory(model: Model) -> dict[str, list[float]]:
 
 
 class SequenceCalculator(Calculator):
-    """FLOPs of a token and memory of a layer against sequence length. Settings: model, sequence (a
-    power of two from 256 to 1,048,576), attention ("flash", "eager"), pairs ("full", "causal")."""
+    """FLOPs of a token and memory of a layer against sequence length. Settings: model, sequence
+    (in tokens), attention ("flash", "eager"), pairs ("full", "causal")."""
 
     title = "Sequence cost"
     size = (8.8, 3.6)
@@ -103,7 +103,7 @@ class SequenceCalculator(Calculator):
         chosen = Run(Model(model), sequence=sequence).model  # refuses what its positions forbid
         weights, scores = token_flops(chosen, sequence, pairs)
         total, crossing = weights + scores, _work(chosen, pairs)[2]
-        layer = {k: sizes[LENGTHS.index(sequence)] for k, sizes in _memory(chosen).items()}
+        layer = {kernel: layer_bytes(chosen, sequence, kernel) for kernel in KERNELS}
         all_layers = (
             f"All {chosen.layers} keep {si(chosen.layers * layer[attention], 'B')}, {attention}."
         )
@@ -176,7 +176,7 @@ class SequenceCalculator(Calculator):
         layers = _memory(model)
         for kernel, line in self._kernels.items():
             line.set_data(LENGTHS, layers[kernel])
-        self._kept.set_data([sequence], [layers[attention][LENGTHS.index(sequence)]])
+        self._kept.set_data([sequence], [layer_bytes(model, sequence, attention)])
 
 
 def _scores_alone(model: Model, sequence: int, pairs: str) -> float:

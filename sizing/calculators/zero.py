@@ -227,9 +227,9 @@ class ZeROStages(Calculator):
         self._chosen.set(x=chosen - 0.4, height=tried[chosen].memory.total / full)
         sent = [{kind: getattr(each.communication, kind) for kind in COLLECTIVES} for each in tried]
         _stack(self._moved_bars, sent, self._ticks[1], 0)
-        self._draw_curves(curves, chosen, degree, card.memory)
+        self._draw_curves(tried, curves, chosen, degree, card.memory)
 
-    def _draw_curves(self, curves, chosen, degree, limit) -> None:
+    def _draw_curves(self, tried, curves, chosen, degree, limit) -> None:
         peaks = [peak for curve in curves for peak in curve]
         low = max(tick for tick in PEAKS if tick < 0.9 * min(peaks))
         high = min(tick for tick in PEAKS if tick > 1.1 * max(peaks))
@@ -254,7 +254,7 @@ class ZeROStages(Calculator):
             below = max(height(curves[each][-1]), below + LINE)
             color = self._lines[each].get_color()
             self._names[each].set(y=below, text=str(each), color=color)
-        self._here.set_data([degree], [height(curves[chosen][DEGREES.index(degree)])])
+        self._here.set_data([degree], [height(tried[chosen].memory.total)])
         self._far_edge.set_data([0.8, 9000], [height(limit)] * 2)
 
 
