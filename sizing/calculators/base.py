@@ -194,7 +194,7 @@ class Calculator(widgets.VBox):
             placeholder="type",
             continuous_update=False,
             tooltip=f"{control.description}: type a value",
-            layout={"width": "72px"},
+            layout={"width": "64px", "flex": "0 0 auto"},
         )
 
         def typed(change) -> None:
@@ -382,7 +382,8 @@ class Scale(widgets.SelectionSlider):
 
 def scale(label: str, values, value, shown, most: float | None = None) -> Scale:
     """A slider over given values that shows each as a person reads it (`shown` of the value)."""
-    return Scale(values, shown, most, value=value, description=label, style=_LABEL, layout=_WIDE)
+    layout = _WIDE | {"flex": "1 1 auto"}  # what the field beside it leaves
+    return Scale(values, shown, most, value=value, description=label, style=_LABEL, layout=layout)
 
 
 _SUFFIXES = {"": 1, "%": 0.01, "k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}

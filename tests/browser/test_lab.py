@@ -123,6 +123,28 @@ def test_slider_by_keyboard(calculators, title, label, key, before, after, ratio
     shoot(box, f"slider-{label.replace(' ', '-')}")
 
 
+def test_a_value_is_typed_beside_its_slider(calculators):
+    """It needs no step of the slider; a wrong one is answered and stays to be mended."""
+    page, box = calculators, calculator(calculators, "Compute and time")
+    entry = box.get_by_placeholder("type").and_(page.get_by_title("how many: type a value"))
+    entry.fill("100")
+    entry.press("Enter")
+    box.locator(".sizing-changed", has_text="→ 100").wait_for()
+    row = box.locator(".widget-slider", has=page.get_by_text("how many", exact=True))
+    assert row.locator(".widget-readout").inner_text() == "100"
+    assert row.locator(".noUi-base").bounding_box()["width"] > 80  # the field leaves it room
+    assert entry.input_value() == ""
+    entry.fill("-4")
+    entry.press("Enter")
+    box.get_by_role("alert").wait_for()
+    assert "count: -4 given; allowed: a whole number >= 1" in box.get_by_role("alert").inner_text()
+    assert entry.input_value() == "-4"
+    shoot(box, "typed")
+    entry.fill("64")
+    entry.press("Enter")
+    box.locator(".sizing-changed", has_text="→ 64").wait_for()
+
+
 def test_keys_in_a_drop_down_stay_there(calculators):
     page, box = calculators, calculator(calculators, "Parameters")
     before = cells(page)
