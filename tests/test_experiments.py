@@ -263,16 +263,7 @@ def test_unknown_names_say_what_is_allowed(learner):
 # Recorded mode
 
 
-# To be recorded on the idle reference CPU; take a name out when its recording is there.
-UNRECORDED = ("checkpoint", "tokens")
-RECORDED = [name for name in experiments.names() if name not in UNRECORDED]
-
-
-def test_unrecorded_experiments_have_no_recording():
-    assert not set(UNRECORDED) & set(recording.recorded_names())
-
-
-@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.parametrize("name", experiments.names())
 def test_recorded_mode_measures_nothing(name, learner, monkeypatch):
     monkeypatch.setenv("SIZING_RECORDED", "1")
     first, second = experiments.run(name), experiments.run(name)
@@ -281,7 +272,7 @@ def test_recorded_mode_measures_nothing(name, learner, monkeypatch):
     assert not learner.exists()
 
 
-@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.parametrize("name", experiments.names())
 def test_the_reference_recording_is_whole(name):
     recorded = experiments.load(name, experiments.REFERENCE)
     assert protocol.complete(recorded)
