@@ -7,51 +7,72 @@ docs/ARCHITECTURE.md shows the way through them.
 
 import importlib
 
-from . import compute, hardware, parallel, units
+from . import hardware, units
 from .architecture import Model, presets
-from .compute import flops, matmuls, megatron, palm, six_nd
-from .footprint import (
-    bytes_per_parameter,
-    in_flight,
-    memory,
-    memory_grid,
-    model_state,
-    saved_tensors,
-    zero_state,
-)
 from .hardware import gpu, gpus
-from .parallel import communication, stages
-from .planning import (
-    batch_laws,
-    checkpoint,
-    cost,
-    disk,
-    launch,
-    optimal,
-    plan,
-    report,
-    saving,
-    scaling,
-    scaling_fits,
-    token_files,
-    training_time,
-)
 from .run import Lora, Run
-from .speed import step_time, sustained_rates
 from .units import DATA, GB, GIB, count, duration, gb, gib, si
 
-# Floors above the core bring torch or widgets, or read large tables: they load when first used.
-_LAZY = ("trace", "evidence", "measuring", "experiments", "calculators", "course")
+# What the other rooms hand out loads when it is first used: importing stays quick, and the floors
+# that bring torch or widgets stay out of it.
+_ROOMS = (
+    "architecture",
+    "calculators",
+    "compute",
+    "course",
+    "evidence",
+    "experiments",
+    "footprint",
+    "measuring",
+    "parallel",
+    "planning",
+    "speed",
+    "trace",
+)
+_HOMES = {
+    "compute": ("flops", "matmuls", "megatron", "palm", "six_nd"),
+    "footprint": (
+        "bytes_per_parameter",
+        "in_flight",
+        "memory",
+        "memory_grid",
+        "model_state",
+        "saved_tensors",
+        "zero_state",
+    ),
+    "parallel": ("communication", "stages"),
+    "planning": (
+        "batch_laws",
+        "checkpoint",
+        "cost",
+        "disk",
+        "launch",
+        "optimal",
+        "plan",
+        "report",
+        "saving",
+        "scaling",
+        "scaling_fits",
+        "token_files",
+        "training_time",
+    ),
+    "speed": ("step_time", "sustained_rates"),
+}
+_HOME_OF = {name: room for room, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str):
-    if name in _LAZY:
+    if name in _ROOMS:
         return importlib.import_module(f".{name}", __name__)
+    if name in _HOME_OF:
+        found = getattr(importlib.import_module(f".{_HOME_OF[name]}", __name__), name)
+        globals()[name] = found
+        return found
     raise AttributeError(f"module 'sizing' has no attribute {name!r}")
 
 
 def __dir__():
-    return sorted([*__all__, *_LAZY])
+    return sorted({*__all__, *_ROOMS})
 
 
 __all__ = [
