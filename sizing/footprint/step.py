@@ -141,13 +141,13 @@ def memory_grid(run: Run, micro_batch, sequence, *, device: str = "cuda") -> np.
     if device == "cuda":
         points = turning_points(run.model)
         kinds = kinds * (len(points) + 1) + np.searchsorted(points, batches * sequences)
+    for length in np.unique(sequences):
+        check_degrees(replace(run, sequence=int(length)))
     for kind in np.unique(kinds):
         here = kinds == kind
         b, s = batches[here], sequences[here]
         at = replace(run, micro_batch=int(b[0]), sequence=int(s[0]))
         plan = _plan_of(at, device)
-        for length in np.unique(s):
-            check_degrees(replace(at, sequence=int(length)))
         plan = plan if run.gpus == 1 else _sharded_plan_of(at, plan)
         totals[here] = plan.totals_of(b, s)
     return totals
@@ -299,24 +299,27 @@ class _ShardedPlan:
 
     def totals_of(self, batches, sequences) -> np.ndarray:
         """Peaks for arrays of micro-batches and sequences."""
-        most = np.zeros(batches.shape)
-        for found in self.found:
-            for name, by_moment in found.items():
-                held = [
-                    np.max(
-                        [
-                            sum(np.rint(value(size, batches, sequences)) for size in parts.values())
-                            for parts in candidates
-                        ],
-                        axis=0,
-                    )
-                    for candidates in by_moment
-                ]
-                if len(held) > 1:
-                    sizes = [value(m.total, batches, sequences) for m in self.moments[name]]
-                    held = [np.choose(np.argmax(sizes, axis=0), held)]
-                most = np.maximum(most, held[0])
-        return most.astype(np.int64)
+        worst = {
+            name: np.argmax([value(m.total, batches, sequences) for m in moments], axis=0)
+            for name, moments in self.moments.items()
+        }
+        sizes, parts_of = [], []
+        for totals, found in zip(self.totals, self.found, strict=True):
+            for name, by_moment in totals.items():
+                for k, candidates in enumerate(by_moment):
+                    here = worst[name] == k
+                    if not here.any():
+                        continue
+                    for size, parts in zip(candidates, found[name][k], strict=True):
+                        sizes.append(np.where(here, value(size, batches, sequences), -1.0))
+                        parts_of.append(parts)
+        most = np.zeros(batches.shape, np.int64)
+        largest = np.argmax(sizes, axis=0)
+        for number in np.unique(largest):  # parts are whole bytes, and sum to the total
+            here = largest == number
+            held = [value(n, batches[here], sequences[here]) for n in parts_of[number].values()]
+            most[here] = np.rint(held).sum(axis=0)
+        return most
 
 
 def _sum(parts: dict[str, Size]) -> Size:
