@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import csv
 import difflib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from numbers import Real
 
-from .units import DATA, GB
+from .units import DATA, GB, positive
 
 DTYPES = ("fp32", "tf32", "fp16", "bf16", "fp8")
 KINDS = ("on-demand", "spot", "reserved")
@@ -147,12 +145,12 @@ def measured_gpu(
     if unknown:
         raise ValueError(f"peak: dtype {unknown[0]!r} given; allowed: {', '.join(DTYPES)}")
     for dtype, rate in peak.items():
-        _positive(f"peak[{dtype!r}]", rate)
-    _positive("bandwidth", bandwidth)
-    _positive("memory", memory)
+        positive(f"peak[{dtype!r}]", rate)
+    positive("bandwidth", bandwidth)
+    positive("memory", memory)
     for field, value in (("link", link), ("power", power)):
         if value is not None:
-            _positive(field, value)
+            positive(field, value)
     ordered = {dtype: float(peak[dtype]) for dtype in DTYPES if dtype in peak}
     return GPU(
         "measured", label, ordered, int(memory), float(bandwidth), link, power, source=source
@@ -189,11 +187,6 @@ def _lookup(name: str) -> GPU:
         near = parts or difflib.get_close_matches(given, table, n=4, cutoff=0.5) or list(table)
         raise ValueError(f"gpu: {name!r} given; allowed, or nearest to it: {', '.join(near)}")
     return table[name]
-
-
-def _positive(field: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < math.inf:
-        raise ValueError(f"{field}: {value!r} given; allowed: a finite number above 0")
 
 
 @cache

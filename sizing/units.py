@@ -1,5 +1,7 @@
 """Units and how figures are printed. Inside the library sizes are bytes and times seconds."""
 
+import math
+from numbers import Real
 from pathlib import Path
 
 DATA = Path(__file__).resolve().parent.parent / "data"
@@ -31,6 +33,16 @@ _PREFIXES = (
     (1e6, "M"),
     (1e3, "k"),
 )
+
+
+def positive(field: str, value: float) -> None:
+    """Refuse what is not a finite number above 0.
+
+    Raises:
+        ValueError: names the field, the value and what is allowed.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < math.inf:
+        raise ValueError(f"{field}: {value!r} given; allowed: a finite number above 0")
 
 
 def gb(size: float) -> str:

@@ -11,6 +11,7 @@ import pytest
 from torch.autograd.graph import saved_tensors_hooks
 
 import sizing
+from sizing.evidence import tables
 from sizing.evidence import traces as table
 from sizing.footprint import PARTS, PHASES, bytes_per_parameter, korthikanti
 from sizing.footprint.tape import SAME_BYTES
@@ -66,7 +67,7 @@ def test_errors_are_small(split):
 
 def test_summary_counts_every_row_once():
     for key in ("split", "family"):
-        groups = table.summary(ROWS, key)
+        groups = tables.summary(ROWS, key, table.error)
         assert sum(count for _, count, _, _ in groups) == len(ROWS)
         assert Counter(row[key] for row in ROWS) == {name: count for name, count, _, _ in groups}
 

@@ -1,7 +1,8 @@
 """What is the model: its weights, tensor by tensor, from a Hugging Face config.
 
-`Model` reads a config and counts; `presets` names those that come with the course. A family is a
-table of weights in `families`, its defaults stand in `fields`, its building blocks in `weights`.
+`Model` counts; `reading` finds the config in what it is given, `presets` names those that come with
+the course. A family is a row of `traits` for `decoder`, or a function in `classic`; `families`
+names them all, `fields` has their defaults, `weights` the building blocks.
 """
 
 from .model import Model, Parameters, presets

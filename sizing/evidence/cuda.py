@@ -24,6 +24,7 @@ from ..architecture.model import Model, presets
 from ..footprint.step import PHASES, memory
 from ..run import Run
 from ..units import DATA
+from . import tables
 from .traces import SETTINGS
 
 NAME = "allocator rehearsal, no GPU"
@@ -35,6 +36,11 @@ COLUMNS = (
     "allocator_phase", "allocated_bytes", "reserved_bytes", "buffer_bytes", "device", "driver",
     "torch", "transformers", "cudnn",
 )  # fmt: skip
+GROUPS = {
+    "kernel": "kernel",
+    "allocator_phase": "phase of the peak",
+    **{key: key for key in ("family", "precision", "optimizer", "recompute")},
+}
 LARGEST = 80e9  # bytes: rows are what one H100 of 80 GB holds
 
 # Nine recipes on six models and four longer steps on three: what goes wrong in one of them was
@@ -253,12 +259,7 @@ def record(path: Path = PATH, runs=None, report=lambda done, row: None) -> None:
 
 def load(path: Path = PATH) -> list[dict]:
     """The recorded rows, numbers as integers."""
-    numbers = {"sequence", "micro_batch", "accumulation", *BYTES}
-    with open(path, newline="", encoding="utf-8") as file:
-        return [
-            {key: int(value) if key in numbers else value for key, value in row.items()}
-            for row in csv.DictReader(file)
-        ]
+    return tables.read(path, ("sequence", "micro_batch", "accumulation", *BYTES))
 
 
 def run_of(row: dict) -> Run:
@@ -270,14 +271,6 @@ def run_of(row: dict) -> Run:
 def error(row: dict) -> float:
     """Relative error of the formula, positive where it says too much."""
     return row["formula_bytes"] / row["allocator_bytes"] - 1
-
-
-def summary(rows: list[dict], key: str) -> list[tuple[str, int, float, float]]:
-    """(value, rows, mean error, worst error) for each value of a column; errors are magnitudes."""
-    groups: dict[str, list[float]] = {}
-    for row in rows:
-        groups.setdefault(str(row[key]), []).append(abs(error(row)))
-    return [(name or "none", len(e), fmean(e), max(e)) for name, e in sorted(groups.items())]
 
 
 def text(rows: list[dict] | None = None) -> str:
@@ -293,12 +286,9 @@ def text(rows: list[dict] | None = None) -> str:
         ),
         f"all: mean {fmean(errors):.4%}, median {median(errors):.4%}, worst {max(errors):.4%}",
         "",
-        f"{'':22} {'runs':>5} {'mean error':>11} {'worst':>9}",
+        tables.HEADER,
+        *tables.lines(rows, GROUPS, error),
     ]
-    for key in ("kernel", "allocator_phase", "family", "precision", "optimizer", "recompute"):
-        lines.append(key.replace("allocator_phase", "phase of the peak"))
-        for name, count, mean, worst in summary(rows, key):
-            lines.append(f"  {name:20} {count:5} {mean:11.4%} {worst:9.4%}")
     return "\n".join(lines)
 
 

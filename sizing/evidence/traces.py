@@ -6,12 +6,12 @@ import csv
 import random
 from importlib.metadata import version
 from pathlib import Path
-from statistics import fmean
 
 from ..architecture.model import Model, presets
 from ..footprint.step import memory
 from ..run import Run
 from ..units import DATA
+from . import tables
 
 PATH = DATA / "memory_error.csv"
 SETTINGS = (
@@ -36,6 +36,7 @@ COLUMNS = (
     "torch",
     "transformers",
 )
+GROUPS = ("split", "family", "precision", "optimizer", "recompute", "attention")
 MOST = 15e9  # parameters of the largest model in the table
 _SPARSE = ("mixtral", "qwen3_moe", "deepseek_v3")
 
@@ -161,12 +162,8 @@ def record(path: Path = PATH, runs=None, report=lambda done, row: None) -> None:
 
 def load(path: Path = PATH) -> list[dict]:
     """The recorded rows, numbers as integers."""
-    numbers = {"sequence", "micro_batch", "accumulation", "trace_bytes", "formula_bytes"}
-    with open(path, newline="", encoding="utf-8") as file:
-        return [
-            {key: int(value) if key in numbers else value for key, value in row.items()}
-            for row in csv.DictReader(file)
-        ]
+    numbers = ("sequence", "micro_batch", "accumulation", "trace_bytes", "formula_bytes")
+    return tables.read(path, numbers)
 
 
 def run_of(row: dict) -> Run:
@@ -180,14 +177,6 @@ def error(row: dict) -> float:
     return row["formula_bytes"] / row["trace_bytes"] - 1
 
 
-def summary(rows: list[dict], key: str) -> list[tuple[str, int, float, float]]:
-    """(value, rows, mean error, worst error) for each value of a column; errors are magnitudes."""
-    groups: dict[str, list[float]] = {}
-    for row in rows:
-        groups.setdefault(str(row[key]), []).append(abs(error(row)))
-    return [(name, len(e), fmean(e), max(e)) for name, e in sorted(groups.items())]
-
-
 def text(rows: list[dict]) -> str:
     """The error table as printed: by split, family and setting."""
     versions = sorted({(row["torch"], row["transformers"]) for row in rows})
@@ -195,10 +184,7 @@ def text(rows: list[dict]) -> str:
         f"Peak memory of a training step: formula against trace, {len(rows)} runs",
         *(f"torch {torch}, transformers {transformers}" for torch, transformers in versions),
         "",
-        f"{'':22} {'runs':>5} {'mean error':>11} {'worst':>9}",
+        tables.HEADER,
+        *tables.lines(rows, {key: key for key in GROUPS}, error),
     ]
-    for key in ("split", "family", "precision", "optimizer", "recompute", "attention"):
-        lines.append(key)
-        for name, count, mean, worst in summary(rows, key):
-            lines.append(f"  {name:20} {count:5} {mean:11.4%} {worst:9.4%}")
     return "\n".join(lines)

@@ -7,6 +7,7 @@ from itertools import pairwise
 from math import prod
 
 BLOCK = 256  # elements of an 8-bit moment that share one fp32 scale
+SMALL = 4096  # elements of a tensor from which its moments are 8-bit; smaller ones keep fp32
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def _factored(t: Trained, width: int) -> int:
 
 
 def _quantized(t: Trained, width: int) -> int:
-    if t.elements < 4096:  # small tensors keep fp32 moments
+    if t.elements < SMALL:
         return 8 * t.elements
     return 2 * (t.elements + 4 * -(-t.elements // BLOCK))
 

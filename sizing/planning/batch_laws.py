@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .scaling import _positive, constants
+from ..units import positive
+from .scaling import constants
 
 CONTEXT = 512  # tokens of a sequence in Zhang et al.
 DOCUMENT = 4096  # tokens of a document in Merrill et al.
@@ -53,8 +54,8 @@ def noise_scale(small: int, small_norm2: float, big: int, big_norm2: float) -> N
     """
     if not 0 < small < big:
         raise ValueError(f"big: {big!r} given with small={small!r}; allowed: more than small")
-    _positive("small_norm2", small_norm2)
-    _positive("big_norm2", big_norm2)
+    positive("small_norm2", small_norm2)
+    positive("big_norm2", big_norm2)
     signal = (big * big_norm2 - small * small_norm2) / (big - small)
     noise = (small_norm2 - big_norm2) / (1 / small - 1 / big)
     if signal <= 0:
@@ -73,14 +74,14 @@ def steps_and_tokens(batch: float, critical: float) -> tuple[float, float]:
     Source: McCandlish et al., arXiv:1812.06162, equation 2.11; Kaplan et al., arXiv:2001.08361,
     section 5.1.
     """
-    _positive("batch", batch)
-    _positive("critical", critical)
+    positive("batch", batch)
+    positive("critical", critical)
     return 1 + critical / batch, 1 + batch / critical
 
 
 def critical_batch_at(loss: float) -> float:
     """Critical batch in tokens at a loss: B* / L^(1 / alpha_B) (Kaplan et al., equation 1.4)."""
-    _positive("loss", loss)
+    positive("loss", loss)
     found = constants("batch-kaplan-2020")
     return found["tokens"] / loss ** (1 / found["alpha"])
 
@@ -93,7 +94,7 @@ def critical_batch_for(tokens: float) -> float:
 
     Source: Zhang et al., arXiv:2410.21676: 22.91 D^0.47 sequences, D in millions of tokens.
     """
-    _positive("tokens", tokens)
+    positive("tokens", tokens)
     found = constants("batch-zhang-2024")
     return CONTEXT * found["sequences"] * (tokens / 1e6) ** found["exponent"]
 
@@ -117,8 +118,8 @@ def step_law(parameters: float, tokens: float) -> tuple[float, float]:
 
     Source: Li et al., arXiv:2503.04715: 1.79 N^-0.713 D^0.307 and 0.58 D^0.571.
     """
-    _positive("parameters", parameters)
-    _positive("tokens", tokens)
+    positive("parameters", parameters)
+    positive("tokens", tokens)
     found = constants("step-law-2025")
     rate = parameters ** found["rate_parameters"] * tokens ** found["rate_tokens"]
     return found["rate"] * rate, found["batch"] * tokens ** found["batch_tokens"]
@@ -134,7 +135,7 @@ def scaled_rate(rate: float, batch: float, new: float, optimizer: str = "adam") 
         ValueError: names the field, the value and what is allowed.
     """
     for field, value in (("rate", rate), ("batch", batch), ("new", new)):
-        _positive(field, value)
+        positive(field, value)
     if optimizer not in SCALING:
         raise ValueError(f"optimizer: {optimizer!r} given; allowed: {', '.join(SCALING)}")
     return rate * math.pow(new / batch, SCALING[optimizer])

@@ -19,7 +19,7 @@ from ..hardware import gpu as find_gpu
 from ..run import Run
 from ..speed.rates import NETWORK, NODE
 from ..speed.step import step_time
-from ..units import DATA, DAY, GB, HOUR
+from ..units import DATA, DAY, GB, HOUR, positive
 from .storage import Saving, checkpoint_numbers, saving, token_files
 
 # Assumptions that no source gives, each an argument of `cost`.
@@ -202,14 +202,14 @@ def cost(
         ValueError: names the field, the value and what is allowed; a GPU without a price.
     """
     device = find_gpu(gpu) if isinstance(gpu, str) else gpu
-    _above("tokens", tokens)
+    positive("tokens", tokens)
     for field, value in (("evaluation", evaluation), ("idle", idle), ("preemption", preemption)):
         if isinstance(value, bool) or not 0 <= value < math.inf:
             raise ValueError(f"{field}: {value!r} given; allowed: a number >= 0")
     if evaluation >= 1:
         raise ValueError(f"evaluation: {evaluation!r} given; allowed: a share below 1")
     price = usual_price(device) if price is None else price
-    _above("price", price)
+    positive("price", price)
     rate = failure_rate() if failures is None else failures
     step = step_time(run, device, network=network, node=node, host=host).total
     steps = math.ceil(tokens / run.tokens)
@@ -337,11 +337,6 @@ def _facility(name: str) -> float:
 def _rows(table: str) -> tuple[dict[str, str], ...]:
     with (DATA / f"{table}.csv").open(newline="", encoding="utf-8") as file:
         return tuple(csv.DictReader(file))
-
-
-def _above(field: str, value: float) -> None:
-    if isinstance(value, bool) or not 0 < value < math.inf:
-        raise ValueError(f"{field}: {value!r} given; allowed: a finite number above 0")
 
 
 def training_time(

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 
-from ..units import DATA
+from ..units import DATA, positive
 
 DEFAULT = "besiroglu-2024"
 LIMITED = "muennighoff-2023"  # fitted together with the constants of repetition
@@ -48,8 +48,8 @@ class Law:
 
     def loss(self, parameters: float, tokens: float) -> float:
         """Nats per token of a model with so many parameters after so many different tokens."""
-        _positive("parameters", parameters)
-        _positive("tokens", tokens)
+        positive("parameters", parameters)
+        positive("tokens", tokens)
         return self.E + self.A / parameters**self.alpha + self.B / tokens**self.beta
 
     @property
@@ -59,13 +59,13 @@ class Law:
 
     def parameters(self, compute: float) -> float:
         """Compute-optimal parameters for C = 6 N D FLOPs (arXiv:2203.15556, equation 4)."""
-        _positive("compute", compute)
+        positive("compute", compute)
         ratio = self.alpha * self.A / (self.beta * self.B)
         return ratio ** (1 / (self.alpha + self.beta)) * (compute / TRAIN) ** self.exponent
 
     def parameters_for(self, tokens: float) -> float:
         """Parameters for which so many tokens are the compute-optimal number."""
-        _positive("tokens", tokens)
+        positive("tokens", tokens)
         ratio = self.alpha * self.A / (self.beta * self.B)
         # At the optimum alpha A / N^alpha = beta B / D^beta.
         return (ratio * tokens**self.beta) ** (1 / self.alpha)
@@ -76,7 +76,7 @@ class Law:
         Raises:
             ValueError: a model of this size never reaches the loss.
         """
-        _positive("parameters", parameters)
+        positive("parameters", parameters)
         floor = self.E + self.A / parameters**self.alpha
         if not loss > floor:
             raise ValueError(
@@ -120,7 +120,7 @@ class Line:
 
     def parameters(self, compute: float) -> float:
         """Compute-optimal parameters for so many FLOPs."""
-        _positive("compute", compute)
+        positive("compute", compute)
         return self.start * (compute / self.compute) ** self.exponent
 
 
@@ -289,9 +289,9 @@ def optimal(
     >>> f"{best.parameters:.2e} {best.tokens:.2e} {best.loss:.3f} {best.fit}"
     '2.78e+09 6.00e+10 2.306 besiroglu-2024'
     """
-    _positive("compute", compute)
+    positive("compute", compute)
     if unique is not None:
-        _positive("unique", unique)
+        positive("unique", unique)
         return _limited(compute, law(fit or LIMITED), unique)
     chosen = fit or DEFAULT
     if isinstance(chosen, str):
@@ -377,8 +377,8 @@ def effective_tokens(tokens: float, unique: float) -> float:
 
     Source: Muennighoff et al., arXiv:2305.16264, equation 5; R* = 15.39, with dropout.
     """
-    _positive("tokens", tokens)
-    _positive("unique", unique)
+    positive("tokens", tokens)
+    positive("unique", unique)
     return _worth(tokens, min(unique, tokens), constants("repetition")["tokens"])
 
 
@@ -387,7 +387,7 @@ def effective_parameters(parameters: float, unique: float, fit: str | Law = LIMI
 
     Source: Muennighoff et al., arXiv:2305.16264, equation 6; R* = 5.31.
     """
-    _positive("parameters", parameters)
+    positive("parameters", parameters)
     useful = min(parameters, law(fit).parameters_for(unique))
     return _worth(parameters, useful, constants("repetition")["parameters"])
 
@@ -443,11 +443,6 @@ def _lowest(function: Callable[[float], float], low: float, high: float) -> floa
             d = a + shrink * (b - a)
             at_d = function(math.exp(d))
     return math.exp((a + b) / 2)
-
-
-def _positive(field: str, value: float) -> None:
-    if isinstance(value, bool) or not 0 < value < math.inf:
-        raise ValueError(f"{field}: {value!r} given; allowed: a finite number above 0")
 
 
 def _not_negative(field: str, value: float) -> None:

@@ -19,11 +19,11 @@ from ..architecture.model import Model, presets
 from ..footprint.step import memory, model_state
 from ..hardware import GPU
 from ..hardware import gpu as find_gpu
-from ..parallel import check_degrees, stages
+from ..parallel import check_degrees
 from ..run import CHOICES, Run
 from ..speed.rates import NETWORK, NODE
 from ..speed.step import step_time
-from ..units import DAY, GB, count, gb
+from ..units import GB, count, gb
 from .costs import Cost, cost, usual_price
 
 # Shares of a GPU's memory. CUDA's context and the allocator's gaps take the rest: some 1 to 3 GB.
@@ -559,13 +559,3 @@ def _too_large(template, device, number, timed, nearest, memories) -> Candidate:
         f"does not fit: {gb(held)} on the fullest GPU at least, {gb(short)} too many; it would "
         f"take about {enough} such GPUs, or larger ones",
     )  # fmt: skip
-
-
-def pipeline_stages(candidate: Candidate) -> tuple[int, ...]:
-    """Layers on each pipeline stage of a candidate."""
-    return tuple(stage.layers for stage in stages(candidate.run))
-
-
-def days_on(candidate: Candidate, gpus: int) -> float:
-    """Days that the same GPU-hours would take on another number of GPUs, without loss."""
-    return candidate.cost.gpu_hours * 3600 / gpus / DAY

@@ -20,6 +20,7 @@ from ..architecture.decoder import layer_kinds
 from ..architecture.fields import Fields
 from ..architecture.model import Model
 from ..architecture.weights import Block
+from ..footprint.optimizer import BLOCK, SMALL
 from ..run import Run, all_weights_trained
 from .containers import (
     Chunk,
@@ -256,9 +257,9 @@ def _slots(optimizer: str, name: str, shape: tuple, width: str) -> list[tuple[st
     if optimizer == "adamw-8bit":
         count = math.prod(shape)
         step = [("step", Stored((), "int64"))]
-        if count < 4096:
+        if count < SMALL:
             return step + [(f"moments.{i}", Stored(shape, "fp32")) for i in range(2)]
-        blocks = -(-count // 256)
+        blocks = -(-count // BLOCK)
         for i in (0, 2):
             step.append((f"moments.{i}", Stored((count,), "int8")))
             step.append((f"moments.{i + 1}", Stored((blocks,), "fp32")))
