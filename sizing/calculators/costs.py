@@ -51,7 +51,7 @@ class CostCalculator(Calculator):
             "tokens": scale("train on", decades(1e9, 2e13), 1e12, lambda v: f"{count(v)} tokens"),
             "gpu": dropdown("device", cards(), "h100-sxm"),
             "gpus": scale("how many", COUNTS, 64, lambda v: f"{v:,}"),
-            "price": scale("price", DOLLARS, usual, lambda v: f"${v:.2f} per GPU-hour"),
+            "price": scale("$ per GPU-hour", DOLLARS, usual, lambda v: f"${v:.2f}"),
         }
 
     def result(self, model, tokens, gpu, gpus, price) -> Result:

@@ -1,8 +1,8 @@
 """What does a GPU hold in a training step, at its peak and phase by phase.
 
 `memory` and `saved_tensors` rest on a `tape` of the forward pass (`forward`, and for each family a
-layer in `decoder`, `classic` or `layers`), walked `backward`; `optimizer` adds its state, `sharding`
-divides it all over GPUs.
+layer in `decoder`, `classic` or `layers`), walked `backward`; `optimizer` adds its state,
+`sharding` divides it all over GPUs.
 `literature` has the formulas of papers, to compare.
 """
 
