@@ -198,6 +198,8 @@ optimizer.step()
 dist.all_reduce(seen)
 if dist.get_rank() == 0:
     print("tokens", int(seen), "of", run.tokens)
+del network, optimizer  # DDP holds the group: left before it, a process could abort at its exit
+dist.barrier()
 dist.destroy_process_group()
 """
 
