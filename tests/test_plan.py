@@ -1,5 +1,6 @@
 """The search: what it finds, what it says, and that nothing better was missed."""
 
+import math
 import shlex
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from itertools import product
 import pytest
 
 import sizing
-from sizing import Run, memory, step_time
+from sizing import Model, Run, memory, step_time
+from sizing.architecture.model import presets
 from sizing.hardware import measured_gpu
 from sizing.planning import search
 from sizing.run import CHOICES
@@ -127,7 +129,10 @@ def test_compute_chooses_model_and_tokens():
     by_compute = sizing.plan(1e21, {"h100-sxm": 8}, keep=1)
     size = by_compute.best.run.model.parameters.total
     assert 6 * size * by_compute.tokens == pytest.approx(1e21)
-    assert 0.6 < size / (1e21 / 120) ** 0.5 < 1.6
+    wanted = sizing.optimal(1e21).parameters
+    dense = [Model(name).parameters for name in presets()]
+    off = [abs(math.log(p.total / wanted)) for p in dense if p.active == p.total]
+    assert abs(math.log(size / wanted)) == min(off)
 
 
 def test_fields_that_are_added_to_run_are_searched(monkeypatch):

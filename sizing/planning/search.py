@@ -25,6 +25,7 @@ from ..speed.rates import NETWORK, NODE
 from ..speed.step import step_time
 from ..units import GB, count, gb
 from .costs import Cost, cost, usual_price
+from .scaling import TRAIN, optimal
 
 # Shares of a GPU's memory. CUDA's context and the allocator's gaps take the rest: some 1 to 3 GB.
 FITS, TIGHT = 0.90, 0.97
@@ -112,11 +113,7 @@ class Plan:
     @property
     def frontier(self) -> tuple[Candidate, ...]:
         """Feasible candidates of which no other is both quicker and cheaper, the quickest first."""
-        found: list[Candidate] = []
-        for candidate in sorted(self.runs, key=lambda c: (c.cost.days, c.cost.dollars)):
-            if not found or candidate.cost.dollars < found[-1].cost.dollars:
-                found.append(candidate)
-        return tuple(found)
+        return frontier(self.runs)
 
     def __str__(self) -> str:
         lines = [
@@ -156,8 +153,8 @@ def plan(
 
     Args:
         model: a `Model` or what makes one; a `Run` whose precision, optimizer, sequence and so on
-            are kept; or a number of FLOPs, for which the preset nearest to the compute-optimal size
-            is taken with as many tokens as the FLOPs allow.
+            are kept; or a number of FLOPs, for which the dense preset nearest to the size that
+            `optimal` gives is taken with as many tokens as the FLOPs allow.
         gpus: {card: how many there are}, a card being a name in data/gpus.csv or a `GPU`. Fewer are
             tried too: halves, quarters and so on.
         tokens: to train on; by default 20 for each parameter.
@@ -202,7 +199,7 @@ def plan(
             runs.append(_candidate(run, device, held, priced, skipped, network, node))
         if not found:
             rejected.append(_too_large(template, device, number, timed, nearest, memories))
-    judged = [_judged(c, deadline_days, budget) for c in runs]
+    judged = [within(c, deadline_days, budget) for c in runs]
     feasible = [c for c in judged if c.feasible]
     key = _by(rank)
     # Of those that miss a limit, the best of each card and count.
@@ -217,6 +214,15 @@ def plan(
         tokens=tokens,
         rank=rank,
     )
+
+
+def frontier(priced: Iterable[Candidate]) -> tuple[Candidate, ...]:
+    """Those of which no other is both quicker and cheaper, the quickest first."""
+    found: list[Candidate] = []
+    for candidate in sorted(priced, key=lambda c: (c.cost.days, c.cost.dollars)):
+        if not found or candidate.cost.dollars < found[-1].cost.dollars:
+            found.append(candidate)
+    return tuple(found)
 
 
 def _by(rank: str) -> Callable[[Candidate], tuple]:
@@ -250,10 +256,9 @@ def _template(model, tokens: float | None, fixed: Mapping) -> tuple[Run, float]:
     if isinstance(model, (int, float)) and not isinstance(model, bool):
         if not 0 < model < math.inf:
             raise ValueError(f"model: {model!r} FLOPs given; allowed: a finite number above 0")
-        size = math.sqrt(model / (6 * TOKENS_PER_PARAMETER))
-        sized = _sizes()
+        size, sized = optimal(model).parameters, _sizes()
         nearest = min(sized, key=lambda name: abs(math.log(sized[name] / size)))
-        tokens = model / (6 * sized[nearest]) if tokens is None else tokens
+        tokens = model / (TRAIN * sized[nearest]) if tokens is None else tokens
         model = nearest
     if isinstance(model, Run):
         run = replace(model, **fixed)
@@ -273,8 +278,9 @@ def _template(model, tokens: float | None, fixed: Mapping) -> tuple[Run, float]:
 
 @cache
 def _sizes() -> dict[str, int]:
-    """Parameters of every preset."""
-    return {name: Model(name).parameters.total for name in presets()}
+    """Parameters of every dense preset: the laws were fitted to dense models."""
+    counts = {name: Model(name).parameters for name in presets()}
+    return {name: c.total for name, c in counts.items() if c.active == c.total}
 
 
 def _axes(template: Run, fixed: Mapping, vary: Mapping) -> dict[str, tuple]:
@@ -524,8 +530,8 @@ def _difference(other: Run, run: Run) -> str:
     return ", ".join(f"{name}={getattr(other, name)!r}" for name in changed) or "the same"
 
 
-def _judged(candidate: Candidate, deadline: float | None, budget: float | None) -> Candidate:
-    """The candidate with what it lacks."""
+def within(candidate: Candidate, deadline: float | None, budget: float | None) -> Candidate:
+    """A priced candidate with what it lacks to be done in so many days and for so many dollars."""
     days, dollars = candidate.cost.days, candidate.cost.dollars
     lacks = []
     if deadline is not None and days > deadline:
@@ -539,7 +545,7 @@ def _judged(candidate: Candidate, deadline: float | None, budget: float | None) 
             f"price of {candidate.cost.price * budget / dollars:.2f} dollars per GPU-hour, or "
             f"{budget / dollars:.0%} of the tokens"
         )
-    return replace(candidate, missing="; ".join(lacks)) if lacks else candidate
+    return replace(candidate, missing="; ".join(lacks))
 
 
 def _too_large(template, device, number, timed, nearest, memories) -> Candidate:
