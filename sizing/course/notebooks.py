@@ -69,9 +69,14 @@ def normalise(notebook: NotebookNode) -> NotebookNode:
 
 def _cell_id(cell: NotebookNode, seen: Counter) -> str:
     """An id that stays when cells come or go around it; a repeated cell gets a number as well."""
-    digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:12]
+    digest = cell_digest(cell)
     seen[digest] += 1
     return digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
+
+
+def cell_digest(cell: NotebookNode) -> str:
+    """What a cell's id begins with in a notebook as it is stored: a digest of what it says."""
+    return hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:12]
 
 
 def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
