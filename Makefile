@@ -6,8 +6,10 @@ READY := $(VENV)/.ready
 
 .PHONY: lab test quick bench rehearse record notebooks labs lint clean
 
+# A learner works in work/, which git ignores: copies without outputs, made once and then followed.
 lab: $(READY)
-	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" notebooks/00-start-here.ipynb
+	-@$(BIN)/python -m sizing.course.copies
+	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" work/notebooks/00-start-here.ipynb
 
 test: $(READY) lint
 	SIZING_RECORDED=1 $(BIN)/python -m pytest

@@ -19,6 +19,14 @@ def pytest_configure(config):
     config.option.nbval_sanitize_with = str(_SANITIZE)  # nbval reads it from each notebook's folder
 
 
+def pytest_runtest_setup(item):
+    """Stored notebooks show what `reveal` reveals; for everything else no answer is shown."""
+    if item.path.suffix == ".ipynb":
+        os.environ["SIZING_ANSWERS"] = "shown"
+    else:
+        os.environ.pop("SIZING_ANSWERS", None)
+
+
 def pytest_collection_finish(session):
     if any(item.path.suffix == ".ipynb" for item in session.items):
         # On a new machine matplotlib reports on stderr that it builds its font cache, once.

@@ -301,7 +301,7 @@ def live(monkeypatch, tmp_path):
 def test_guess_is_typed_committed_and_revealed(live, capsys):
     widget = predict("00.test", "How fast?", unit="TFLOP/s")
     widget.box.value = "2.5e3"
-    assert widget.status.value == "2,500 TFLOP/s: press Commit to keep it."
+    assert widget.status.value == "2,500 TFLOP/s: press Enter or Commit to keep it."
     assert not live.exists()
     widget.button.click()
     assert widget.status.value == "Committed: 2,500 TFLOP/s."
@@ -309,7 +309,8 @@ def test_guess_is_typed_committed_and_revealed(live, capsys):
     reveal("00.test", 5000)
     assert capsys.readouterr().out == (
         "00.test: you guessed 2,500 TFLOP/s, it is 5,000 TFLOP/s:\n"
-        "  2 times too low. Your first prediction, within a factor of 2.0.\n"
+        "  2 times too low, and within a factor of 2 is good. "
+        "Your first prediction, within a factor of 2.0.\n"
     )
     assert "Your guess so far: 2,500 TFLOP/s." in predict("00.test", "How fast?", "TFLOP/s").text
 
@@ -332,7 +333,10 @@ def test_a_folder_that_cannot_be_used_is_said(live, monkeypatch, capsys):
     widget.button.click()
     assert widget.status.value.startswith("The guess could not be kept: ")
     reveal("00.test", 4)
-    assert capsys.readouterr().out.startswith("00.test: it is 4. The guesses could not be read: ")
+    told = capsys.readouterr().out
+    assert told.startswith("00.test: the guesses could not be read: ") and "it is" not in told
+    reveal("00.test", 4, show=True)
+    assert capsys.readouterr().out.endswith("00.test: it is 4.\n")
 
 
 def test_damage_is_said(live, capsys):
@@ -382,12 +386,84 @@ def test_reveal_needs_a_positive_number(actual):
 
 
 @pytest.mark.parametrize(
-    ("guess", "says"), [(100, "within 5 %"), (300, "3 times too high"), (1, "100 times too low")]
+    ("guess", "within", "says"),
+    [
+        (100, 2, "  good, within 5 %."),
+        (102, 1.01, "  2 % too high."),
+        (130, 2, "  30 % too high, and within a factor of 2 is good."),
+        (130, 1.2, "  30 % too high."),
+        (90, 1.2, "  10 % too low, and within 20 % is good."),
+        (300, 2, "  3 times too high."),
+        (1, 2, "  100 times too low."),
+    ],
 )
-def test_ratio_in_words(live, capsys, guess, says):
+def test_verdict_in_words(live, capsys, guess, within, says):
+    predict("00.r", "How fast?", within=within)
     Guesses(live).guess("00.r", guess)
     reveal("00.r", 100)
     assert says in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("within", [1, 0.5, 0, -2, math.nan, math.inf])
+def test_within_is_a_factor(live, within):
+    with pytest.raises(ValueError, match=r"within of '00.x' is .* allowed: a factor above 1"):
+        predict("00.x", "How fast?", within=within)
+
+
+ADDED = {2.0: "the update is added", 1.5: "half of the updates are lost"}
+
+
+@pytest.mark.parametrize(
+    ("guess", "assumed"),
+    [(2.0, ADDED[2.0]), (1.95, ADDED[2.0]), (1.5, ADDED[1.5]), (1.0, None), (1.7, None), (9, None)],
+)
+def test_a_misconception_is_named(live, capsys, guess, assumed):
+    predict("00.m", "What is the weight?", within=1.1)
+    Guesses(live).guess("00.m", guess)
+    reveal("00.m", 1.0, ADDED)
+    told = capsys.readouterr().out
+    assert ("you assumed that" in told) == bool(assumed)
+    if assumed:
+        assert told.endswith(f"  You said {guess:g}: you assumed that {assumed}.\n")
+        reveal("00.m", 1.0, ADDED)  # the second time the learner knows
+        assert (
+            f"  {guess:g} is what one gets who assumes that {assumed}." in capsys.readouterr().out
+        )
+
+
+def test_nothing_is_revealed_before_a_guess(live, monkeypatch, capsys):
+    shown = []
+    monkeypatch.setattr(PREDICT, "display", shown.append)
+    for recorded in ("", "1"):
+        monkeypatch.setenv("SIZING_RECORDED", recorded)
+        PREDICT._session.cache_clear()
+        reveal("00.w", 62.58, {50: "half of it"})
+        assert capsys.readouterr().out == ""
+        bundle = shown[-1]._repr_mimebundle_()
+        stored = bundle["text/plain"] + bundle["text/html"]
+        assert "no guess is committed yet" in stored
+        sent = str([child.get_state() for child in shown[-1].children])
+        assert "62.58" not in stored + sent and "half of it" not in stored + sent
+    shown[-1].button.click()
+    text = shown[-1]._repr_mimebundle_()["text/plain"]
+    assert "00.w: it is 62.58. No guess was committed." in text
+    assert "50 is what one gets who assumes that half of it." in text
+    reveal("00.w", 62.58, show=True)
+    assert capsys.readouterr().out == "00.w: it is 62.58. No guess was committed.\n"
+
+
+def test_stored_notebooks_show_what_is_revealed(live, monkeypatch, capsys):
+    monkeypatch.setenv("SIZING_ANSWERS", "shown")
+    reveal("00.w", 62.58)
+    assert capsys.readouterr().out == "00.w: it is 62.58. No guess was committed.\n"
+
+
+def test_enter_commits_and_the_unit_may_be_typed(live):
+    widget = predict("00.enter", "How much?", unit="%")
+    widget.box.value = "30 %"
+    widget.box._handle_custom_msg({"event": "submit"}, [])
+    assert widget.status.value == "Committed: 30 %."
+    assert json.loads(live.read_text())[0]["guess"] == 30
 
 
 # The look at the machine

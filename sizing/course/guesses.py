@@ -4,17 +4,13 @@ The file is a JSON list in the order of events, and only ever grows: a guess is
 ``{"name", "unit", "guess", "time"}``, and what it turned out to be ``{"name", "actual", "time"}``.
 """
 
-import json
 import math
-import os
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from .keeping import Entries
 
 
 class Guesses:
@@ -25,46 +21,27 @@ class Guesses:
     """
 
     def __init__(self, path: Path | None = None):
-        self.path = path
-        self.set_aside: Path | None = None
-        self._session: list[dict[str, Any]] = []
+        self.kept = Entries(path, _is_valid)
+
+    @property
+    def set_aside(self) -> Path | None:
+        return self.kept.set_aside
 
     def entries(self) -> list[dict[str, Any]]:
         """Everything kept so far, oldest first."""
-        if self.path is None:
-            return list(self._session)
-        try:
-            entries = json.loads(self.path.read_text(encoding="utf-8"))
-            if not _is_valid(entries):
-                raise ValueError("not a list of guesses")
-        except FileNotFoundError:
-            return []
-        except ValueError:  # also what json and utf-8 raise
-            self.set_aside = self.path.with_name(f"{self.path.stem}.damaged-{time.time_ns()}.json")
-            self.path.rename(self.set_aside)
-            return []
-        return entries
+        return self.kept.read()
 
     def guess(self, name: str, value: float, unit: str = "") -> None:
         """Keep a guess. OSError if the file cannot be written."""
-        self._append({"name": name, "unit": unit, "guess": value})
+        self.kept.append({"name": name, "unit": unit, "guess": value, "time": _now()})
 
     def reveal(self, name: str, actual: float) -> float | None:
         """The newest guess for ``name``, noting what it turned out to be; None without one."""
         about = [entry for entry in self.entries() if entry["name"] == name]
         guesses = [entry["guess"] for entry in about if "guess" in entry]
         if guesses and "guess" in about[-1]:  # else it was revealed before
-            self._append({"name": name, "actual": actual})
+            self.kept.append({"name": name, "actual": actual, "time": _now()})
         return guesses[-1] if guesses else None
-
-    def _append(self, entry: dict[str, Any]) -> None:
-        entry["time"] = datetime.now(UTC).isoformat(timespec="seconds")
-        if self.path is None:
-            self._session.append(entry)
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(self.path):
-            _replace(self.path, json.dumps([*self.entries(), entry], indent=1, ensure_ascii=False))
 
 
 def outcomes(entries: list[dict[str, Any]]) -> dict[str, float]:
@@ -113,34 +90,5 @@ def _is_valid(entries: Any) -> bool:
     )
 
 
-@contextmanager
-def _locked(path: Path, patience: float = 2.0) -> Iterator[None]:
-    """Keep two notebooks from writing at once. A lock left by a killed kernel is taken over."""
-    lock = path.with_name(path.name + ".lock")
-    end = time.monotonic() + patience
-    while True:
-        try:
-            os.close(os.open(lock, os.O_CREAT | os.O_EXCL, 0o600))
-            break
-        except FileExistsError:
-            if time.monotonic() > end:
-                lock.unlink(missing_ok=True)
-            time.sleep(0.005)
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old text or the new one, never half of it."""
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError:
-        Path(part).unlink(missing_ok=True)
-        raise
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -25,6 +25,7 @@ from nbformat import NotebookNode
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 KEPT_CELL_METADATA = ("jupyter", "tags")
+STORED = {"SIZING_RECORDED": "1", "SIZING_ANSWERS": "shown"}  # the same text everywhere, to be read
 FAILURES = (CellExecutionError, CellTimeoutError, DeadKernelError)
 
 
@@ -42,7 +43,7 @@ def execute(notebook: NotebookNode, folder: Path, timeout: float = 600) -> Noteb
             record_timing=False,
             resources={"metadata": {"path": str(folder)}},
         )
-        env = os.environ | {"SIZING_RECORDED": "1", "SIZING_LEARNER_DIR": learner}
+        env = os.environ | STORED | {"SIZING_LEARNER_DIR": learner}
         client.execute(env=env, stderr=subprocess.DEVNULL)  # the kernel's own log, not the cells'
     return normalise(notebook)
 
@@ -68,9 +69,14 @@ def normalise(notebook: NotebookNode) -> NotebookNode:
 
 def _cell_id(cell: NotebookNode, seen: Counter) -> str:
     """An id that stays when cells come or go around it; a repeated cell gets a number as well."""
-    digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:12]
+    digest = cell_digest(cell)
     seen[digest] += 1
     return digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
+
+
+def cell_digest(cell: NotebookNode) -> str:
+    """What a cell's id begins with in a notebook as it is stored: a digest of what it says."""
+    return hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:12]
 
 
 def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:

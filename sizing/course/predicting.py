@@ -2,16 +2,20 @@
 
 Guesses are kept in `predictions.json` in the learner's folder (`.learner/`, which git ignores).
 With `SIZING_RECORDED=1` they live as long as the session, so that a notebook's text does not depend
-on who runs it; the widget itself is the same.
+on who runs it; the widget itself is the same. `reveal` says nothing before there is a guess, unless
+it is asked to (`show=True`, or its button). `SIZING_ANSWERS=shown` is for the notebooks that are
+stored executed: there it always says.
 """
 
 import math
+import os
 import re
 from functools import cache
 from html import escape, unescape
 from typing import Any
 
 import ipywidgets as widgets
+from IPython.display import display
 
 from ..measuring.recording import learner_directory, recorded_only
 from .guesses import Guesses, calibration
@@ -20,8 +24,9 @@ from .guesses import Guesses, calibration
 class Prediction(widgets.VBox):
     """A question, a box for the guess and a button that commits it. A view of `Guesses`."""
 
-    def __init__(self, name: str, question: str, unit: str, guesses: Guesses):
+    def __init__(self, name: str, question: str, unit: str, guesses: Guesses, within: float = 2):
         self.name, self.question, self.unit, self.guesses = name, question, unit, guesses
+        self.within = within
         self.box = widgets.Text(
             description="Your guess:",
             placeholder="such as 0.5, 250 or 2.5e3",
@@ -30,9 +35,11 @@ class Prediction(widgets.VBox):
         self.button = widgets.Button(description="Commit", tooltip="Keep this guess")
         self.status = widgets.HTML(escape(self._before()))
         self.box.observe(self._typed, "value")
+        self.box.on_msg(self._message)
         self.button.on_click(self._commit)
         line = widgets.HBox([self.box, widgets.Label(unit), self.button])
-        super().__init__([widgets.HTML(f"<b>Predict.</b> {escape(question)}"), line, self.status])
+        asked = f"<div style='line-height:1.4'><b>Predict.</b> {escape(question)}</div>"
+        super().__init__([widgets.HTML(asked), line, self.status])
 
     def _before(self) -> str:
         try:
@@ -43,19 +50,24 @@ class Prediction(widgets.VBox):
             return f"The earlier guesses could not be read; they are in {self.guesses.set_aside}."
         earlier = [entry for entry in entries if entry["name"] == self.name and "guess" in entry]
         if not earlier:
-            return "Commit a guess before you read on: within a factor of 2 is good."
+            return f"Commit a guess before you read on: {nearness(self.within)} is good."
         return f"Your guess so far: {_quantity(earlier[-1]['guess'], self.unit)}."
 
     def _typed(self, _change: dict[str, Any]) -> None:
         try:
-            text = f"{_quantity(read_number(self.box.value), self.unit)}: press Commit to keep it."
+            value = read_number(self.box.value, self.unit)
+            text = f"{_quantity(value, self.unit)}: press Enter or Commit to keep it."
         except ValueError as error:
             text = str(error)
         self.status.value = escape(text)
 
-    def _commit(self, _button: widgets.Button) -> None:
+    def _message(self, box: widgets.Text, content: dict[str, Any], _buffers: Any) -> None:
+        if content.get("event") == "submit":  # Enter
+            self._commit(box)
+
+    def _commit(self, _source: widgets.Widget) -> None:
         try:
-            value = read_number(self.box.value)
+            value = read_number(self.box.value, self.unit)
             self.guesses.guess(self.name, value, self.unit)
             text = f"Committed: {_quantity(value, self.unit)}."
         except ValueError as error:
@@ -79,46 +91,145 @@ class Prediction(widgets.VBox):
         return f"{self.question} (in {self.unit})" if self.unit else self.question
 
 
-def predict(name: str, question: str, unit: str = "") -> Prediction:
+class Withheld(widgets.VBox):
+    """What `reveal` shows while there is no guess: why it says nothing, and a button to see it."""
+
+    def __init__(self, name: str, answer: str):
+        self.answer = answer
+        self.status = widgets.HTML(escape(f"{name}: {_WITHHELD}"))
+        self.button = widgets.Button(description="Show me", tooltip="Show it without a guess")
+        self.button.on_click(self._show)
+        super().__init__([self.status, self.button])
+
+    def _show(self, _button: widgets.Button) -> None:
+        self.status.value = f"<pre style='white-space:pre-wrap'>{escape(self.answer)}</pre>"
+        self.button.layout.display = "none"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        text = unescape(re.sub("<[^>]*>", "", self.status.value))
+        shown = {"text/plain": text, "text/html": f"<p>{self.status.value}</p>"}
+        return super()._repr_mimebundle_(**kwargs) | shown
+
+
+_WITHHELD = (
+    "no guess is committed yet. Commit one where it was asked for and run this cell again, "
+    "or press Show me."
+)
+
+
+def predict(name: str, question: str, unit: str = "", within: float = 2) -> Prediction:
     """Ask for a guess, such as ``predict("00.matmul", "How fast is it?", unit="TFLOP/s")``.
 
     ``name`` is what `reveal` is called with later: the lesson's number, a dot, and a word.
+    ``within`` is the factor to which a guess counts as good: 1.1 is within 10 %. Choose it so that
+    the misconceptions of `reveal` lie outside. ValueError unless it is a number above 1.
     """
-    _units[name] = unit
-    return Prediction(name, question, unit, _guesses())
+    if not 1 < within < math.inf:
+        raise ValueError(f"within of {name!r} is {within!r}; allowed: a factor above 1")
+    _asked[name] = (unit, within)
+    return Prediction(name, question, unit, _guesses(), within)
 
 
-def reveal(name: str, actual: float) -> None:
+def reveal(
+    name: str, actual: float, misconceptions: dict[float, str] | None = None, show: bool = False
+) -> None:
     """Print the guess beside what it turned out to be, their ratio, and the calibration so far.
 
-    ``actual`` is in the unit of the question. ValueError unless it is positive and finite.
+    ``actual`` is in the unit of the question. ``misconceptions`` are wrong answers that a way of
+    thinking leads to, each with what that way assumes: ``{2.0: "the update is added"}`` tells who
+    guessed near 2.0 "you assumed that the update is added". Without a guess nothing is said of
+    ``actual``, unless ``show``. ValueError unless all numbers are positive and finite.
     """
-    actual = float(actual)
-    if not 0 < actual < math.inf:
-        raise ValueError(f"actual of {name!r} is {actual!r}; allowed: a positive, finite number")
-    unit, guesses = _units.get(name, ""), _guesses()
-    measured = f"it is {_quantity(actual, unit)}"
+    actual, misconceptions = float(actual), misconceptions or {}
+    for what, value in [("actual", actual), *(("misconception", m) for m in misconceptions)]:
+        if not 0 < value < math.inf:
+            raise ValueError(f"{what} of {name!r} is {value!r}; allowed: a positive, finite number")
+    guesses = _guesses()
+    unit, within = _asked.get(name, ("", 2.0))
+    answer = f"{name}: it is {_quantity(actual, unit)}."
     try:
+        before = guesses.entries()
         guess = guesses.reveal(name, actual)
         entries = guesses.entries()
     except OSError as error:
-        print(f"{name}: {measured}. The guesses could not be read: {error}.")
+        print(f"{name}: the guesses could not be read: {error}. reveal(..., show=True) shows it.")
+        if show:
+            print(answer)
         return
     if guesses.set_aside:
         print(f"The earlier guesses could not be read; they are in {guesses.set_aside}.")
     if guess is None:
-        print(f"{name}: {measured}. No guess was committed.")
+        told = "\n".join([f"{answer} No guess was committed.", *_told(misconceptions, unit)])
+        if show or answers_shown():
+            print(told)
+        else:
+            display(Withheld(name, told))
         return
-    print(f"{name}: you guessed {_quantity(guess, unit)}, {measured}:")
-    print(f"  {_ratio(guess / actual)}. {calibration(entries)}")
+    again = any(entry["name"] == name and "actual" in entry for entry in before)
+    print(f"{name}: you guessed {_quantity(guess, unit)}, it is {_quantity(actual, unit)}:")
+    print(f"  {verdict(guess, actual, within)}. {calibration(entries)}")
+    assumed = assumption(guess, actual, within, misconceptions)
+    if assumed and not again:
+        print(f"  You said {_quantity(guess, unit)}: you assumed that {assumed}.")
+    elif assumed:
+        print(f"  {_quantity(guess, unit)} is what one gets who assumes that {assumed}.")
 
 
-def read_number(text: str) -> float:
+def verdict(guess: float, actual: float, within: float) -> str:
+    """How near a guess is: ``'good, within 5 %'``, ``'3 times too high'``, ``'12 % too low'``."""
+    factor = max(guess / actual, actual / guess)
+    if factor <= min(1.05, within):
+        return "good, within 5 %"
+    side = "high" if guess > actual else "low"
+    if factor < 1.5:
+        off = f"{abs(guess / actual - 1):.0%}".replace("%", " %") + f" too {side}"
+    else:
+        off = (
+            f"{factor:,.2g} times too {side}" if factor < 10 else f"{factor:,.0f} times too {side}"
+        )
+    return f"{off}, and {nearness(within)} is good" if factor <= within else off
+
+
+def assumption(
+    guess: float, actual: float, within: float, misconceptions: dict[float, str]
+) -> str | None:
+    """What the misconception assumes that leads to this guess; None if none does.
+
+    The nearest one counts, if it is nearer than the truth and within the square root of ``within``
+    (3 % at least, for numbers that are rounded when typed).
+    """
+    if not misconceptions:
+        return None
+
+    def distance(value: float) -> float:
+        return abs(math.log(guess / value))
+
+    nearest = min(misconceptions, key=distance)
+    near = max(math.log(within) / 2, math.log(1.03))
+    close = distance(nearest) <= near and distance(nearest) < distance(actual)
+    return misconceptions[nearest] if close else None
+
+
+def nearness(within: float) -> str:
+    """A factor in words: ``'within 10 %'``, ``'within a factor of 2'``."""
+    return (
+        f"within {100 * (within - 1):.3g} %" if within < 1.5 else f"within a factor of {within:g}"
+    )
+
+
+def answers_shown() -> bool:
+    """Whether this is a notebook that is stored executed, to be read: answers stand in it."""
+    return os.environ.get("SIZING_ANSWERS") == "shown"
+
+
+def read_number(text: str, unit: str = "") -> float:
     """The positive number that a learner typed: ``'2.5e3'``, ``'1,500'``, ``'124 439 808'``.
 
-    ValueError for anything else, ``'2,5'`` included: a comma only ever groups thousands here.
+    The unit of the question may stand after it. ValueError for anything else, ``'2,5'`` included: a
+    comma only ever groups thousands here.
     """
-    plain = re.sub(r"(?<=\d)[, _](?=\d{3}(?!\d))", "", text.strip())
+    plain = text.strip().removesuffix(unit).strip()
+    plain = re.sub(r"(?<=\d)[, _](?=\d{3}(?!\d))", "", plain)
     try:
         value = float(plain)
     except ValueError:
@@ -128,7 +239,7 @@ def read_number(text: str) -> float:
     return value
 
 
-_units: dict[str, str] = {}  # of the questions asked in this session
+_asked: dict[str, tuple[str, float]] = {}  # unit and tolerance of this session's questions
 
 
 @cache
@@ -142,13 +253,13 @@ def _guesses() -> Guesses:
     return Guesses(learner_directory().parent / "predictions.json")
 
 
+def _told(misconceptions: dict[float, str], unit: str) -> list[str]:
+    return [
+        f"  {_quantity(value, unit)} is what one gets who assumes that {assumed}."
+        for value, assumed in misconceptions.items()
+    ]
+
+
 def _quantity(value: float, unit: str) -> str:
     number = f"{value:,.0f}" if 1000 <= value < 1e15 else f"{value:.4g}"
     return f"{number} {unit}".rstrip()
-
-
-def _ratio(ratio: float) -> str:
-    if 0.95 <= ratio <= 1.05:
-        return "within 5 %"
-    side, factor = ("high", ratio) if ratio > 1 else ("low", 1 / ratio)
-    return f"{factor:,.2g} times too {side}" if factor < 10 else f"{factor:,.0f} times too {side}"
