@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: lab test quick bench rehearse record notebooks labs lint clean
+.PHONY: lab check test quick bench rehearse record notebooks labs lint clean
 
 lab: $(READY)
 	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" notebooks/00-start-here.ipynb
@@ -33,6 +33,10 @@ rehearse: .venv-rehearsal/.ready
 	sed -n -E 's/^torch==/torch===/p; /^(transformers|numpy|pandas|tqdm|psutil)==/p' requirements.txt \
 		| .venv-rehearsal/bin/python -m pip install --quiet --disable-pip-version-check -r /dev/stdin
 	touch $@
+
+# Is this machine ready? Looks, installs nothing, needs no network; also before `make lab`.
+check:
+	@$$(test -x $(BIN)/python && echo $(BIN)/python || echo $(PYTHON)) sizing/course/preflight.py
 
 # Measure every experiment on this machine; the rows go to data/measurements/<device>/.
 record: $(READY)
