@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: lab test quick bench rehearse record notebooks labs lint clean
+.PHONY: lab check test quick bench rehearse record notebooks labs lint clean
 
 # A learner works in work/, which git ignores: copies without outputs, made once and then followed.
 lab: $(READY)
@@ -35,6 +35,10 @@ rehearse: .venv-rehearsal/.ready
 	sed -n -E 's/^torch==/torch===/p; /^(transformers|numpy|pandas|tqdm|psutil)==/p' requirements.txt \
 		| .venv-rehearsal/bin/python -m pip install --quiet --disable-pip-version-check -r /dev/stdin
 	touch $@
+
+# Is this machine ready? Looks, installs nothing, needs no network; also before `make lab`.
+check:
+	@$$(test -x $(BIN)/python && echo $(BIN)/python || echo $(PYTHON)) sizing/course/preflight.py
 
 # Measure every experiment on this machine; the rows go to data/measurements/<device>/.
 record: $(READY)
