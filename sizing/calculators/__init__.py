@@ -9,6 +9,7 @@ from .batch import BatchCalculator
 from .compute import ComputeCalculator
 from .compute_optimal import ComputeOptimal
 from .costs import CostCalculator
+from .dashboard import PlanDashboard
 from .device_card import DeviceCard
 from .optimizer import OptimizerCalculator
 from .parameters import ParameterCalculator
@@ -27,6 +28,7 @@ __all__ = [
     "OptimizerCalculator",
     "ParallelPlanner",
     "ParameterCalculator",
+    "PlanDashboard",
     "SequenceCalculator",
     "StorageCalculator",
     "ZeROStages",

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from traitlets import Unicode
 
-from .html import Limit, bar, paragraph, table, title
+from .html import Limit, bar, listing, paragraph, table, title
 from .style import RC
 
 DPI = 100
@@ -49,6 +49,7 @@ class Result:
         limit: the device's memory against what is asked for.
         notes: what else to know, beside the headline.
         source: where the figures were seen, below the table.
+        listing: what to copy as it is, such as a script.
         data: what the picture needs.
     """
 
@@ -62,6 +63,7 @@ class Result:
     limit: Limit | None = None
     notes: tuple[str, ...] = ()
     source: str = ""
+    listing: str = ""
     data: Any = field(default=None, compare=False, repr=False)
 
 
@@ -319,6 +321,7 @@ def _headline_html(result: Result) -> str:
 def _details_html(result: Result) -> str:
     return (
         f"<p><i>{escape(result.caption)}</i></p><p><code>{escape(result.formula)}</code></p>"
+        + listing(result.listing)
         + table(result.columns, result.rows)
         + paragraph(result.accuracy, "How far off: ")
         + paragraph(result.source, "Source: ")

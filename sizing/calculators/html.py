@@ -44,6 +44,8 @@ _STYLE = """
 [data-jp-theme-light=false] .sizing select { color-scheme: dark; background-image: none;
     appearance: auto; }
 .sizing-headline { font-size: 1.4em; font-weight: bold; line-height: 1.25; margin-bottom: 4px; }
+.sizing-listing { background: var(--jp-layout-color2, #f4f4f4); padding: 6px 10px; margin: 0 0 10px;
+    max-height: 300px; overflow: auto; user-select: text; }
 .sizing table { border-collapse: collapse; margin: 0 0 10px; }
 .sizing th, .sizing td { padding: 2px 24px 2px 0; text-align: right; white-space: nowrap; }
 .sizing th:first-child, .sizing td:first-child { text-align: left; }
@@ -103,3 +105,8 @@ def table(columns: tuple[str, ...], rows: tuple[tuple[str, ...], ...]) -> str:
 def paragraph(text: str, label: str = "") -> str:
     """The text in a paragraph after its label; nothing where there is no text."""
     return f"<p>{escape(label)}{escape(text)}</p>" if text else ""
+
+
+def listing(text: str) -> str:
+    """The text as it is, to copy: no line is broken."""
+    return f"<pre class='sizing-listing'>{escape(text)}</pre>" if text else ""

@@ -10,12 +10,8 @@ from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from statistics import median
 
-from matplotlib.artist import Artist
-from matplotlib.font_manager import findfont
 from matplotlib.patches import Rectangle
-from numpy import asarray
 from numpy.ma import masked_array
-from PIL import Image, ImageDraw, ImageFont
 
 from ..architecture.model import Model, presets
 from ..compute import flops
@@ -30,6 +26,7 @@ from ..units import DATA, GB, count, duration, gb
 from . import style
 from .base import Calculator, Result, dropdown, powers_of_two, scale
 from .html import Limit
+from .words import Words
 
 TENSOR, PIPELINE = tuple(powers_of_two(1, 32)), tuple(powers_of_two(1, 64))
 NODES = (1, 2, 4, 8, 16, 32, 64)
@@ -357,32 +354,6 @@ class ParallelPlanner(Calculator):
             for y, (share, shown) in zip(self._places, bars, strict=True)
             if shown
         ]
-
-
-class Words(Artist):
-    """Short words in one image, which PIL draws ten times as fast as matplotlib as many `Text`s.
-
-    `items` are (transform, x, y, text, PIL's anchor, whether the text is white).
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.items = []
-
-    def draw(self, renderer):
-        width, height = int(renderer.width), int(renderer.height)
-        image = Image.new("RGBA", (width, height))
-        pen = ImageDraw.Draw(image)
-        for transform, x, y, text, anchor, white in self.items:
-            x, y = transform.transform((x, y))
-            ink = "white" if white else style.BLACK
-            pen.text((x, height - y), text, ink, _font(), anchor=anchor)
-        renderer.draw_image(renderer.new_gc(), 0, 0, asarray(image)[::-1])
-
-
-@cache
-def _font() -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(findfont("DejaVu Sans"), 12.2)
 
 
 def _nearest(cells: dict[tuple[int, int], Cell]) -> Cell:

@@ -552,7 +552,7 @@ def _too_large(template, device, number, timed, nearest, memories) -> Candidate:
     """The candidate of a group, in which nothing fits, that comes nearest."""
     if nearest is None:
         return Candidate(
-            template, device, 0, "does not fit", None, "",
+            replace(template, data=number), device, 0, "does not fit", None, "",
             f"no degrees of {number} GPUs make the global batch: choose another `batch`",
         )  # fmt: skip
     tried = [nearest, *(run for _, run in timed[-8:])]
