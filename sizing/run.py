@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import operator
 from dataclasses import dataclass, fields
+from functools import lru_cache
 
 from .architecture.model import Model
 from .units import BYTES
@@ -59,6 +60,10 @@ CHOICES = {
     "recompute": ("none", "selective", "full"),
     "attention": ("flash", "eager"),
     "zero": (0, 1, 2, 3),
+    "quantization": (None, "int8", "nf4", "nf4-double"),
+    "kernels": ("eager", "compiled", "liger"),
+    "loss": (None, "eager", "compiled", "chunked", "fused"),
+    "outputs": ("released", "kept", "fp32"),
 }
 
 # What people type for one of the choices: the names of transformers' arguments and of torch.
@@ -85,6 +90,9 @@ WORDS = {
         "flash-attention-3": "flash",
         "flash-attention": "flash",
     },
+    "quantization": {"none": None, "8bit": "int8", "qlora": "nf4-double"},
+    "kernels": {"none": "eager", "compile": "compiled", "torch.compile": "compiled"},
+    "loss": {"cce": "fused", "cut-cross-entropy": "fused", "compile": "compiled"},
 }
 
 
@@ -99,7 +107,8 @@ def one_of(field: str, value, allowed: tuple, words: dict | None = None):
         return words[plain]
     if not isinstance(plain, bool) and plain in allowed:
         return plain
-    near = difflib.get_close_matches(plain, allowed, 1) if isinstance(plain, str) else []
+    words = [choice for choice in allowed if isinstance(choice, str)]
+    near = difflib.get_close_matches(plain, words, 1) if isinstance(plain, str) else []
     raise ValueError(
         f"{field}: {value!r} given; allowed: {', '.join(map(repr, allowed))}"
         + (f"; nearest: {near[0]!r}" if near else "")
@@ -121,20 +130,84 @@ def whole_number(field: str, value) -> int:
     return number
 
 
+LORA_CHOICES = {
+    "dtype": ("fp32", "bf16"),
+}
+TABLES = ("embed_tokens", "lm_head")  # what `Lora.embeddings` names, whatever a family calls them
+
+
 @dataclass(frozen=True)
 class Lora:
-    """Low-rank adapters on the linear layers inside the blocks; all other weights are frozen.
+    """Low-rank adapters on linear layers inside the blocks; all other weights are frozen.
 
-    As peft adds them to a model (Hu et al., arXiv:2106.09685): fp32 adapters of this rank.
+    As peft adds them to a model (Hu et al., arXiv:2106.09685).
+
+    Args:
+        rank: of the update: (rank, in) and (out, rank) beside a layer of shape (out, in).
+        targets: "all-linear", or the names of the adapted layers ("q_proj", "v_proj"), each the
+            end of a module's name as in peft's target_modules.
+        dtype: of the adapters: "fp32" as peft makes them, or "bf16" (autocast_adapter_dtype=False;
+            trl's 4-bit set-up).
+        dropout: of the adapters' inputs: one mask of its own for each adapted layer.
+        embeddings: "embed_tokens", "lm_head" or both, trained whole on a copy beside the frozen
+            one (peft's modules_to_save).
 
     Raises:
-        ValueError: the rank is not a whole number >= 1.
+        ValueError: names the field, the value and what is allowed.
     """
 
     rank: int
+    targets: str | tuple[str, ...] = "all-linear"
+    dtype: str = "fp32"
+    dropout: float = 0.0
+    embeddings: tuple[str, ...] = ()
 
     def __post_init__(self):
-        object.__setattr__(self, "rank", whole_number("rank", self.rank))
+        def settle(name, value):
+            object.__setattr__(self, name, value)
+
+        settle("rank", whole_number("rank", self.rank))
+        settle("targets", _targets(self.targets))
+        for name, allowed in LORA_CHOICES.items():
+            settle(name, one_of(name, getattr(self, name), allowed, WORDS["precision"]))
+        settle("dropout", _share("dropout", self.dropout))
+        named = (self.embeddings,) if isinstance(self.embeddings, str) else tuple(self.embeddings)
+        settle("embeddings", tuple(n for n in TABLES if n in _each("embeddings", named, TABLES)))
+
+    def adapts(self, name: str) -> bool:
+        """Whether a linear layer of that name gets an adapter."""
+        return self.targets == "all-linear" or any(
+            name == target or name.endswith(f".{target}") for target in self.targets
+        )
+
+
+def _targets(value) -> str | tuple[str, ...]:
+    """The layers' names, sorted: their order says nothing."""
+    if isinstance(value, str) and value.strip().lower().replace("_", "-") == "all-linear":
+        return "all-linear"
+    names = (value,) if isinstance(value, str) else value
+    if (
+        not isinstance(names, tuple | list | set | frozenset)
+        or not names
+        or not all(isinstance(name, str) and name for name in names)
+    ):
+        raise ValueError(
+            f"targets: {value!r} given; allowed: 'all-linear', or names of linear layers such as "
+            "('q_proj', 'v_proj')"
+        )
+    return tuple(sorted(set(names)))
+
+
+def _share(field: str, value) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ValueError(f"{field}: {value!r} given; allowed: a number from 0, below 1")
+    return float(value)
+
+
+def _each(field: str, names: tuple, allowed: tuple) -> tuple:
+    for name in names:
+        one_of(field, name, allowed)
+    return names
 
 
 @dataclass(frozen=True)
@@ -158,6 +231,19 @@ class Run:
         data, tensor, pipeline, context: parallel degrees; GPUs are their product.
         zero: ZeRO stage 0 to 3, over the ranks that hold the same weights: data x context.
         lora: None to train all weights, a rank, or a `Lora`.
+        quantization: None, "int8", "nf4" or "nf4-double": the linear layers inside the blocks as
+            bitsandbytes keeps them, frozen under adapters (Dettmers et al., arXiv:2208.07339 and
+            arXiv:2305.14314; "double": the scales are quantised too). All other weights keep the
+            recipe's dtype; in fp32 recipes they are fp32, as peft's k-bit preparation makes them.
+        kernels: "eager" (transformers' own operations), "compiled" (torch.compile of the layers)
+            or "liger" (its norm, rotary, gate and loss kernels, arXiv:2410.10989).
+        loss: "eager" (every logit kept and copied), "compiled" (cast, softmax and loss in one),
+            "chunked" (head and loss by chunks of tokens, as Liger's) or "fused" (no logits at all:
+            cut cross-entropy, arXiv:2411.09009); None, what comes with the kernels: "eager",
+            "compiled", "chunked".
+        outputs: what the trainer does with the model's outputs until its backward pass is over:
+            "released"; "kept" (the logits stay alive); "fp32" (and are cast to fp32, as
+            accelerate does to outputs under autocast).
 
     Words of transformers and torch are understood ("sdpa", "adamw_torch_fused", recompute=True) and
     kept as the choice that they mean.
@@ -181,6 +267,10 @@ class Run:
     pipeline: int = 1
     context: int = 1
     lora: Lora | None = None
+    quantization: str | None = None
+    kernels: str = "eager"
+    loss: str | None = None
+    outputs: str = "released"
 
     def __post_init__(self):
         def settle(name, value):
@@ -198,6 +288,13 @@ class Run:
                 settle(name, whole_number(name, value))
         if self.lora is not None and not isinstance(self.lora, Lora):
             settle("lora", _lora(self.lora))
+        if self.lora is not None and self.lora.targets != "all-linear":
+            _require_layers(self.lora.targets, self.model)
+        if self.quantization is not None and self.lora is None:
+            raise ValueError(
+                f"quantization: {self.quantization!r} given; allowed: None without lora (integers "
+                "get no gradient: a quantised model is trained through adapters)"
+            )
         longest = self.model.max_positions
         if longest is not None and self.sequence > longest:
             raise ValueError(
@@ -209,6 +306,11 @@ class Run:
     def recipe(self) -> Recipe:
         """The dtypes that `precision` stands for."""
         return RECIPES[self.precision]
+
+    @property
+    def loss_kernel(self) -> str:
+        """How the loss is computed: `loss`, or what comes with the kernels."""
+        return self.loss or _LOSSES[self.kernels]
 
     @property
     def gpus(self) -> int:
@@ -225,6 +327,7 @@ class Run:
         return self.sequences * self.sequence
 
 
+_LOSSES = {"eager": "eager", "compiled": "compiled", "liger": "chunked"}
 _CHOSEN = tuple(CHOICES)
 _COUNTED = tuple(
     field.name for field in fields(Run) if field.name not in ("model", "lora", *CHOICES)
@@ -239,6 +342,51 @@ def _lora(value) -> Lora:
             f"lora: {value!r} given; allowed: None (all weights are trained), a rank >= 1, "
             "or a sizing.Lora"
         ) from None
+
+
+def _require_layers(targets: tuple[str, ...], model: Model) -> None:
+    """Each target must be a linear layer of the model."""
+    if getattr(model, "traced", False):
+        return
+    names = linear_layers(model)
+    for target in targets:
+        if not any(n == target or n.endswith(f".{target}") for n in names):
+            ends = sorted({n.rpartition(".")[2] for n in names})
+            raise ValueError(
+                f"targets: {target!r} given; allowed: 'all-linear', or linear layers of "
+                f"{model.name}: {', '.join(map(repr, ends))}"
+            )
+
+
+@lru_cache(maxsize=256)
+def linear_layers(model: Model) -> dict[str, tuple[int, ...]]:
+    """{name: shape} of the linear layers inside the blocks, which adapters and quantisation know.
+
+    Stacked experts and most routers of mixtures are no linear layers in transformers, but
+    parameters of their own.
+    """
+    return {
+        w.name.split("*.", 1)[1].removesuffix(".weight"): w.shape
+        for block in model.blocks
+        for w in block.weights
+        if w.kind == "matrix" and len(w.shape) == 2 and w.name.endswith(".weight")
+        if w.part != "router" or w.name.endswith(_LINEAR_ROUTERS)
+    }
+
+
+# Llama 4's router and Qwen 2's gate of its shared expert are linear layers like any other.
+_LINEAR_ROUTERS = ("feed_forward.router.weight", "shared_expert_gate.weight")
+
+
+def not_sized(run: Run, what: str, *names: str) -> None:
+    """A ValueError where a field has another value than its default, and `what` ignores it."""
+    for name in names:
+        value, usual = getattr(run, name), Run.__dataclass_fields__[name].default
+        if value != usual:
+            raise ValueError(
+                f"{name}: {value!r} given; allowed: {usual!r}, because {what} is not sized yet "
+                "for anything else"
+            )
 
 
 def all_weights_trained(run: Run, what: str) -> None:

@@ -55,6 +55,11 @@ def test_is_a_value():
         ("lora", True),
         ("lora", {"r": 8}),
         ("lora", "8"),
+        ("quantization", "fp4"),
+        ("kernels", "triton"),
+        ("kernels", True),
+        ("loss", "focal"),
+        ("outputs", None),
         ("sequence", 2048),  # GPT-2 has 1024 learned positions
     ],
 )
@@ -79,6 +84,8 @@ def test_bad_values_name_field_value_and_allowed(field, value):
         ("recompute", False, "none"),
         ("micro_batch", np.int64(4), 4),
         ("lora", 16, Lora(16)),
+        ("kernels", "torch.compile", "compiled"),
+        ("loss", "CCE", "fused"),
     ],
 )
 def test_words_that_people_type_are_understood(field, typed, meant):
@@ -109,5 +116,39 @@ def test_fp16_takes_the_bytes_of_bf16():
 
 @pytest.mark.parametrize("function", [sizing.flops, sizing.communication, sizing.step_time])
 def test_what_knows_full_training_alone_says_so(function):
-    with pytest.raises(ValueError, match=r"lora: Lora\(rank=8\) given; allowed: None"):
+    with pytest.raises(ValueError, match=r"lora: Lora\(rank=8, .* given; allowed: None"):
         function(Run("gpt2", sequence=512, lora=8, data=2))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rank": 0}, "rank: 0 given; allowed: a whole number >= 1"),
+        ({"targets": ()}, r"targets: \(\) given; allowed: 'all-linear', or names"),
+        ({"targets": 5}, "targets: 5 given; allowed: 'all-linear', or names"),
+        ({"dtype": "int8"}, "dtype: 'int8' given; allowed: 'fp32', 'bf16'"),
+        ({"dropout": 1}, "dropout: 1 given; allowed: a number from 0, below 1"),
+        ({"embeddings": ("norm",)}, "embeddings: 'norm' given; allowed: 'embed_tokens', 'lm_head'"),
+    ],
+)
+def test_bad_adapters_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Lora(**{"rank": 8, **settings})
+
+
+def test_adapters_name_layers_that_the_model_has():
+    run = Run("llama-3.1-8b", lora=Lora(8, ["v_proj", "q_proj"]))
+    assert run.lora == Lora(8, ("q_proj", "v_proj"))
+    with pytest.raises(
+        ValueError, match=r"targets: 'c_attn' given; .* layers of llama-3.1-8b: 'dow"
+    ):
+        Run("llama-3.1-8b", lora=Lora(8, ("c_attn",)))
+    with pytest.raises(ValueError, match="quantization: 'nf4' given; allowed: None without lora"):
+        Run("llama-3.1-8b", quantization="nf4")
+
+
+def test_the_loss_comes_with_the_kernels():
+    run = Run("gpt2", sequence=512)
+    for kernels, loss in (("eager", "eager"), ("compiled", "compiled"), ("liger", "chunked")):
+        assert dataclasses.replace(run, kernels=kernels).loss_kernel == loss
+    assert dataclasses.replace(run, kernels="liger", loss="eager").loss_kernel == "eager"

@@ -21,7 +21,7 @@ import numpy as np
 from ..architecture.model import Model
 from ..hardware import GPU
 from ..parallel import check_degrees, gradient_bytes
-from ..run import RECIPES, Run
+from ..run import RECIPES, Lora, Run, not_sized
 from ..units import BYTES
 from .backward import Point, points
 from .classic import buffers
@@ -173,6 +173,9 @@ def _plan_of(run: Run, device: str) -> _Plan:
     if device not in DEVICES:
         raise ValueError(f"device: {device!r} given; allowed: {', '.join(map(repr, DEVICES))}")
     sequence = run.sequence
+    not_sized(run, "memory", "quantization", "kernels", "loss", "outputs")
+    if run.lora is not None and run.lora != Lora(run.lora.rank):
+        raise ValueError(f"lora: {run.lora!r} given; allowed: a rank; no more is sized yet")
     return _plan(
         run.model,
         SAME_BYTES.get(run.precision, run.precision),
