@@ -43,6 +43,21 @@ RECIPES = {
     "fp16": Recipe("fp16", "fp16"),
 }
 
+# Who runs the step. None is PyTorch kernel by kernel: memory as transformers allocates it, time as
+# nanotron was measured, of which there are most runs; what each does is in data/engines.csv.
+ENGINES = (
+    None,
+    "transformers",
+    "fsdp",
+    "torchtitan",
+    "deepspeed",
+    "megatron",
+    "megatron-deepspeed",
+    "nanotron",
+    "xla",
+    "llm.c",
+)
+
 CHOICES = {
     "precision": tuple(RECIPES),
     "gradients": ("same", "fp32"),
@@ -59,6 +74,7 @@ CHOICES = {
     "recompute": ("none", "selective", "full"),
     "attention": ("flash", "eager"),
     "zero": (0, 1, 2, 3),
+    "engine": ENGINES,
 }
 
 # What people type for one of the choices: the names of transformers' arguments and of torch.
@@ -85,6 +101,23 @@ WORDS = {
         "flash-attention-3": "flash",
         "flash-attention": "flash",
     },
+    "engine": {
+        "accelerate": "transformers",
+        "ddp": "transformers",
+        "trainer": "transformers",
+        "trl": "transformers",
+        "composer": "fsdp",
+        "fms": "fsdp",
+        "fsdp1": "fsdp",
+        "fsdp2": "torchtitan",
+        "megatron-bridge": "megatron",
+        "megatron-core": "megatron",
+        "megatron-lm": "megatron",
+        "nemo": "megatron",
+        "jax": "xla",
+        "maxtext": "xla",
+        "paxml": "xla",
+    },
 }
 
 
@@ -99,7 +132,8 @@ def one_of(field: str, value, allowed: tuple, words: dict | None = None):
         return words[plain]
     if not isinstance(plain, bool) and plain in allowed:
         return plain
-    near = difflib.get_close_matches(plain, allowed, 1) if isinstance(plain, str) else []
+    words_allowed = [word for word in allowed if isinstance(word, str)]
+    near = difflib.get_close_matches(plain, words_allowed, 1) if isinstance(plain, str) else []
     raise ValueError(
         f"{field}: {value!r} given; allowed: {', '.join(map(repr, allowed))}"
         + (f"; nearest: {near[0]!r}" if near else "")
@@ -157,6 +191,17 @@ class Run:
         attention: "flash" (fused, no s x s matrix in memory) or "eager".
         data, tensor, pipeline, context: parallel degrees; GPUs are their product.
         zero: ZeRO stage 0 to 3, over the ranks that hold the same weights: data x context.
+        expert: ranks that a mixture's routed experts are dealt out to, among data x context (then
+            each expert is sliced by `tensor` too), or, where it does not divide those, among
+            tensor x data x context (then experts stay whole, Megatron's expert-tensor degree 1).
+        sequence_parallel: whether tensor-parallel ranks divide by tokens what they do not divide by
+            heads or width (Korthikanti et al.); without it norms and residuals are whole on each.
+        interleave: stages of the pipeline that each GPU holds, its virtual pipeline degree
+            (Narayanan et al., arXiv:2104.04473, section 2.2.2).
+        engine: None (PyTorch kernel by kernel), "transformers" (Trainer, accelerate, DDP), "fsdp"
+            (FSDP1 as Composer and fms run it), "torchtitan" (FSDP2, compiled), "deepspeed",
+            "megatron" (Megatron-Core, NeMo), "megatron-deepspeed" (BLOOM, MT-NLG), "nanotron",
+            "xla" (MaxText) or "llm.c"; see data/engines.csv.
         lora: None to train all weights, a rank, or a `Lora`.
 
     Words of transformers and torch are understood ("sdpa", "adamw_torch_fused", recompute=True) and
@@ -181,6 +226,10 @@ class Run:
     pipeline: int = 1
     context: int = 1
     lora: Lora | None = None
+    expert: int = 1
+    sequence_parallel: bool = True
+    interleave: int = 1
+    engine: str | None = None
 
     def __post_init__(self):
         def settle(name, value):
@@ -198,6 +247,10 @@ class Run:
                 settle(name, whole_number(name, value))
         if self.lora is not None and not isinstance(self.lora, Lora):
             settle("lora", _lora(self.lora))
+        if type(self.sequence_parallel) is not bool:
+            raise ValueError(
+                f"sequence_parallel: {self.sequence_parallel!r} given; allowed: True, False"
+            )
         longest = self.model.max_positions
         if longest is not None and self.sequence > longest:
             raise ValueError(
@@ -227,7 +280,9 @@ class Run:
 
 _CHOSEN = tuple(CHOICES)
 _COUNTED = tuple(
-    field.name for field in fields(Run) if field.name not in ("model", "lora", *CHOICES)
+    field.name
+    for field in fields(Run)
+    if field.name not in ("model", "lora", "sequence_parallel", *CHOICES)
 )
 
 
