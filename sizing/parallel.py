@@ -2,9 +2,11 @@
 
 GPUs are numbered tensor-parallel first, then context, data and pipeline: the ranks of a
 tensor-parallel group sit in one node where they fit, those of a pipeline furthest apart
-(Narayanan et al., arXiv:2104.04473, section 3). Tensor parallelism is Megatron's with sequence
-parallelism (Shoeybi et al., arXiv:1909.08053; Korthikanti et al., arXiv:2205.05198), the pipeline
-1F1B without interleaving, context parallelism a ring (Liu et al., arXiv:2310.01889).
+(Narayanan et al., arXiv:2104.04473, section 3). Tensor parallelism is Megatron's (Shoeybi et al.,
+arXiv:1909.08053), with or without sequence parallelism (Korthikanti et al., arXiv:2205.05198), the
+pipeline 1F1B, plain or interleaved, context parallelism a ring (Liu et al., arXiv:2310.01889).
+Expert parallelism deals the routed experts of a mixture out to ranks that tokens are sent to
+(GShard, arXiv:2006.16668, section 3).
 """
 
 from __future__ import annotations
@@ -20,8 +22,11 @@ from .run import Run, all_weights_trained
 
 # What a ring sends of n bytes over r ranks, as a share of n, on every rank: reduce-scatter and
 # all-gather (r-1)/r, all-reduce both in turn (Patarasuk and Yuan 2009,
-# doi:10.1016/j.jpdc.2008.09.002; ZeRO, arXiv:1910.02054, section 7).
-RING_PASSES = {"all_reduce": 2, "reduce_scatter": 1, "all_gather": 1}
+# doi:10.1016/j.jpdc.2008.09.002; ZeRO, arXiv:1910.02054, section 7). An all-to-all keeps 1/r.
+RING_PASSES = {"all_reduce": 2, "reduce_scatter": 1, "all_gather": 1, "all_to_all": 1}
+
+# Engines that split a pipeline by counting layers, not by their cost.
+EVEN_STAGES = ("megatron", "megatron-deepspeed", "deepspeed", "xla")
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,8 @@ class Transfer:
 
     Attributes:
         purpose: what it is for, such as "gradients".
-        collective: "all_reduce", "reduce_scatter", "all_gather" or "point_to_point".
+        collective: "all_reduce", "reduce_scatter", "all_gather", "all_to_all" or
+            "point_to_point".
         ranks: size of the group.
         stride: distance between neighbours of the group in the numbering of the GPUs.
         payload: bytes of the whole tensor that a call reduces, scatters or gathers, or sends.
@@ -68,10 +74,17 @@ class Communication:
     all_gather: float
     point_to_point: float
     transfers: tuple[Transfer, ...]
+    all_to_all: float = 0.0
 
     @property
     def total(self) -> float:
-        return self.all_reduce + self.reduce_scatter + self.all_gather + self.point_to_point
+        return (
+            self.all_reduce
+            + self.reduce_scatter
+            + self.all_gather
+            + self.point_to_point
+            + self.all_to_all
+        )
 
     @property
     def by_purpose(self) -> dict[str, float]:
@@ -85,7 +98,8 @@ class Communication:
 def ring_factor(collective: str, ranks: int) -> float:
     """Bytes sent per rank over the bytes of the whole tensor.
 
-    2(n-1)/n for an all-reduce, (n-1)/n for a reduce-scatter or all-gather, 1 for a message.
+    2(n-1)/n for an all-reduce, (n-1)/n for a reduce-scatter, all-gather or all-to-all, 1 for a
+    message.
     """
     if collective == "point_to_point":
         return 1.0 if ranks > 1 else 0.0
@@ -106,6 +120,9 @@ def communication(run: Run) -> Communication:
       gradients reduce-scattered (DeepSpeed stage 3; FSDP2 when every module is resharded after
       forward): 3Ψ. Recompute gathers nothing more: it runs on the weights gathered for backward.
 
+    Expert parallelism: the routed experts' gradients are reduced over the ranks that hold the same
+    experts alone, and every token is sent to its experts and back, forward and backward.
+
     Gradients travel in their own dtype: fp32 with gradients="fp32", else the weights'. Norms of
     gradients, losses for the log and the like are left out: a few bytes each.
 
@@ -117,10 +134,7 @@ def communication(run: Run) -> Communication:
     """
     all_weights_trained(run, "communication")
     check_degrees(run)
-    candidates = (
-        _transfers(run, stage, neighbours)
-        for stage, neighbours in _kinds_of_stage(run.model, run.pipeline)
-    )
+    candidates = (_transfers(run, stage, neighbours) for stage, neighbours in _kinds_of_stage(run))
     busiest = max(candidates, key=lambda transfers: sum(t.sent for t in transfers))
     sums = dict.fromkeys((*RING_PASSES, "point_to_point"), 0.0)
     for transfer in busiest:
@@ -134,7 +148,8 @@ def check_degrees(run: Run) -> None:
     Raises:
         ValueError: tensor does not divide heads, key/value heads, the MLP's width or the
             sequence (its share after context parallelism: sequence parallelism splits tokens);
-            context does not divide the sequence.
+            context does not divide the sequence; expert does not divide the experts or the ranks;
+            interleave without a pipeline, or with more stages than layers.
 
     A pipeline need not divide the layers: stages may differ by one (see `stages`).
 
@@ -147,7 +162,16 @@ def check_degrees(run: Run) -> None:
     _divides("tensor", run.tensor, "kv_heads", model.kv_heads)
     _divides("tensor", run.tensor, "the MLP's width", model.ffn)
     _divides("context", run.context, "sequence", run.sequence)
-    _divides("tensor", run.tensor, "sequence / context", run.sequence // run.context)
+    if run.sequence_parallel:
+        _divides("tensor", run.tensor, "sequence / context", run.sequence // run.context)
+    _check_experts(run)
+    if run.interleave > 1 and run.pipeline == 1:
+        raise ValueError(f"interleave: {run.interleave} given; allowed: 1 without a pipeline")
+    if run.interleave > 1 and run.pipeline * run.interleave > model.layers:
+        raise ValueError(
+            f"interleave: {run.interleave} given; allowed: 1 to {model.layers // run.pipeline}, "
+            f"a layer in each of pipeline = {run.pipeline} times as many stages"
+        )
     if run.pipeline > model.layers:
         warnings.warn(
             f"pipeline: {run.pipeline} stages for {model.layers} layers: "
@@ -162,20 +186,65 @@ def check_degrees(run: Run) -> None:
         )
 
 
+def _check_experts(run: Run) -> None:
+    if run.expert == 1:
+        return
+    experts = {
+        weight.shape[0]
+        for block in run.model.blocks
+        for weight in block.weights
+        if weight.chosen is not None
+    }
+    if not experts:
+        raise ValueError(f"expert: {run.expert} given; allowed: 1 for a model without experts")
+    for count in experts:
+        _divides("expert", run.expert, "experts", count)
+    ranks = run.tensor * run.context * run.data
+    _divides("expert", run.expert, "tensor x context x data", ranks)
+
+
+def expert_slices(run: Run) -> int:
+    """GPUs that one copy of the routed experts of a layer is divided by: expert x tensor where
+    expert divides data x context, else expert alone (each expert whole on one GPU)."""
+    return run.expert * (run.tensor if run.data * run.context % run.expert == 0 else 1)
+
+
 def stages(run: Run) -> tuple[Stage, ...]:
-    """The layers of each pipeline stage, balanced by matmul cost with the head counted.
+    """The layers of each pipeline rank, balanced by matmul cost with the head counted.
 
     A stage ends with the layer that takes the model so far past its share: a model whose head
     costs as much as four layers has fewer layers on its last stage and more on its first. This is
-    nanotron's rule (src/nanotron/models/base.py, build_model), which Megatron's even split differs
-    from by the head's weight in layers; a head that costs less than half a layer is left out.
-    Layers of one model count alike.
+    nanotron's rule (src/nanotron/models/base.py, build_model); a head that costs less than half a
+    layer is left out. Layers of one model count alike.
+
+    The engines of `EVEN_STAGES` count layers: as many for each stage, or, where that does not come
+    out even, with embedding and head counted as a layer each if that does (Megatron-LM's
+    --account-for-embedding-in-pipeline-split; DeepSpeed's partition "type:transformer|embedding",
+    as BLOOM's 70 layers on 12 stages). With `interleave` a rank holds several such stages, each
+    `pipeline` further down the model; their layers are added up.
     """
-    return _stages(run.model, run.pipeline)
+    return _stages(run.model, run.pipeline, run.interleave, run.engine in EVEN_STAGES)
 
 
-@lru_cache(maxsize=256)
-def _stages(model: Model, pipeline: int) -> tuple[Stage, ...]:
+@lru_cache(maxsize=512)
+def _stages(model: Model, pipeline: int, interleave: int, even: bool) -> tuple[Stage, ...]:
+    cut = _even if even or interleave > 1 else _by_cost
+    counts = cut(model, pipeline * interleave)
+    held = [sum(counts[rank::pipeline]) for rank in range(pipeline)]
+    return tuple(Stage(count, rank == 0, rank == pipeline - 1) for rank, count in enumerate(held))
+
+
+def _even(model: Model, parts: int) -> list[int]:
+    layers = model.layers
+    if layers % parts and (layers + 2) % parts == 0 and parts > 1 and (layers + 2) // parts > 1:
+        each = (layers + 2) // parts
+        return [each - 1, *[each] * (parts - 2), each - 1]
+    each, more = divmod(layers, parts)
+    first = (parts - more) // 2  # the longer ones in the middle: the ends have something else too
+    return [each + (first <= part < first + more) for part in range(parts)]
+
+
+def _by_cost(model: Model, pipeline: int) -> list[int]:
     # Costs times the number of layers: whole numbers, so that equality with a share is exact.
     layer = sum(
         weight.active * block.count
@@ -197,29 +266,56 @@ def _stages(model: Model, pipeline: int) -> tuple[Stage, ...]:
         counts.append(end - placed)
         placed = end
     counts.append(model.layers - placed)
-    return tuple(Stage(count, rank == 0, rank == pipeline - 1) for rank, count in enumerate(counts))
+    return counts
 
 
-@lru_cache(maxsize=256)
-def _kinds_of_stage(model: Model, pipeline: int) -> tuple[tuple[Stage, int], ...]:
-    """Distinct stages, each with the number of neighbours that it sends to."""
-    split = _stages(model, pipeline)
+def _kinds_of_stage(run: Run) -> tuple[tuple[Stage, int], ...]:
+    """Distinct stages, each with the number of messages that it sends for a micro-batch."""
+    last = run.pipeline - 1
+    around = 2 * (run.interleave - 1)  # from stage to stage, back to the first between two rounds
     return tuple(
         dict.fromkeys(
-            (stage, (rank > 0) + (rank < pipeline - 1)) for rank, stage in enumerate(split)
+            (stage, around + (rank > 0) + (rank < last)) for rank, stage in enumerate(stages(run))
         )
     )
 
 
+def held_parameters(run: Run, stage: Stage) -> tuple[float, float]:
+    """Parameters that one GPU of a stage holds before ZeRO: all, and routed experts among them."""
+    slices = expert_slices(run)
+    return (
+        stage_parameters(run.model, stage, run.tensor, slices),
+        _routed(run.model) / slices * stage.layers / run.model.layers,
+    )
+
+
+@lru_cache(maxsize=256)
+def _routed(model: Model) -> int:
+    """Parameters of all routed experts."""
+    return sum(
+        weight.elements * block.count
+        for block in model.blocks
+        for weight in block.weights
+        if weight.chosen is not None
+    )
+
+
 @lru_cache(maxsize=1024)
-def stage_parameters(model: Model, stage: Stage, tensor: int = 1) -> float:
+def stage_parameters(
+    model: Model, stage: Stage, tensor: int = 1, slices: int | None = None
+) -> float:
     """Parameters that one GPU of a stage holds before ZeRO divides anything.
 
     Tensor parallelism divides matrices, their biases and the vocabulary; norms and routers are
-    whole on every rank. A tied head on another stage than the embedding is a second copy.
+    whole on every rank. Routed experts are divided by `slices`, `tensor` if None. A tied head on
+    another stage than the embedding is a second copy.
     """
-    per_layer = sum(
-        _share(weight, tensor) * block.count for block in model.blocks for weight in block.weights
+    routed = _routed(model)
+    per_layer = routed / (slices or tensor) + sum(
+        _share(weight, tensor) * block.count
+        for block in model.blocks
+        for weight in block.weights
+        if weight.chosen is None
     )
     count = per_layer * stage.layers / model.layers
     for weight in model.outer:
@@ -246,6 +342,7 @@ def _transfers(run: Run, stage: Stage, neighbours: int) -> tuple[Transfer, ...]:
     return (
         *_data_parallel(run, stage),
         *_tensor_parallel(run, stage),
+        *_expert_parallel(run, stage),
         *_ring_attention(run, stage),
         *_pipeline(run, neighbours),
         *_tied(run, stage),
@@ -253,15 +350,28 @@ def _transfers(run: Run, stage: Stage, neighbours: int) -> tuple[Transfer, ...]:
 
 
 def _data_parallel(run: Run, stage: Stage) -> tuple[Transfer, ...]:
+    held, routed = held_parameters(run, stage)
     ranks = run.data * run.context
+    if run.expert == 1:
+        return _reduced(run, held, ranks, run.tensor, "")
+    copies = ranks * run.tensor // expert_slices(run)
+    return (
+        *_reduced(run, held - routed, ranks, run.tensor, ""),
+        *_reduced(run, routed, copies, ranks * run.tensor // copies, "experts' "),
+    )
+
+
+def _reduced(
+    run: Run, parameters: float, ranks: int, stride: int, whose: str
+) -> tuple[Transfer, ...]:
+    """What data parallelism sends of these parameters, of which `ranks` GPUs hold copies."""
     if ranks == 1:
         return ()
-    parameters = stage_parameters(run.model, stage, run.tensor)
     weights = parameters * run.recipe.weight_bytes
     gradients = parameters * gradient_bytes(run)
 
     def transfer(purpose, collective, payload, calls):
-        return Transfer(purpose, collective, ranks, run.tensor, payload, calls)
+        return Transfer(whose + purpose, collective, ranks, stride, payload, calls)
 
     micro = run.accumulation
     if run.zero == 0:
@@ -284,7 +394,10 @@ def gradient_bytes(run: Run) -> int:
 def _tensor_parallel(run: Run, stage: Stage) -> tuple[Transfer, ...]:
     """Sequence parallelism: an all-gather before each column-split matmul (one for queries, keys
     and values, one for the MLP, one for the head), a reduce-scatter after each row-split one, the
-    reverse in backward, and the inputs gathered a second time for the weights' gradients."""
+    reverse in backward, and the inputs gathered a second time for the weights' gradients.
+
+    Without it: an all-reduce after each row-split matmul and, backward, before each column-split
+    one, whose inputs are there (Shoeybi et al., arXiv:1909.08053, figure 4)."""
     if run.tensor == 1:
         return ()
     hidden = run.model.hidden * run.recipe.activation_bytes
@@ -295,20 +408,59 @@ def _tensor_parallel(run: Run, stage: Stage) -> tuple[Transfer, ...]:
 
     columns = 2 * stage.layers + stage.head
     rows = 2 * stage.layers + stage.embedding
-    found = [
-        transfer("tensor-parallel forward", "all_gather", columns),
-        transfer("tensor-parallel forward", "reduce_scatter", rows),
-        transfer("tensor-parallel backward", "reduce_scatter", columns),
-        transfer("tensor-parallel backward", "all_gather", rows),
-        transfer("tensor-parallel inputs again", "all_gather", columns),
-    ]
-    if run.recompute == "full":
-        layers = 2 * stage.layers
-        found.append(transfer("tensor-parallel recompute", "all_gather", layers))
-        found.append(transfer("tensor-parallel recompute", "reduce_scatter", layers))
+    again = 2 * stage.layers if run.recompute == "full" else 0
+    if run.sequence_parallel:
+        found = [
+            transfer("tensor-parallel forward", "all_gather", columns),
+            transfer("tensor-parallel forward", "reduce_scatter", rows),
+            transfer("tensor-parallel backward", "reduce_scatter", columns),
+            transfer("tensor-parallel backward", "all_gather", rows),
+            transfer("tensor-parallel inputs again", "all_gather", columns),
+            transfer("tensor-parallel recompute", "all_gather", again),
+            transfer("tensor-parallel recompute", "reduce_scatter", again),
+        ]
+    else:
+        found = [
+            transfer("tensor-parallel forward", "all_reduce", rows),
+            transfer("tensor-parallel backward", "all_reduce", columns),
+            transfer("tensor-parallel recompute", "all_reduce", again),
+        ]
     if stage.head:  # maximum, target's logit and sum of exponentials of each token, in fp32
         found.append(transfer("vocabulary-parallel loss", "all_reduce", 3, 4 * tokens(run)))
     return tuple(t for t in found if t.calls)
+
+
+def _expert_parallel(run: Run, stage: Stage) -> tuple[Transfer, ...]:
+    """Each token goes to its experts and their outputs come back; the gradients likewise."""
+    if run.expert == 1:
+        return ()
+    rounds = 3 if run.recompute == "full" else 2  # forward, backward, and forward again
+    rows = tokens(run) / (run.tensor if run.sequence_parallel else 1)
+    width = run.model.hidden * run.recipe.activation_bytes
+    stride = run.tensor if expert_slices(run) > run.expert else 1
+    return tuple(
+        Transfer(
+            "tokens to experts and back",
+            "all_to_all",
+            run.expert,
+            stride,
+            rows * chosen * width,
+            round(2 * rounds * layers * stage.layers / run.model.layers * run.accumulation),
+        )
+        for layers, chosen in _mixtures(run.model)
+        if stage.layers
+    )
+
+
+@lru_cache(maxsize=256)
+def _mixtures(model: Model) -> tuple[tuple[int, int], ...]:
+    """(layers, experts that a token meets) of each kind of layer with routed experts."""
+    found = []
+    for block in model.blocks:
+        chosen = [weight.chosen for weight in block.weights if weight.chosen is not None]
+        if chosen:
+            found.append((block.count, chosen[0]))
+    return tuple(found)
 
 
 def tokens(run: Run) -> float:
@@ -335,10 +487,17 @@ def _pipeline(run: Run, neighbours: int) -> tuple[Transfer, ...]:
     """Activations to the next stage, gradients to the one before, each rank its own tokens."""
     if not neighbours:
         return ()
-    payload = tokens(run) / run.tensor * run.model.hidden * run.recipe.activation_bytes
+    payload = message_bytes(run)
     stride = run.tensor * run.context * run.data
     calls = neighbours * run.accumulation
     return (Transfer("pipeline", "point_to_point", run.pipeline, stride, payload, calls),)
+
+
+def message_bytes(run: Run) -> float:
+    """Bytes that a GPU sends on of one micro-batch's activations, its own tokens alone where
+    sequence parallelism divides them."""
+    rows = tokens(run) / (run.tensor if run.sequence_parallel else 1)
+    return rows * run.model.hidden * run.recipe.activation_bytes
 
 
 def _tied(run: Run, stage: Stage) -> tuple[Transfer, ...]:

@@ -44,6 +44,21 @@ RECIPES = {
     "fp16": Recipe("fp16", "fp16"),
 }
 
+# Who runs the step. None is PyTorch kernel by kernel: memory as transformers allocates it, time as
+# nanotron was measured, of which there are most runs; what each does is in data/engines.csv.
+ENGINES = (
+    None,
+    "transformers",
+    "fsdp",
+    "torchtitan",
+    "deepspeed",
+    "megatron",
+    "megatron-deepspeed",
+    "nanotron",
+    "xla",
+    "llm.c",
+)
+
 CHOICES = {
     "precision": tuple(RECIPES),
     "gradients": ("same", "fp32"),
@@ -64,6 +79,7 @@ CHOICES = {
     "kernels": ("eager", "compiled", "liger"),
     "loss": (None, "eager", "compiled", "chunked", "fused"),
     "outputs": ("released", "kept", "fp32"),
+    "engine": ENGINES,
 }
 
 # What people type for one of the choices: the names of transformers' arguments and of torch.
@@ -93,6 +109,23 @@ WORDS = {
     "quantization": {"none": None, "8bit": "int8", "qlora": "nf4-double"},
     "kernels": {"none": "eager", "compile": "compiled", "torch.compile": "compiled"},
     "loss": {"cce": "fused", "cut-cross-entropy": "fused", "compile": "compiled"},
+    "engine": {
+        "accelerate": "transformers",
+        "ddp": "transformers",
+        "trainer": "transformers",
+        "trl": "transformers",
+        "composer": "fsdp",
+        "fms": "fsdp",
+        "fsdp1": "fsdp",
+        "fsdp2": "torchtitan",
+        "megatron-bridge": "megatron",
+        "megatron-core": "megatron",
+        "megatron-lm": "megatron",
+        "nemo": "megatron",
+        "jax": "xla",
+        "maxtext": "xla",
+        "paxml": "xla",
+    },
 }
 
 
@@ -230,6 +263,17 @@ class Run:
         attention: "flash" (fused, no s x s matrix in memory) or "eager".
         data, tensor, pipeline, context: parallel degrees; GPUs are their product.
         zero: ZeRO stage 0 to 3, over the ranks that hold the same weights: data x context.
+        expert: ranks that a mixture's routed experts are dealt out to, among data x context (then
+            each expert is sliced by `tensor` too), or, where it does not divide those, among
+            tensor x data x context (then experts stay whole, Megatron's expert-tensor degree 1).
+        sequence_parallel: whether tensor-parallel ranks divide by tokens what they do not divide by
+            heads or width (Korthikanti et al.); without it norms and residuals are whole on each.
+        interleave: stages of the pipeline that each GPU holds, its virtual pipeline degree
+            (Narayanan et al., arXiv:2104.04473, section 2.2.2).
+        engine: None (PyTorch kernel by kernel), "transformers" (Trainer, accelerate, DDP), "fsdp"
+            (FSDP1 as Composer and fms run it), "torchtitan" (FSDP2, compiled), "deepspeed",
+            "megatron" (Megatron-Core, NeMo), "megatron-deepspeed" (BLOOM, MT-NLG), "nanotron",
+            "xla" (MaxText) or "llm.c"; see data/engines.csv.
         lora: None to train all weights, a rank, or a `Lora`.
         quantization: None, "int8", "nf4" or "nf4-double": the linear layers inside the blocks as
             bitsandbytes keeps them, frozen under adapters (Dettmers et al., arXiv:2208.07339 and
@@ -271,6 +315,10 @@ class Run:
     kernels: str = "eager"
     loss: str | None = None
     outputs: str = "released"
+    expert: int = 1
+    sequence_parallel: bool = True
+    interleave: int = 1
+    engine: str | None = None
 
     def __post_init__(self):
         def settle(name, value):
@@ -294,6 +342,10 @@ class Run:
             raise ValueError(
                 f"quantization: {self.quantization!r} given; allowed: None without lora (integers "
                 "get no gradient: a quantised model is trained through adapters)"
+            )
+        if type(self.sequence_parallel) is not bool:
+            raise ValueError(
+                f"sequence_parallel: {self.sequence_parallel!r} given; allowed: True, False"
             )
         longest = self.model.max_positions
         if longest is not None and self.sequence > longest:
@@ -330,7 +382,9 @@ class Run:
 _LOSSES = {"eager": "eager", "compiled": "compiled", "liger": "chunked"}
 _CHOSEN = tuple(CHOICES)
 _COUNTED = tuple(
-    field.name for field in fields(Run) if field.name not in ("model", "lora", *CHOICES)
+    field.name
+    for field in fields(Run)
+    if field.name not in ("model", "lora", "sequence_parallel", *CHOICES)
 )
 
 

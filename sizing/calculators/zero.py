@@ -31,7 +31,11 @@ NETWORKS = (1, 10, 25, 100, 200, 400, 800)  # Gbit/s
 GBIT = 1e9 / 8  # bytes
 TICKS = 5
 LINE = 0.045  # between names at the ends of lines, of the height
-COLLECTIVES = dict(zip(RING_PASSES, (style.BLACK, style.YELLOW, "#999999"), strict=True))
+COLLECTIVES = {
+    "all_reduce": style.BLACK,
+    "reduce_scatter": style.YELLOW,
+    "all_gather": "#999999",
+}
 PEAKS = decades(1e6, 1e15, (1, 2, 5))  # bytes, for the ticks of the third picture
 MARKS = 12
 

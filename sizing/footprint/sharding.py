@@ -11,9 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..parallel import (
     Stage,
+    expert_slices,
     gradient_bytes,
+    held_parameters,
     stage_parameters,
     stages,
 )
@@ -38,26 +42,56 @@ def zero_state(
     )
 
 
-def in_flight(run: Run, rank: int) -> int:
+def in_flight(run: Run, rank: int) -> float:
     """Micro-batches whose activations a pipeline rank keeps at once under 1F1B.
 
     The first stage starts as many as there are stages before the first comes back:
     min(p - rank, m). Source: Narayanan et al. (arXiv:2104.04473), section 2.2.1.
+
+    Interleaved over v stages a rank, counted in micro-batches of all its layers: rank 0 keeps
+    pv + p - 1 stages' worth, hence p (1 + (p - 1) / (pv)) (section 2.2.2; Korthikanti et al.,
+    arXiv:2205.05198, section 4.2.3); each further rank starts two stages' worth fewer.
     """
-    return min(run.pipeline - rank, run.accumulation)
+    if run.interleave == 1:
+        return min(run.pipeline - rank, run.accumulation)
+    ahead = 2 * (run.pipeline - rank - 1) + (run.interleave - 1) * run.pipeline + 1
+    return min(ahead, run.accumulation * run.interleave) / run.interleave
 
 
-def shares(run: Run, trained: float = 1.0) -> tuple[Share, ...]:
+def shares(run: Run, trained: float = 1.0, whole: Whole | None = None) -> tuple[Share, ...]:
     """What the GPUs of each pipeline stage hold, equal stages once: of those the first keeps most
     micro-batches.
 
     They depend on the run's degrees, not on its micro-batch and sequence; `trained` is the share
-    of the parameters that get a gradient, below 1 with frozen weights.
+    of the parameters that get a gradient, below 1 with frozen weights; `whole` is what tensor
+    parallelism without sequence parallelism does not divide.
     """
     first = {}
     for rank, stage in enumerate(stages(run)):
         first.setdefault(stage, rank)
-    return tuple(Share.of(run, stage, rank, trained) for stage, rank in first.items())
+    return tuple(
+        Share.of(run, stage, rank, trained, whole or Whole(0.0, 0.0))
+        for stage, rank in first.items()
+    )
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Share of a layer's tensors that is whole on every tensor-parallel rank, where sequence
+    parallelism does not divide it: for each monomial of a size (see `tape.MONOMIALS`).
+
+    Attributes:
+        kept: of what the forward pass keeps: under full recompute the layer's input, all of it.
+        inside: of all that a layer's operations save.
+    """
+
+    kept: float | np.ndarray
+    inside: float | np.ndarray
+
+
+def _left(run: Run, whole) -> float | np.ndarray:
+    """Share of activations that tensor and context parallelism leave on a rank."""
+    return (whole + (1 - whole) / run.tensor) / run.context
 
 
 @dataclass(frozen=True)
@@ -66,17 +100,20 @@ class Share:
 
     Tensor parallelism (with sequence parallelism) divides every activation, the logits and their
     gradients by its degree, and so does context parallelism (Korthikanti et al., arXiv:2205.05198,
-    section 4.2.2). Temporaries are divided like what they are copies of. What the split adds is in
-    "temporary": DDP's flat buckets beside the gradients (zero 0 and 1); the unreduced gradients of
-    two layers and of an untied head (zero 2 and 3); and under zero 3 the gathered weights of two
-    layers, one at work and one prefetched, and of everything outside the layers, which FSDP2 keeps
-    from forward to backward. That is FSDP2 with every layer and the model wrapped; its traces
-    under torch's FSDPMemTracker agree (tests/test_parallel.py).
+    section 4.2.2). Without sequence parallelism what lies between a row-split and the next
+    column-split matmul stays whole (section 4.2.1): `Whole` says how much. Temporaries are divided
+    like what they are copies of. What the split adds is in "temporary": DDP's flat buckets beside
+    the gradients (zero 0 and 1); the unreduced gradients of two layers and of an untied head (zero
+    2 and 3); and under zero 3 the gathered weights of two layers, one at work and one prefetched,
+    and of everything outside the layers, which FSDP2 keeps from forward to backward. That is FSDP2
+    with every layer and the model wrapped; its traces under torch's FSDPMemTracker agree
+    (tests/test_parallel.py).
 
     Attributes:
         stage: its layers.
         state: (parameters, gradients, optimizer), each as a share of the whole model's bytes.
-        tokens: share of activations and logits that tensor and context parallelism leave.
+        tokens: share of logits and their like that tensor and context parallelism leave.
+        kept, inside: the same of what the forward pass keeps, and of what is inside a layer.
         layers: share of the layers.
         others: micro-batches in flight beside the one at work.
         updated: share of the optimizer's temporaries.
@@ -88,27 +125,32 @@ class Share:
     stage: Stage
     state: tuple[float, float, float]
     tokens: float
+    kept: float | np.ndarray
+    inside: float | np.ndarray
     layers: float
-    others: int
+    others: float
     updated: float
     buffers: Mapping[str, float]
     gathered_width: float
     under_zero_3: UnderZero3 | None
 
     @classmethod
-    def of(cls, run: Run, stage: Stage, rank: int, trained: float) -> Share:
-        held = stage_parameters(run.model, stage, run.tensor)
-        state = held / run.model.parameters.total
-        width = run.model.hidden * run.recipe.activation_bytes if run.tensor > 1 else 0.0
+    def of(cls, run: Run, stage: Stage, rank: int, trained: float, whole: Whole) -> Share:
+        held, routed = held_parameters(run, stage)
+        gathers = run.tensor > 1 and run.sequence_parallel
+        width = run.model.hidden * run.recipe.activation_bytes if gathers else 0.0
+        state = _state(run, held - routed, routed)
         divided = run.zero == 3 and run.data * run.context > 1
         phases = ("forward", "loss", "layers", "embedding", "optimizer")
         return cls(
             stage=stage,
-            state=zero_state(run, state, state, state),
+            state=state,
             tokens=1 / (run.tensor * run.context),
+            kept=_left(run, whole.kept),
+            inside=_left(run, whole.inside),
             layers=stage.layers / run.model.layers,
             others=in_flight(run, rank) - 1,
-            updated=zero_state(run, 0, 0, state)[2],
+            updated=state[2],
             buffers={name: _buffers(run, stage, held, trained, name) for name in phases},
             gathered_width=width,
             under_zero_3=UnderZero3.of(run, stage, held, trained) if divided else None,
@@ -127,12 +169,14 @@ class Share:
             forward: {part: bytes} on one GPU at the end of the forward pass.
             tokens: of one micro-batch on a context-parallel rank.
         """
-        kept = forward["activations"] * (self.layers * self.tokens)
+        kept = forward["activations"] * (self.layers * self.kept)
         if phase == "layers" and self.under_zero_3 and self.stage.layers:
-            first = self._divided(phase, parts, kept, tokens, 0 * one)
+            first = self._divided(phase, parts, kept, tokens, 0 * one, forward["activations"])
             yield from self.under_zero_3.layers(first, kept, self.stage.layers, one)
             return
-        divided = self._divided(phase, parts, kept, tokens, self.buffers[phase] * one)
+        divided = self._divided(
+            phase, parts, kept, tokens, self.buffers[phase] * one, forward["activations"]
+        )
         yield divided
         if phase == "forward" and self.under_zero_3:
             state = {part: divided[part] for part in ("parameters", "gradients", "optimizer")}
@@ -144,14 +188,17 @@ class Share:
         ends = {"loss": self.stage.head, "embedding": self.stage.embedding}
         return ends.get(phase, True)
 
-    def _divided(self, name: str, parts, kept, tokens, buffers: float) -> dict[str, float]:
+    def _divided(self, name: str, parts, kept, tokens, buffers, forward) -> dict[str, float]:
         parameters, gradients, optimizer = self.state
-        activations = parts["activations"] * (self.layers * self.tokens)
+        activations = parts["activations"] * (self.layers * self.inside)
+        # Beyond the share inside a layer, what all layers keep: their inputs, under recompute.
+        activations = activations + forward * (self.layers * (self.kept - self.inside))
         if name == "optimizer":
             temporary = parts["temporary"] * self.updated
         else:
             activations = activations + self.others * kept
-            temporary = parts["temporary"] * self.tokens
+            inside = name in ("forward", "layers")
+            temporary = parts["temporary"] * (self.inside if inside else self.tokens)
             # In forward a matmul's input and another's sum before it is scattered; in backward the
             # input again, the output's gradient and the input's: whole for a moment.
             temporary = temporary + tokens * self.gathered_width * (3 if name == "layers" else 2)
@@ -163,6 +210,18 @@ class Share:
             "logits": parts["logits"] * (self.tokens if self.stage.head else 0),
             "temporary": temporary + buffers,
         }
+
+
+def _state(run: Run, dense: float, routed: float) -> tuple[float, float, float]:
+    """(parameters, gradients, optimizer) that a GPU keeps, as shares of the whole model's: ZeRO
+    divides the experts by the ranks that hold the same ones, all else by data x context."""
+    whole = run.model.parameters.total
+    mine = zero_state(run, dense / whole, dense / whole, dense / whole)
+    if not routed:
+        return mine
+    copies = run.data * run.context * run.tensor // expert_slices(run)
+    of_experts = (routed / whole / (copies if run.zero >= stage else 1) for stage in (3, 2, 1))
+    return tuple(a + b for a, b in zip(mine, of_experts, strict=True))
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,9 @@ from .classic import buffers
 from .fit import Fit, fit
 from .forward import Forward, turning_points
 from .optimizer import Trained, state_bytes, temporary_bytes
-from .sharding import shares
+from .sharding import Whole, shares
 from .tape import NONE, SAME_BYTES, Size, plus, size_of, value
+from .undivided import undivided
 
 STATE = ("parameters", "gradients", "optimizer")
 PARTS = (*STATE, "activations", "logits", "temporary")
@@ -202,23 +203,28 @@ def _sharded_plan_of(run: Run, plan: _Plan) -> _ShardedPlan:
         run.precision,
         run.gradients,
         run.accumulation,
-        (run.data, run.zero, run.tensor, run.pipeline, run.context),
+        tuple(getattr(run, name) for name in _DEGREES),
         trained,
     )
+
+
+_DEGREES = (
+    "data", "zero", "tensor", "pipeline", "context", "expert", "sequence_parallel", "interleave",
+    "engine",
+)  # fmt: skip
 
 
 @lru_cache(maxsize=1024)
 def _sharded_plan(
     plan, model, precision, gradients, accumulation, degrees, trained
 ) -> _ShardedPlan:
-    names = ("data", "zero", "tensor", "pipeline", "context")
     run = Run(
         model,
         sequence=1,
         precision=precision,
         gradients=gradients,
         accumulation=accumulation,
-        **dict(zip(names, degrees, strict=True)),
+        **dict(zip(_DEGREES, degrees, strict=True)),
     )
     return _ShardedPlan(plan, run, trained)
 
@@ -228,7 +234,8 @@ class _ShardedPlan:
 
     def __init__(self, plan: _Plan, run: Run, trained: float):
         self.plan = plan
-        self.shares = shares(run, trained)
+        whole = None if run.sequence_parallel or run.tensor == 1 else plan.whole
+        self.shares = shares(run, trained, whole)
         forward = _coefficients(plan.phases["forward"][0])
         tokens = np.array([0, 0, 1 / run.context, 0, 0])
         byte = np.array([1.0, 0, 0, 0, 0])
@@ -336,7 +343,7 @@ def _coefficients(moment: Point) -> dict[str, np.ndarray]:
 class _Plan:
     """The moments of a step that can be its peak, as polynomials in micro-batch and sequence."""
 
-    def __init__(self, state: dict[str, int], moments: list[Point], count: int):
+    def __init__(self, state: dict[str, int], moments: list[Point], count: int, whole: Whole):
         self.state = state
         present = [name for name in PHASES if any(m.phase == name for m in moments)]
         self.phases = {
@@ -349,6 +356,7 @@ class _Plan:
         # The backward pass starts with all that the forward pass kept.
         self.activations = next(m for m in moments if m.phase == "loss").parts["activations"]
         self.logits = _largest([m.parts.get("logits", NONE) for m in moments])
+        self.whole = whole
 
     def evaluate(self, batch: int, sequence: int) -> Memory:
         total, peak = -1, None
@@ -419,7 +427,7 @@ def _plan(
     held = {**state, "gradients": state["gradients"] if resident else 0}
     moments = [_with_state(point, held) for point in points(forward.tape, forward.end, resident)]
     moments += _updates(optimizer, master, wide, trained, state)
-    return _Plan(state, moments, model.layers)
+    return _Plan(state, moments, model.layers, undivided(forward))
 
 
 def _updates(optimizer, master, wide, trained, state) -> list[Point]:
