@@ -21,7 +21,7 @@ import numpy as np
 from ..architecture.model import Model
 from ..hardware import GPU
 from ..parallel import check_degrees, gradient_bytes
-from ..run import RECIPES, Run
+from ..run import RECIPES, Run, usual_alone, usual_recompute
 from ..units import BYTES
 from .backward import Point, points
 from .classic import buffers
@@ -109,6 +109,9 @@ def memory(run: Run, *, device: str = "cuda") -> Memory:
         ValueError: an activation function that the formula does not know, an unknown device,
             degrees that do not divide the model (see `parallel.check_degrees`).
     """
+    usual_recompute(run, "memory")
+    if run.objective != "lm" or run.offload or run.optimizer_in_backward:
+        usual_alone(run, "memory", "objective", "offload", "optimizer_in_backward")
     plan, batch, sequence = _plan_of(run, device), run.micro_batch, run.sequence
     if run.gpus == 1:
         return plan.evaluate(batch, sequence)
@@ -472,9 +475,10 @@ def _largest(sizes: list[Size]) -> list[Size]:
 def _trained(forward: Forward) -> list[Trained]:
     """Every tensor that gets a gradient, in the model's order: tables, layers, norm and head."""
     model = forward.model
+    head = max(1, model.hidden * model.hidden // model.heads)
     if forward.rank:
         return [
-            Trained(t.shape, block.count, 4, hidden=True)
+            Trained(t.shape, block.count, 4, True, t.name, head)
             for block in model.blocks
             for t in forward.weights[block]
             if t.grad
@@ -482,7 +486,8 @@ def _trained(forward: Forward) -> list[Trained]:
 
     def trained(weight, count: int, hidden: bool) -> Trained:
         width = BYTES[weight.dtype or forward.dtype]
-        return Trained(weight.shape, count, width, hidden=hidden and len(weight.shape) == 2)
+        matrix = hidden and len(weight.shape) == 2
+        return Trained(weight.shape, count, width, matrix, weight.name, head)
 
     outer = [(trained(w, 1, hidden=False), w) for w in model.outer if w.trained]
     inner = [
