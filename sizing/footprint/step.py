@@ -25,7 +25,7 @@ from ..run import RECIPES, Run, usual_alone, usual_recompute
 from ..units import BYTES
 from .backward import Point, points
 from .classic import buffers
-from .fit import Fit, fit
+from .fit import Fit, communicators, fit
 from .forward import Forward, turning_points
 from .optimizer import Trained, state_bytes, temporary_bytes
 from .sharding import shares
@@ -48,6 +48,7 @@ class Memory:
         logits: logits and everything of their shape, at its most.
         temporary: copies, casts and gradients on their way, at the peak.
         peak_phase: the phase with the most alive; `total` is its bytes.
+        groups: NCCL communicators that the GPU is in.
     """
 
     parameters: int
@@ -59,21 +60,26 @@ class Memory:
     peak_phase: str
     total: int
     _moments: Callable[[], dict[str, dict[str, int]]] = field(repr=False, compare=False)
+    groups: int = 0
 
     @cached_property
     def phases(self) -> dict[str, dict[str, int]]:
         """{phase: {part: bytes}}; the parts sum to what is alive at the phase's worst moment."""
         return self._moments()
 
-    def on(self, device: str | GPU) -> Fit:
-        """The step on a GPU: cuBLAS's workspaces, gaps and the context added, and a verdict.
+    def on(self, device: str | GPU, bucket: int = 0) -> Fit:
+        """The step on a GPU: workspaces, gaps, NCCL's buffers and the context added, and a verdict.
 
         ``memory(run).on("h100-sxm").verdict`` is "fits", "tight" or "does not fit".
+
+        Args:
+            device: a `GPU`, or its name in data/gpus.csv.
+            bucket: bytes of an engine's buckets, such as `fit.deepspeed_buckets(run)`.
 
         Raises:
             ValueError: there is no such GPU.
         """
-        return fit(self.total, device)
+        return fit(self.total, device, self.groups, bucket)
 
 
 @dataclass(frozen=True)
@@ -229,6 +235,7 @@ class _ShardedPlan:
     def __init__(self, plan: _Plan, run: Run, trained: float):
         self.plan = plan
         self.shares = shares(run, trained)
+        self.groups = communicators(run)
         forward = _coefficients(plan.phases["forward"][0])
         tokens = np.array([0, 0, 1 / run.context, 0, 0])
         byte = np.array([1.0, 0, 0, 0, 0])
@@ -298,6 +305,7 @@ class _ShardedPlan:
             peak_phase=peak,
             total=sum([at(peak, part) for part in PARTS]),
             _moments=lambda: {name: {part: at(name, part) for part in PARTS} for name in parts},
+            groups=self.groups,
         )
 
     def totals_of(self, batches, sequences) -> np.ndarray:
