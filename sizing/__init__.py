@@ -11,6 +11,7 @@ from . import hardware, units
 from .architecture import Model, presets
 from .hardware import gpu, gpus
 from .run import Lora, Run
+from .settings import Distillation, Dpo
 from .units import DATA, GB, GIB, count, duration, gb, gib, si
 
 # What the other rooms hand out loads when it is first used: importing stays quick, and the floors
@@ -79,6 +80,8 @@ __all__ = [
     "DATA",
     "GB",
     "GIB",
+    "Distillation",
+    "Dpo",
     "Lora",
     "Model",
     "Run",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from .architecture.model import Model
 from .architecture.weights import Block
-from .run import Run, all_weights_trained, one_of
+from .run import Run, all_weights_trained, one_of, usual_alone, usual_recompute
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,8 @@ def flops(run: Run, *, attention: str = "full", recompute: str = "pytorch") -> F
     torch.utils.flop_counter.FlopCounterMode on the transformers model with eager attention.
     """
     all_weights_trained(run, "flops")
+    usual_alone(run, "flops", "objective")
+    usual_recompute(run, "flops")
     one_of("attention", attention, ("full", "causal"))
     one_of("recompute", recompute, ("pytorch", "textbook"))
     products = matmuls(run.model, run.sequence, attention)

@@ -18,7 +18,7 @@ from functools import lru_cache
 
 from .architecture.model import Model
 from .architecture.weights import Weight
-from .run import Run, all_weights_trained
+from .run import Run, all_weights_trained, usual_alone, usual_recompute
 
 # What a ring sends of n bytes over r ranks, as a share of n, on every rank: reduce-scatter and
 # all-gather (r-1)/r, all-reduce both in turn (Patarasuk and Yuan 2009,
@@ -133,6 +133,8 @@ def communication(run: Run) -> Communication:
         ValueError: see `check_degrees`.
     """
     all_weights_trained(run, "communication")
+    usual_alone(run, "communication", "objective")
+    usual_recompute(run, "communication")
     check_degrees(run)
     candidates = (_transfers(run, stage, neighbours) for stage, neighbours in _kinds_of_stage(run))
     busiest = max(candidates, key=lambda transfers: sum(t.sent for t in transfers))

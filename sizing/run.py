@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
-import operator
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
 from .architecture.model import Model
+from .settings import (
+    Distillation,
+    Dpo,
+    check_together,
+    numbered,
+    objective_of,
+    offload_of,
+    one_of,
+    whole_number,
+)
 from .units import BYTES
 
 
@@ -32,7 +40,7 @@ class Recipe:
     @property
     def activation_bytes(self) -> int:
         """Bytes of one element that matrix products take and give."""
-        return BYTES[self.products]
+        return 2 if self.products == "fp8" else BYTES[self.products]  # fp8 in, bf16 out
 
 
 RECIPES = {
@@ -42,6 +50,7 @@ RECIPES = {
     "bf16": Recipe("bf16", "bf16"),
     "fp16-mixed": Recipe("fp32", "fp16", autocast=True),
     "fp16": Recipe("fp16", "fp16"),
+    "fp8": Recipe("fp32", "fp8", autocast=True),
 }
 
 # Who runs the step. None is PyTorch kernel by kernel: memory as transformers allocates it, time as
@@ -71,6 +80,10 @@ CHOICES = {
         "adafactor",
         "muon",
         "lion",
+        "adamw-4bit",
+        "paged-adamw-8bit",
+        "galore",
+        "adam-mini",
     ),
     "recompute": ("none", "selective", "full"),
     "attention": ("flash", "eager"),
@@ -80,6 +93,7 @@ CHOICES = {
     "loss": (None, "eager", "compiled", "chunked", "fused"),
     "outputs": ("released", "kept", "fp32"),
     "engine": ENGINES,
+    "reduce": ("fp32", "same"),
 }
 
 # What people type for one of the choices: the names of transformers' arguments and of torch.
@@ -96,7 +110,9 @@ WORDS = {
         "adamw-torch-fused": "adamw-fused",
         "adamw-torch-8bit": "adamw-8bit",
         "adamw-bnb-8bit": "adamw-8bit",
-        "paged-adamw-8bit": "adamw-8bit",
+        "adamw-torch-4bit": "adamw-4bit",
+        "paged-adamw": "paged-adamw-8bit",
+        "galore-adamw": "galore",
         "lion-32bit": "lion",
     },
     "recompute": {True: "full", False: "none"},
@@ -127,40 +143,6 @@ WORDS = {
         "paxml": "xla",
     },
 }
-
-
-def one_of(field: str, value, allowed: tuple, words: dict | None = None):
-    """The allowed value that is meant: case and "_" for "-" do not matter, `words` translate.
-
-    Raises:
-        ValueError: names the field, the value, what is allowed, and the nearest of it.
-    """
-    plain = value.strip().lower().replace("_", "-") if isinstance(value, str) else value
-    if isinstance(plain, str | bool) and plain in (words or {}):
-        return words[plain]
-    if not isinstance(plain, bool) and plain in allowed:
-        return plain
-    words = [choice for choice in allowed if isinstance(choice, str)]
-    near = difflib.get_close_matches(plain, words, 1) if isinstance(plain, str) else []
-    raise ValueError(
-        f"{field}: {value!r} given; allowed: {', '.join(map(repr, allowed))}"
-        + (f"; nearest: {near[0]!r}" if near else "")
-    )
-
-
-def whole_number(field: str, value) -> int:
-    """The value as an integer >= 1.
-
-    Raises:
-        ValueError: names the field, the value and what is allowed.
-    """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = 0
-    if isinstance(value, bool) or number < 1:
-        raise ValueError(f"{field}: {value!r} given; allowed: a whole number >= 1")
-    return number
 
 
 LORA_CHOICES = {
@@ -254,12 +236,18 @@ class Run:
         accumulation: micro-batches before each optimizer step.
         precision: "fp32"; "bf16-mixed" (fp32 weights under autocast); "bf16-master" (bf16 weights,
             fp32 master copy in the optimizer); "bf16" (bf16 weights and nothing else); "fp16-mixed"
-            and "fp16", the same with fp16, of which a T4 or V100 has nothing else.
+            and "fp16", the same with fp16, of which a T4 or V100 has nothing else; "fp8", as
+            "bf16-mixed" with the layers' linears multiplied in fp8 (torchao's Float8Linear). With
+            zero=3 over several ranks the mixed ones are FSDP2's MixedPrecisionPolicy: fp32 shards,
+            gathered and computed in 16 bits.
         gradients: "same" as the weights' dtype, or "fp32": an fp32 accumulation buffer beside them.
         optimizer: "sgd", "momentum", "adamw" (foreach, torch's default on a GPU), "adamw-fused",
-            "adamw-8bit", "adafactor", "muon" or "lion".
-        recompute: "none"; "selective" (the attention core, Korthikanti et al., arXiv:2205.05198);
-            "full" (every layer from its input).
+            "adamw-8bit", "adafactor", "muon" or "lion"; "adamw-4bit" (torchao), "paged-adamw-8bit"
+            (bitsandbytes), "galore" (rank 128, or as "galore-1024"), "adam-mini".
+        recompute: "none"; "selective" (with eager attention its core, Korthikanti et al.,
+            arXiv:2205.05198; with flash attention all but that and every second matrix product, as
+            torchtitan does per operation); "full" (every layer from its input); "every-2" and so
+            on (every second layer); or names of a layer's modules, as ("mlp", "input_layernorm").
         attention: "flash" (fused, no s x s matrix in memory) or "eager".
         data, tensor, pipeline, context: parallel degrees; GPUs are their product.
         zero: ZeRO stage 0 to 3, over the ranks that hold the same weights: data x context.
@@ -288,6 +276,12 @@ class Run:
         outputs: what the trainer does with the model's outputs until its backward pass is over:
             "released"; "kept" (the logits stay alive); "fp32" (and are cast to fp32, as
             accelerate does to outputs under autocast).
+        offload: what lies in the host's memory: some of "optimizer" (its state, and gradients as
+            they come), "parameters" (fetched layer by layer, zero=3) and "activations".
+        optimizer_in_backward: whether each weight is updated as soon as its gradient is there.
+        objective: "lm"; "dpo" or a `Dpo`; "distillation" or a `Distillation`.
+        reduce: dtype in which zero=3 reduces gradients under a mixed precision: "fp32", or "same"
+            as the products'.
 
     Words of transformers and torch are understood ("sdpa", "adamw_torch_fused", recompute=True) and
     kept as the choice that they mean.
@@ -319,6 +313,10 @@ class Run:
     sequence_parallel: bool = True
     interleave: int = 1
     engine: str | None = None
+    offload: tuple[str, ...] = ()
+    optimizer_in_backward: bool = False
+    objective: str | Dpo | Distillation = "lm"
+    reduce: str = "fp32"
 
     def __post_init__(self):
         def settle(name, value):
@@ -328,8 +326,9 @@ class Run:
             settle("model", Model(self.model))
         for name in _CHOSEN:
             value = getattr(self, name)
-            if type(value) is bool or value not in CHOICES[name]:
-                settle(name, one_of(name, value, CHOICES[name], WORDS.get(name)))
+            if type(value) in (bool, list, set) or value not in CHOICES[name]:
+                found = numbered(name, value, self.model)
+                settle(name, found or one_of(name, value, CHOICES[name], WORDS.get(name)))
         for name in _COUNTED:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
@@ -347,6 +346,21 @@ class Run:
             raise ValueError(
                 f"sequence_parallel: {self.sequence_parallel!r} given; allowed: True, False"
             )
+        if self.offload != ():
+            settle("offload", offload_of(self.offload))
+        if not isinstance(self.optimizer_in_backward, bool):
+            raise ValueError(
+                f"optimizer_in_backward: {self.optimizer_in_backward!r} given; allowed: True, False"
+            )
+        if self.objective != "lm":
+            settle("objective", objective_of(self))
+        if (
+            self.offload
+            or self.optimizer_in_backward
+            or self.objective != "lm"
+            or self.optimizer[:6] == "galore"
+        ):
+            check_together(self)
         longest = self.model.max_positions
         if longest is not None and self.sequence > longest:
             raise ValueError(
@@ -384,7 +398,16 @@ _CHOSEN = tuple(CHOICES)
 _COUNTED = tuple(
     field.name
     for field in fields(Run)
-    if field.name not in ("model", "lora", "sequence_parallel", *CHOICES)
+    if field.name
+    not in (
+        "model",
+        "lora",
+        "sequence_parallel",
+        "offload",
+        "optimizer_in_backward",
+        "objective",
+        *CHOICES,
+    )
 )
 
 
@@ -432,15 +455,36 @@ def linear_layers(model: Model) -> dict[str, tuple[int, ...]]:
 _LINEAR_ROUTERS = ("feed_forward.router.weight", "shared_expert_gate.weight")
 
 
-def not_sized(run: Run, what: str, *names: str) -> None:
-    """A ValueError where a field has another value than its default, and `what` ignores it."""
+def usual_alone(run: Run, what: str, *names: str) -> None:
+    """For quantities that know the usual value of some fields alone.
+
+    Raises:
+        ValueError: one of the fields has another.
+    """
     for name in names:
-        value, usual = getattr(run, name), Run.__dataclass_fields__[name].default
+        value, usual = getattr(run, name), getattr(Run, name)
         if value != usual:
             raise ValueError(
-                f"{name}: {value!r} given; allowed: {usual!r}, because {what} is not sized yet "
-                "for anything else"
+                f"{name}: {value!r} given; allowed: {usual!r}, because {what} is known for that "
+                "alone"
             )
+
+
+def usual_recompute(run: Run, what: str) -> None:
+    """For quantities that know three kinds of recompute and no fp8.
+
+    Raises:
+        ValueError: the run has another.
+    """
+    if run.recompute not in CHOICES["recompute"]:
+        raise ValueError(
+            f"recompute: {run.recompute!r} given; allowed: "
+            f"{', '.join(map(repr, CHOICES['recompute']))}, because {what} is known for these alone"
+        )
+    if run.precision == "fp8":
+        raise ValueError(
+            f"precision: 'fp8' given; allowed: any other, because {what} is not known for it"
+        )
 
 
 def all_weights_trained(run: Run, what: str) -> None:

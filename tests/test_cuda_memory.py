@@ -9,7 +9,8 @@ import sizing
 from sizing import memory, trace
 from sizing.evidence import __main__ as evidence
 from sizing.evidence import cuda
-from sizing.footprint import kernels
+from sizing.footprint import fit, kernels
+from sizing.trace.optimizers import BUILT
 
 ROWS = cuda.load()
 
@@ -17,7 +18,7 @@ ROWS = cuda.load()
 def test_the_table_is_wide():
     assert len(ROWS) >= 120
     assert len({row["model"] for row in ROWS}) >= 30
-    assert {row["optimizer"] for row in ROWS} == set(sizing.run.CHOICES["optimizer"])
+    assert {row["optimizer"] for row in ROWS} == set(BUILT)
     assert {row["recompute"] for row in ROWS} == set(sizing.run.CHOICES["recompute"])
     assert {row["allocator_phase"] for row in ROWS} == set(cuda.PHASES)
     assert {"FlashAttention-2", "memory-efficient", "eager"} <= {row["kernel"] for row in ROWS}
@@ -91,10 +92,27 @@ def test_on_a_gpu_margins_are_added():
     assert held.total == held.reserved + held.context and held.memory == 85_520_809_984
     assert held.verdict == "fits"
     assert memory(run).on("a100-sxm-80gb").buffers == 2 * 8_519_680
+    low, high = held.reserved_band
+    assert low == held.reserved and high == int(1.42 * (held.allocated + held.buffers))
+    for room, verdict in ((fit.room("h100-sxm"), "tight"), (fit.room("t4", 2, "fits"), "fits")):
+        card, groups = ("t4", 2) if verdict == "fits" else ("h100-sxm", 0)
+        assert fit.fit(room, card, groups).verdict == verdict
+        assert fit.fit(room + 2**21, card, groups).verdict != verdict
     with pytest.raises(ValueError, match="gpu: 'abacus' given"):
         memory(run).on("abacus")
     verdicts = [memory(replace(run, micro_batch=b)).on("h100-sxm").verdict for b in range(1, 12)]
     assert verdicts == sorted(verdicts, key=("fits", "tight", "does not fit").index)
+
+
+def test_communication_takes_memory_of_its_own():
+    run = sizing.Run("llama-3.2-1b", sequence=2048, data=8, zero=2, precision="bf16-master")
+    held = memory(run).on("h100-sxm", bucket=fit.deepspeed_buckets(run))
+    assert held.nccl == 24 * 12 * 2**20
+    assert held.buffers == held.nccl + 2 * 2**25 + 2 * 500_000_000 * 2
+    assert held.total == held.reserved + held.nccl + held.context
+    assert memory(replace(run, tensor=2)).on("h100-sxm").nccl == 2 * held.nccl
+    assert memory(run).on("rtx-4090").nccl < held.nccl / 5
+    assert fit.deepspeed_buckets(replace(run, zero=0)) == 0
 
 
 def test_the_table_is_printed_under_its_name(capsys):

@@ -45,7 +45,10 @@ def test_the_table_is_wide():
     assert {row["family"] for row in ROWS if row["split"] == "held-out"} == DENSE
     for setting in ("precision", "gradients", "optimizer", "recompute", "attention"):
         choices = {SAME_BYTES.get(choice, choice) for choice in sizing.run.CHOICES[setting]}
-        assert {row[setting] for row in ROWS} == choices
+        taken = {row[setting] for row in ROWS}
+        # what no traced step here takes is held against the libraries in tests/test_savers.py
+        assert choices - taken <= {"fp8", "adamw-4bit", "paged-adamw-8bit", "galore", "adam-mini"}
+        assert taken <= choices
     assert {row["trace_phase"] for row in ROWS} >= {"forward", "loss", "layers", "optimizer"}
     sizes = [sizing.Model(r["model"]).parameters.total for r in ROWS if r["split"] == "held-out"]
     assert min(sizes) < 150e6 and max(sizes) > 8e9

@@ -79,7 +79,7 @@ def test_bad_values_name_field_value_and_allowed(field, value):
         ("attention", "flash_attention_2", "flash"),
         ("optimizer", "adamw_torch", "adamw"),
         ("optimizer", "adamw_torch_fused", "adamw-fused"),
-        ("optimizer", "paged_adamw_8bit", "adamw-8bit"),
+        ("optimizer", "paged_adamw_8bit", "paged-adamw-8bit"),
         ("recompute", True, "full"),
         ("recompute", False, "none"),
         ("micro_batch", np.int64(4), 4),

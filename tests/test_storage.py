@@ -26,7 +26,7 @@ from sizing.planning.containers import (
     sharded_safetensors,
     torch_save_bytes,
 )
-from sizing.run import CHOICES
+from sizing.trace import optimizers
 from sizing.trace.step import Step
 
 TINY = {
@@ -74,7 +74,7 @@ def compare(run: Run, folder: Path, real: dict) -> None:
         assert ours.master == sum(t.nbytes for t in real.get("master", {}).values())
 
 
-@pytest.mark.parametrize("optimizer", CHOICES["optimizer"])
+@pytest.mark.parametrize("optimizer", optimizers.BUILT)
 def test_every_optimizer_to_the_byte(optimizer, tmp_path):
     precision = "bf16-master" if optimizer in ("adamw", "muon") else "fp32"
     run = Run(TINY, sequence=8, optimizer=optimizer, precision=precision)

@@ -23,11 +23,12 @@ from ..measuring.device import Device
 from ..measuring.protocol import Experiment, Row
 from ..measuring.timing import timed
 from ..measuring.training import BYTES_MODEL, TINY_MODEL, default_precision, named, real_step
-from ..run import CHOICES, Run
+from ..run import Run
+from ..trace.optimizers import BUILT
 from ..trace.step import Step
 
 LOOP = "adamw-loop"  # AdamW one tensor at a time, torch's default on a CPU
-OPTIMIZERS = (*CHOICES["optimizer"], LOOP)
+OPTIMIZERS = (*BUILT, LOOP)
 CURVES = ("sgd", "momentum", "adamw", "adafactor", "muon", "lion")
 RATES = (1e-3, 1e-2, 1e-1, 1.0)
 STEPS = 40

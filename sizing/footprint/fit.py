@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from ..hardware import GPU, gpu
+from ..parallel import gradient_bytes
+from ..run import Run
 from ..units import DATA
 
 VERDICTS = ("fits", "tight", "does not fit")
@@ -18,13 +20,15 @@ class Fit:
 
     Attributes:
         allocated: what tensors hold at the peak, `Memory.total`.
-        buffers: cuBLAS's workspaces, which lie in torch's allocator as well.
-        reserved: what torch takes from the driver for both, with expandable segments
+        buffers: what libraries hold: cuBLAS's workspaces and an engine's buckets, which lie in
+            torch's allocator as well, and NCCL's, which do not.
+        reserved: what torch takes from the driver, with expandable segments
             (PYTORCH_ALLOC_CONF=expandable_segments:True): gaps between blocks included.
+        reserved_band: from that to the worst that is known of torch's default segments.
         context: what the driver takes for the process, its kernels included.
-        total: reserved and context.
+        total: what nvidia-smi shows: reserved, NCCL's buffers and context.
         memory: of the GPU.
-        verdict: "fits" also with torch's default segments, at their average waste; "tight": with
+        verdict: "fits" also with torch's default segments, at their usual waste; "tight": with
             expandable segments; or "does not fit".
     """
 
@@ -34,32 +38,81 @@ class Fit:
     context: int
     memory: int
     verdict: str
+    reserved_band: tuple[int, int] = (0, 0)
+    nccl: int = 0
 
     @property
     def total(self) -> int:
-        return self.reserved + self.context
+        return self.reserved + self.nccl + self.context
 
 
-def fit(allocated: int, device: str | GPU) -> Fit:
+def communicators(run: Run) -> int:
+    """Groups of GPUs that one GPU talks in, each with buffers of its own in NCCL."""
+    return sum(n > 1 for n in (run.data, run.tensor, run.pipeline, run.context))
+
+
+def fit(allocated: int, device: str | GPU, groups: int = 0, bucket: int = 0) -> Fit:
     """What `allocated` bytes of tensors become on a GPU; margins are in data/device_memory.csv.
 
     Args:
         allocated: bytes of tensors at the peak.
         device: a `GPU`, or its name in data/gpus.csv.
+        groups: NCCL communicators of the GPU, see `communicators`.
+        bucket: bytes of an engine's buckets, such as `deepspeed_buckets`.
 
     Raises:
         ValueError: there is no such GPU.
     """
     card = gpu(device) if isinstance(device, str) else device
-    buffers = int(_margin("threads", card.name) * _margin("workspace", card.name))
-    context = int(_margin("context", card.name))
-    held = allocated + buffers
-    reserved = int(held * (1 + _margin("gaps", card.name)))
-    if held * _margin("segments", card.name) + context <= card.memory:
+    workspaces, gaps, usual, worst, beside, nccl = _margins_of(card.name, groups)
+    held = allocated + workspaces + bucket
+    reserved = int(held * gaps)
+    if held * usual + beside <= card.memory:
         verdict = "fits"
     else:
-        verdict = "tight" if reserved + context <= card.memory else "does not fit"
-    return Fit(allocated, buffers, reserved, context, card.memory, verdict)
+        verdict = "tight" if reserved + beside <= card.memory else "does not fit"
+    band = (reserved, int(held * worst))
+    buffers = workspaces + bucket + nccl
+    return Fit(allocated, buffers, reserved, beside - nccl, card.memory, verdict, band, nccl)
+
+
+def room(device: str | GPU, groups: int = 0, verdict: str = "tight") -> int:
+    """Bytes of tensors that a GPU takes at most for a verdict, "tight" or "fits".
+
+    Raises:
+        ValueError: there is no such GPU.
+    """
+    card = gpu(device) if isinstance(device, str) else device
+    workspaces, gaps, usual, _, beside, _ = _margins_of(card.name, groups)
+    return int((card.memory - beside) / (gaps if verdict == "tight" else usual)) - workspaces
+
+
+def deepspeed_buckets(run: Run, elements: int | None = None) -> int:
+    """Bytes that DeepSpeed holds to reduce gradients in: two buckets, of which one is filled while
+    the other is sent (overlap_comm), in the gradients' dtype; under stage 0 none.
+
+    Args:
+        run: the training run.
+        elements: reduce_bucket_size, 5e8 by default.
+    """
+    size = _margin("bucket", "") if elements is None else elements
+    return int(2 * size * gradient_bytes(run)) if run.zero else 0
+
+
+@cache
+def _margins_of(name: str, groups: int) -> tuple[int, float, float, float, int, int]:
+    """Workspaces, what reserved is over allocated at best, as usual and at worst, what lies beside
+    torch's allocator, NCCL's part of that."""
+    nccl = groups * int(_margin("nccl_channel", name) * _margin("nccl_channels", name))
+    kind = "sharded" if groups else "segments"
+    return (
+        int(_margin("threads", name) * _margin("workspace", name)),
+        1 + _margin("gaps", name),
+        _margin(kind, name),
+        _margin(f"{kind}_worst", name),
+        int(_margin("context", name)) + nccl,
+        nccl,
+    )
 
 
 def _margin(name: str, device: str) -> float:

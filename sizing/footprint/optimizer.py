@@ -8,17 +8,22 @@ from math import prod
 
 BLOCK = 256  # elements of an 8-bit moment that share one fp32 scale
 SMALL = 4096  # elements of a tensor from which its moments are 8-bit; smaller ones keep fp32
+BLOCK_OF_4 = 128  # elements of a 4-bit moment that share one (torchao 0.18, optim/adam.py)
+PAGED = 100_000  # elements from which bitsandbytes pages a state (optim/optimizer.py)
+GALORE_RANK = 128  # of transformers' Trainer and of GaLore's README
 
 
 @dataclass(frozen=True)
 class Trained:
     """A trained tensor: `count` of it in the model, `width` bytes an element; `hidden` if it is a
-    matrix inside the layers."""
+    matrix inside the layers; `head`, elements of a square matrix's rows for one attention head."""
 
     shape: tuple[int, ...]
     count: int
     width: int
     hidden: bool
+    name: str = ""
+    head: int = 1
 
     @property
     def elements(self) -> int:
@@ -35,16 +40,36 @@ def state_bytes(name: str, tensors: list[Trained], master: bool) -> int:
     AdamW keeps two moments (Loshchilov and Hutter, arXiv:1711.05101), momentum, Lion
     (arXiv:2302.06675) and Muon one; Adafactor one row and one column of a matrix
     (arXiv:1804.04235); 8-bit AdamW a byte and 4/256 of a scale per moment (arXiv:2110.02861, with
-    blocks of 256 as torchao has them; the paper's are larger).
-    Step counters, on the CPU, are not counted.
+    blocks of 256 as torchao has them; the paper's are larger), 4-bit AdamW half a byte and 4/128
+    (arXiv:2309.01507); bitsandbytes pages the codes of its 8-bit moments, whose scales stay here
+    (`paged_bytes`); GaLore two moments of the projected gradient and the projector
+    (arXiv:2403.03507), Adam-mini one moment and a value a row, or a head of queries and keys
+    (arXiv:2406.16793, adam_mini 1.1.1).
+    Step counters, on the CPU, are not counted, nor bitsandbytes' two tables of 1 KiB.
     """
     total = 0
+    family, rank = family_of(name)
     for t in tensors:
         width = 4 if master else t.width
-        total += t.count * _STATE[name](t, width)
+        total += t.count * (_galore(t, width, rank) if rank else _STATE[family](t, width))
         if master:
             total += t.total * 4
     return total
+
+
+def family_of(name: str) -> tuple[str, int]:
+    """ "galore-64" is ("galore", 64); the rank of all others is 0."""
+    family, _, number = name.rpartition("-")
+    if family == "galore":
+        return family, int(number)
+    return name, GALORE_RANK if name == "galore" else 0
+
+
+def paged_bytes(name: str, tensors: list[Trained]) -> int:
+    """Bytes of optimizer state in managed memory, which the driver moves between host and GPU."""
+    if name != "paged-adamw-8bit":
+        return 0
+    return sum(2 * t.total for t in tensors if t.elements >= PAGED)
 
 
 def _factored(t: Trained, width: int) -> int:
@@ -59,6 +84,37 @@ def _quantized(t: Trained, width: int) -> int:
     return 2 * (t.elements + 4 * -(-t.elements // BLOCK))
 
 
+def _quantized_4bit(t: Trained, width: int) -> int:
+    if t.elements < SMALL or t.elements % BLOCK_OF_4:
+        return 2 * t.elements * width
+    return 2 * (t.elements // 2 + 4 * (t.elements // BLOCK_OF_4) + 4 * 16)  # and a table each
+
+
+def _paged(t: Trained, width: int) -> int:
+    return _quantized(t, width) - (2 * t.elements if t.elements >= PAGED else 0)
+
+
+def _galore(t: Trained, width: int, rank: int) -> int:
+    """galore_torch 1.0: of an fp32 gradient the projector is a view, which keeps the whole factor
+    of the decomposition; of a 16-bit one it is a copy of its rank rows."""
+    if not t.hidden:
+        return 2 * t.elements * width
+    short, long = sorted(t.shape)
+    rank = min(rank, short)
+    return (2 * rank * long + (short if width == 4 else rank) * short) * width
+
+
+def _mini(t: Trained, width: int) -> int:
+    name = t.name.lower()
+    if "bias" in name:
+        values = t.elements
+    elif any(part in name for part in ("q_proj", "k_proj", "query", "key")):
+        values = -(-t.elements // t.head)
+    else:
+        values = t.elements // t.shape[1] if len(t.shape) > 1 else 1
+    return (t.elements + values) * width
+
+
 _STATE = {
     "sgd": lambda t, width: 0,
     "momentum": lambda t, width: t.elements * width,
@@ -68,6 +124,9 @@ _STATE = {
     "adafactor": _factored,
     "muon": lambda t, width: (1 if t.hidden else 2) * t.elements * width,
     "lion": lambda t, width: t.elements * width,
+    "adamw-4bit": _quantized_4bit,
+    "paged-adamw-8bit": _paged,
+    "adam-mini": _mini,
 }
 
 
@@ -77,6 +136,8 @@ def temporary_bytes(name: str, tensors: list[Trained], master: bool) -> int:
     foreach AdamW holds the square roots of all second moments at once. Loops hold one tensor's
     update, and the one before it until the name is assigned anew. Muon holds the update, two bf16
     iterates and two Gram matrices of one weight (torch.optim.Muon), and AdamW's for the others.
+    GaLore's are those of a step that refreshes its projectors, one in 200: the fp32 gradient, laid
+    out for the decomposition, and both its factors; Adam-mini makes the update and its negative.
     """
 
     def width(t):
@@ -90,7 +151,20 @@ def temporary_bytes(name: str, tensors: list[Trained], master: bool) -> int:
     if name == "muon":
         others = sum(t.total * width(t) for t in tensors if not t.hidden)
         return max([others, *(_newton_schulz(t, width(t)) for t in tensors if t.hidden)])
+    if name == "adam-mini":
+        sizes = [t.elements * width(t) for t in tensors]
+        return max(max(a, b) + b for a, b in pairwise([0, *sizes]))
+    if family_of(name)[0] == "galore":
+        return max(map(_decomposed, tensors))
     return 0
+
+
+def _decomposed(t: Trained) -> int:
+    if not t.hidden:
+        return 3 * t.elements * t.width  # a root, a quotient, and the update before
+    short, long = sorted(t.shape)
+    matrices = 2 + (t.width < 4)  # the first factor, the input laid out for it, its fp32 copy
+    return 4 * (matrices * short * long + short * short)
 
 
 def _newton_schulz(t: Trained, width: int) -> int:

@@ -21,11 +21,11 @@ import numpy as np
 from ..architecture.model import Model
 from ..hardware import GPU
 from ..parallel import check_degrees, gradient_bytes
-from ..run import RECIPES, Lora, Run, not_sized
+from ..run import RECIPES, Lora, Run, usual_alone, usual_recompute
 from ..units import BYTES
 from .backward import Point, points
 from .classic import buffers
-from .fit import Fit, fit
+from .fit import Fit, communicators, fit
 from .forward import Forward, turning_points
 from .optimizer import Trained, state_bytes, temporary_bytes
 from .sharding import Whole, shares
@@ -49,6 +49,7 @@ class Memory:
         logits: logits and everything of their shape, at its most.
         temporary: copies, casts and gradients on their way, at the peak.
         peak_phase: the phase with the most alive; `total` is its bytes.
+        groups: NCCL communicators that the GPU is in.
     """
 
     parameters: int
@@ -60,21 +61,26 @@ class Memory:
     peak_phase: str
     total: int
     _moments: Callable[[], dict[str, dict[str, int]]] = field(repr=False, compare=False)
+    groups: int = 0
 
     @cached_property
     def phases(self) -> dict[str, dict[str, int]]:
         """{phase: {part: bytes}}; the parts sum to what is alive at the phase's worst moment."""
         return self._moments()
 
-    def on(self, device: str | GPU) -> Fit:
-        """The step on a GPU: cuBLAS's workspaces, gaps and the context added, and a verdict.
+    def on(self, device: str | GPU, bucket: int = 0) -> Fit:
+        """The step on a GPU: workspaces, gaps, NCCL's buffers and the context added, and a verdict.
 
         ``memory(run).on("h100-sxm").verdict`` is "fits", "tight" or "does not fit".
+
+        Args:
+            device: a `GPU`, or its name in data/gpus.csv.
+            bucket: bytes of an engine's buckets, such as `fit.deepspeed_buckets(run)`.
 
         Raises:
             ValueError: there is no such GPU.
         """
-        return fit(self.total, device)
+        return fit(self.total, device, self.groups, bucket)
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,9 @@ def memory(run: Run, *, device: str = "cuda") -> Memory:
         ValueError: an activation function that the formula does not know, an unknown device,
             degrees that do not divide the model (see `parallel.check_degrees`).
     """
+    usual_recompute(run, "memory")
+    if run.objective != "lm" or run.offload or run.optimizer_in_backward:
+        usual_alone(run, "memory", "objective", "offload", "optimizer_in_backward")
     plan, batch, sequence = _plan_of(run, device), run.micro_batch, run.sequence
     if run.gpus == 1:
         return plan.evaluate(batch, sequence)
@@ -174,7 +183,7 @@ def _plan_of(run: Run, device: str) -> _Plan:
     if device not in DEVICES:
         raise ValueError(f"device: {device!r} given; allowed: {', '.join(map(repr, DEVICES))}")
     sequence = run.sequence
-    not_sized(run, "memory", "quantization", "kernels", "loss", "outputs")
+    usual_alone(run, "memory", "quantization", "kernels", "loss", "outputs")
     if run.lora is not None and run.lora != Lora(run.lora.rank):
         raise ValueError(f"lora: {run.lora!r} given; allowed: a rank; no more is sized yet")
     return _plan(
@@ -236,6 +245,7 @@ class _ShardedPlan:
         self.plan = plan
         whole = None if run.sequence_parallel or run.tensor == 1 else plan.whole
         self.shares = shares(run, trained, whole)
+        self.groups = communicators(run)
         forward = _coefficients(plan.phases["forward"][0])
         tokens = np.array([0, 0, 1 / run.context, 0, 0])
         byte = np.array([1.0, 0, 0, 0, 0])
@@ -305,6 +315,7 @@ class _ShardedPlan:
             peak_phase=peak,
             total=sum([at(peak, part) for part in PARTS]),
             _moments=lambda: {name: {part: at(name, part) for part in PARTS} for name in parts},
+            groups=self.groups,
         )
 
     def totals_of(self, batches, sequences) -> np.ndarray:
@@ -483,9 +494,10 @@ def _largest(sizes: list[Size]) -> list[Size]:
 def _trained(forward: Forward) -> list[Trained]:
     """Every tensor that gets a gradient, in the model's order: tables, layers, norm and head."""
     model = forward.model
+    head = max(1, model.hidden * model.hidden // model.heads)
     if forward.rank:
         return [
-            Trained(t.shape, block.count, 4, hidden=True)
+            Trained(t.shape, block.count, 4, True, t.name, head)
             for block in model.blocks
             for t in forward.weights[block]
             if t.grad
@@ -493,7 +505,8 @@ def _trained(forward: Forward) -> list[Trained]:
 
     def trained(weight, count: int, hidden: bool) -> Trained:
         width = BYTES[weight.dtype or forward.dtype]
-        return Trained(weight.shape, count, width, hidden=hidden and len(weight.shape) == 2)
+        matrix = hidden and len(weight.shape) == 2
+        return Trained(weight.shape, count, width, matrix, weight.name, head)
 
     outer = [(trained(w, 1, hidden=False), w) for w in model.outer if w.trained]
     inner = [

@@ -16,6 +16,7 @@ from functools import cache
 from itertools import product
 
 from ..architecture.model import Model, presets
+from ..footprint.fit import communicators, fit, room
 from ..footprint.step import memory, model_state
 from ..hardware import GPU
 from ..hardware import gpu as find_gpu
@@ -27,11 +28,11 @@ from ..units import GB, count, gb
 from .costs import Cost, cost, usual_price
 from .scaling import TRAIN, optimal
 
-# Shares of a GPU's memory. CUDA's context and the allocator's gaps take the rest: some 1 to 3 GB.
-FITS, TIGHT = 0.90, 0.97
-
 # Fields whose values change what is trained and not only how fast: as the template has them.
-KEPT = ("model", "sequence", "precision", "gradients", "optimizer", "attention", "lora")
+KEPT = (
+    *("model", "sequence", "precision", "gradients", "optimizer", "attention", "lora"),
+    *("offload", "optimizer_in_backward", "objective", "reduce"),
+)
 # Fields with a number that the search sets from the count of GPUs and the batch.
 COUNTED = ("micro_batch", "accumulation", "data", "tensor", "pipeline", "context")
 MICRO_BATCHES = (1, 2, 4, 8, 16, 32)
@@ -48,7 +49,7 @@ class Candidate:
         run: with its degrees.
         device: the card.
         memory: bytes at the peak of the fullest GPU.
-        fits: "fits", "tight" or "does not fit".
+        fits: "fits", "tight" or "does not fit", as `Memory.on` judges.
         cost: hours, days, dollars with their bands; None where it does not fit.
         reason: why this one, in words.
         missing: what it lacks, in words; empty for a feasible one.
@@ -394,7 +395,7 @@ def _timed(
                 )
                 if least is None or share < least[0]:
                     least = share, run
-                if share > TIGHT * device.memory and not kept:
+                if share > room(device) and not kept:
                     dropped["model state alone does not fit"] += 1
                     continue
                 try:
@@ -444,7 +445,7 @@ def _fitting(
             dropped["does not fit"] += 1
             continue
         held = _held(run, memories)
-        if held > TIGHT * device.memory:
+        if held > room(device, communicators(run)):
             beyond[shape] = min(run.micro_batch, beyond.get(shape, math.inf))
             dropped["does not fit"] += 1
             skipped = skipped or (None if found else (run, held))
@@ -477,12 +478,6 @@ def layout(run: Run) -> str:
         words.append(f"{run.recompute} recompute")
     words.append(f"micro-batch {run.micro_batch} x {run.accumulation}")
     return ", ".join(words)
-
-
-def _verdict(held: int, capacity: int) -> str:
-    if held <= FITS * capacity:
-        return "fits"
-    return "tight" if held <= TIGHT * capacity else "does not fit"
 
 
 _PARTS = {
@@ -518,7 +513,7 @@ def _candidate(run, device, held, priced, skipped, network, node) -> Candidate:
     elif run.gpus > 1:
         words.append("the quickest of all layouts on these GPUs")
     return Candidate(
-        run, device, held, _verdict(held, device.memory), priced,
+        run, device, held, fit(held, device, communicators(run)).verdict, priced,
         "; ".join(words),
     )  # fmt: skip
 
@@ -558,8 +553,9 @@ def _too_large(template, device, number, timed, nearest, memories) -> Candidate:
     tried = [nearest, *(run for _, run in timed[-8:])]
     tried = [replace(r, recompute="full") if r.recompute == "none" else r for r in tried]
     held, run = min(((_held(run, memories), run) for run in tried), key=lambda pair: pair[0])
-    short = held - TIGHT * device.memory
-    enough = math.ceil(number * held / (TIGHT * device.memory))
+    most = room(device, communicators(run))
+    short = held - most
+    enough = math.ceil(number * held / most)
     return Candidate(
         run, device, held, "does not fit", None, "",
         f"does not fit: {gb(held)} on the fullest GPU at least, {gb(short)} too many; it would "

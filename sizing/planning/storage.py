@@ -254,7 +254,7 @@ def _slots(optimizer: str, name: str, shape: tuple, width: str) -> list[tuple[st
             ("row_var", Stored(row, width)),
             ("col_var", Stored(column, width)),
         ]
-    if optimizer == "adamw-8bit":
+    if optimizer in ("adamw-8bit", "paged-adamw-8bit"):
         count = math.prod(shape)
         step = [("step", Stored((), "int64"))]
         if count < SMALL:
@@ -264,6 +264,11 @@ def _slots(optimizer: str, name: str, shape: tuple, width: str) -> list[tuple[st
             step.append((f"moments.{i}", Stored((count,), "int8")))
             step.append((f"moments.{i + 1}", Stored((blocks,), "fp32")))
         return step
+    if optimizer != "sgd":
+        raise ValueError(
+            f"optimizer: {optimizer!r} given; allowed in a checkpoint: one of torch's own, 'lion', "
+            "'adamw-8bit', 'paged-adamw-8bit'"
+        )
     return []
 
 

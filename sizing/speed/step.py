@@ -26,7 +26,7 @@ from ..parallel import (
     stages,
     tokens,
 )
-from ..run import Run, all_weights_trained
+from ..run import Run, all_weights_trained, usual_alone, usual_recompute
 from .rates import NETWORK, NODE, Rates, constants, sustained_rates
 
 # --- The engine: nanotron, that is PyTorch kernel by kernel --------------------------------------
@@ -138,6 +138,13 @@ def step_time(
     congestion, stragglers, interleaved pipelines.
     """
     all_weights_trained(run, "step_time")
+    usual_alone(run, "step_time", "objective", "offload")
+    usual_recompute(run, "step_time")
+    if run.optimizer.startswith("galore"):
+        raise ValueError(
+            f"optimizer: {run.optimizer!r} given; allowed: any other, because the seconds of its "
+            "decompositions are in no published run"
+        )
     check_degrees(run)
     gpu = find_gpu(gpu) if isinstance(gpu, str) else gpu
     if not host >= 0:
@@ -415,9 +422,9 @@ def _update(run: Run, rate: Rates, stage: Stage) -> float:
     gradient = gradient_bytes(run)
     weight = run.recipe.weight_bytes
     master = run.recipe.master
-    state = _MOMENTS[run.optimizer] * (4 if master else weight)
-    if run.optimizer == "adamw-8bit":
-        state = 2
+    state = _BYTES_OF_STATE.get(run.optimizer)
+    if state is None:
+        state = _MOMENTS[run.optimizer] * (4 if master else weight)
     updated = 2 * ((4 if master else weight) + state) + gradient
     if run.optimizer == "adamw":
         updated *= FOREACH
@@ -435,11 +442,12 @@ _MOMENTS = {
     "momentum": 1,
     "adamw": 2,
     "adamw-fused": 2,
-    "adamw-8bit": 2,
     "adafactor": 0,
     "muon": 1,
     "lion": 1,
+    "adam-mini": 1,
 }
+_BYTES_OF_STATE = {"adamw-8bit": 2, "paged-adamw-8bit": 2, "adamw-4bit": 1}  # an element
 
 
 @lru_cache(maxsize=64)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+# Those of `Run` that can take a step here.
+BUILT = ("sgd", "momentum", "adamw", "adamw-fused", "adamw-8bit", "adafactor", "muon", "lion")
+
 _CHUNK = 2**20  # elements that the 8-bit optimizer holds in fp32 at a time
 _BLOCK = 256  # elements that share one scale
 
@@ -197,7 +200,15 @@ def build(name: str, named: list[tuple[str, nn.Parameter]], hidden: set[str]):
         name: one of `Run`'s optimizers.
         named: (name, parameter) of what is trained.
         hidden: names of the matrices inside the layers, which Muon takes.
+
+    Raises:
+        ValueError: one that is not `BUILT` here.
     """
+    if name not in BUILT:
+        raise ValueError(
+            f"optimizer: {name!r} given; allowed in a real or traced step: "
+            f"{', '.join(map(repr, BUILT))}"
+        )
     params = [p for _, p in named]
     if name == "muon":
         matrices = [p for n, p in named if n in hidden]
