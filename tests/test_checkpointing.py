@@ -52,6 +52,10 @@ def test_the_last_whole_checkpoint_is_found(tmp_path):
     (tmp_path / "step-2").mkdir()
     (tmp_path / "step-2" / "__0_0.distcp").write_bytes(b"half a file")
     assert checkpoints.last_good(tmp_path) == Path(tmp_path / "step-1")
+    for step in (900, 1000):  # as text, "step-900" comes last
+        (tmp_path / f"step-{step}").mkdir()
+        (tmp_path / f"step-{step}" / ".metadata").touch()
+    assert checkpoints.last_good(tmp_path) == tmp_path / "step-1000"
 
 
 def test_tokens_from_bytes_to_disk():

@@ -113,9 +113,12 @@ def load_distributed(saved: dict, path: Path) -> tuple[int, int]:
 
 
 def last_good(folder: Path) -> Path | None:
-    """The newest checkpoint in a folder that is whole: `.metadata` is written after all else."""
-    whole = [path for path in folder.iterdir() if (path / ".metadata").is_file()]
-    return max(whole, key=lambda path: path.name, default=None)
+    """The newest checkpoint in a folder that is whole: `.metadata` is written after all else.
+
+    Checkpoints are folders named by their step, as `step-900`; steps are compared as numbers.
+    """
+    whole = [path for path in folder.glob("step-*") if (path / ".metadata").is_file()]
+    return max(whole, key=lambda path: int(path.name.removeprefix("step-")), default=None)
 
 
 class CutOff(dcp.FileSystemWriter):
