@@ -28,7 +28,8 @@ root.addEventListener('keyup', name);
 """
 
 # JupyterLab gives every line of an HTML widget a control's height, cuts a slider's readout at the
-# width of a few digits, and draws a drop-down's arrow black on its dark theme.
+# width of a few digits, and draws a drop-down's arrow black on its dark theme. What was saved and
+# opened again, or lost its kernel, says so in one sentence, not with a red sign at every control.
 _STYLE = """
 .sizing { max-width: 880px; }
 .sizing .widget-html, .sizing .widget-html-content { line-height: 1.45; height: auto; }
@@ -49,6 +50,10 @@ _STYLE = """
 .sizing table { border-collapse: collapse; margin: 0 0 10px; }
 .sizing th, .sizing td { padding: 2px 24px 2px 0; text-align: right; white-space: nowrap; }
 .sizing th:first-child, .sizing td:first-child { text-align: left; }
+.sizing .jupyter-widgets-disconnected::before { display: none; }
+.sizing.jupyter-widgets-disconnected::before { display: block; float: none; height: auto;
+    padding: 0 0 6px; font: italic 13px/1.4 sans-serif; color: var(--jp-ui-font-color1, #222);
+    content: "As it was left: not connected. Run its cell to move it again."; }
 .sizing th { border-bottom: 1px solid var(--jp-border-color1, #888); }
 """
 

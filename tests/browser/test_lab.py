@@ -218,6 +218,31 @@ def test_a_lesson_runs_and_its_calculator_moves(page, lab):
     shoot(box, "lesson")
 
 
+def test_a_saved_copy_shows_its_calculators_the_next_day(page, tmp_path):
+    """Stopped, and opened again without running a cell: as it was left, and said to be."""
+    source = "from sizing.calculators import ParameterCalculator\nParameterCalculator()"
+    cells = [nbformat.v4.new_code_cell(source)]
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": KERNEL})
+    nbformat.write(notebook, tmp_path / "day.ipynb")
+    with jupyter_lab(tmp_path) as address:
+        open_notebook(page, address, "day.ipynb")
+        run_all(page)
+        control(page, "model").select_option("gpt2")
+        wait_for_text(calculator(page, "Parameters"), "124,439,808 parameters")
+        page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
+        page.wait_for_function(f"!{NOTEBOOK}.context.model.dirty")
+    with jupyter_lab(tmp_path) as address:
+        open_notebook(page, address, "day.ipynb")
+        box = calculator(page, "Parameters")
+        wait_for_text(box, "124,439,808 parameters")
+        assert page.get_by_text("model not found").count() == 0
+        said = box.evaluate("e => getComputedStyle(e, '::before').content")
+        assert "Run its cell" in said
+        inner = box.locator("select").first.locator("..")
+        assert inner.evaluate("e => getComputedStyle(e, '::before').display") == "none"
+        shoot(box, "next-day")
+
+
 def test_make_lab_opens_lesson_00_with_its_kernel_and_no_prompt(page):
     """The real command, in this folder: it opens a working copy, and writes no file of git's."""
     venv = ROOT / ".venv"

@@ -1,0 +1,89 @@
+"""The course's own plan: what `catch_up` writes for lessons that a learner has not done.
+
+8 H100s for two weeks, llama-3.2-3b. Each line is computed from `sizing`, so that it says what the
+lesson would.
+"""
+
+from collections.abc import Callable
+
+from .. import compute, planning
+from ..architecture import Model
+from ..hardware import gpu
+from ..run import Run
+from ..units import gb
+
+GPUS, DAYS, CARD = 8, 14, "h100-sxm"
+MODEL, SEQUENCE, UTILISATION = (
+    "llama-3.2-3b",
+    4096,
+    0.40,
+)  # 40 %: the upper part of lesson 02's runs
+SECONDS = GPUS * DAYS * 86400  # of one GPU
+
+
+def _budget() -> str:
+    peak = gpu(CARD).peak_flops("bf16")
+    hours = SECONDS / 3600
+    return (
+        f"{GPUS} H100s for {DAYS} days: {hours:,.0f} GPU-hours, {SECONDS * peak:.2e} FLOPs at peak"
+    )
+
+
+def _model() -> str:
+    count = Model(MODEL).parameters.total
+    return f"{MODEL}: {count:,} parameters, {gb(2 * count)} in bf16"
+
+
+def budget_flops() -> float:
+    """FLOPs that the GPUs do in the time, at the share of the peak that is planned with."""
+    return SECONDS * gpu(CARD).peak_flops("bf16") * UTILISATION
+
+
+def tokens() -> float:
+    """Tokens that the budget trains the model on, by the 6ND of lesson 02."""
+    return budget_flops() / (6 * Model(MODEL).parameters.total)
+
+
+def _compute() -> str:
+    share = f"{UTILISATION:.0%}".replace("%", " %")
+    return (
+        f"{share} of the peak is {budget_flops():.2e} FLOPs: {tokens() / 1e9:.0f} B tokens by 6ND"
+    )
+
+
+def _size() -> str:
+    best = planning.optimal(compute=budget_flops())
+    ratio = tokens() / Model(MODEL).parameters.total
+    return (
+        f"optimal for that compute: {best.parameters / 1e9:.1f} B; {MODEL} is smaller and sees "
+        f"{ratio:.0f} tokens per parameter: cheaper to serve"
+    )
+
+
+def _sequence() -> str:
+    model = Model(MODEL)
+    short, long = (
+        compute.flops(Run(model, sequence=s)).total / s for s in (SEQUENCE, 8 * SEQUENCE)
+    )
+    return (
+        f"{SEQUENCE} tokens per sequence, flash attention; {8 * SEQUENCE} costs "
+        f"{long / short:.2f} times the FLOPs per token (all pairs)"
+    )
+
+
+# Topic -> the lesson that writes it, and the line. In the order of the lessons.
+_STORY: dict[str, tuple[str, Callable[[], str]]] = {
+    "budget": ("00", _budget),
+    "model": ("01", _model),
+    "compute": ("02", _compute),
+    "size": ("03", _size),
+    "sequence": ("04", _sequence),
+}
+TOPICS = {topic: lesson for topic, (lesson, _) in _STORY.items()}
+
+
+def line(topic: str) -> str:
+    """The course's own line of a topic; ValueError with those that there are if it is none."""
+    if topic not in _STORY:
+        raise ValueError(f"topic: {topic!r} given; allowed: {', '.join(_STORY)}")
+    return _STORY[topic][1]()
