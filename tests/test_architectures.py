@@ -25,6 +25,28 @@ L = {
     "num_key_value_heads": 2,
 }
 
+GPT2 = {"model_type": "gpt2", "vocab_size": 1000, "n_embd": 128, "n_layer": 2, "n_head": 8}
+OPT = {
+    "model_type": "opt",
+    "vocab_size": 1000,
+    "hidden_size": 128,
+    "ffn_dim": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "max_position_embeddings": 256,
+}
+QWEN3_MOE = {
+    "model_type": "qwen3_moe",
+    "vocab_size": 1000,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "moe_intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+MIXTRAL = {**QWEN3_MOE, "model_type": "mixtral", "sliding_window": 32, "num_local_experts": 4}
+
 
 def small(family: str, seed) -> dict:
     config = random_config(family, random.Random(f"{family}{seed}"))
@@ -50,6 +72,47 @@ def test_peaks_of_formula_and_trace_agree(family, attention):
         config["multi_query"] = False  # see test_falcon_without_a_fused_kernel
     run = Run(Model(config), sequence=160, micro_batch=2, optimizer="sgd", attention=attention)
     assert memory(run).total == pytest.approx(traced(run).total, rel=0.02)
+
+
+DEEPSEEK = {
+    "model_type": "deepseek_v3",
+    "vocab_size": 500,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "moe_intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "q_lora_rank": 12,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "n_routed_experts": 8,
+    "n_group": 2,
+    "topk_group": 1,
+    "num_experts_per_tok": 2,
+    "first_k_dense_replace": 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "attention"),
+    [
+        ({**GPT2, "n_positions": 512, "reorder_and_upcast_attn": True}, "eager"),
+        ({**OPT, "layerdrop": 0.1}, "flash"),
+        ({**OPT, "layer_norm_elementwise_affine": False}, "eager"),
+        ({**QWEN3_MOE, "num_experts": 16, "output_router_logits": True}, "flash"),
+        ({**MIXTRAL, "router_jitter_noise": 0.1}, "flash"),
+        ({**MIXTRAL, "model_type": "gemma2", "attn_logit_softcapping": None}, "flash"),
+        ({**DEEPSEEK, "v_head_dim": 32}, "flash"),
+        ({**DEEPSEEK, "v_head_dim": 8, "n_shared_experts": 2}, "eager"),
+    ],
+)
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16"])
+def test_rare_fields_cost_what_the_trace_says(config, attention, precision):
+    options = {"attention": attention, "precision": precision, "optimizer": "sgd"}
+    run = Run(config, sequence=64, micro_batch=2, **options)
+    assert memory(run).total == pytest.approx(traced(run).total, rel=0.003)
 
 
 def test_falcon_without_a_fused_kernel():
@@ -100,24 +163,15 @@ def test_a_reward_model_has_another_head():
         Model({**L, "architectures": ["LlamaForCausalLMEagle3"]})
 
 
-GPT2 = {"model_type": "gpt2", "vocab_size": 1000, "n_embd": 128, "n_layer": 2, "n_head": 8}
-OPT = {
-    "model_type": "opt",
-    "vocab_size": 1000,
-    "hidden_size": 128,
-    "ffn_dim": 256,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 8,
-    "max_position_embeddings": 256,
-}
-
-
 @pytest.mark.parametrize(
     "config",
     [
         {**GPT2, "n_positions": 64, "add_cross_attention": True},
         {**OPT, "_remove_final_layer_norm": True},
         {**GPT2, "hidden_size": 256, "n_embd": 128},
+        {**QWEN3_MOE, "num_local_experts": 16, "num_experts": 8},
+        {**QWEN3_MOE, "num_experts": 8, "num_local_experts": 16},
+        QWEN3_MOE,
     ],
 )
 def test_rare_fields_count_as_in_transformers(config):

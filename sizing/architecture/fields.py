@@ -29,15 +29,10 @@ ESSENTIAL = {
     "num_heads",
 }
 
-# Names that transformers takes beside those of its `attribute_map`.
-_MORE_ALIASES = {
-    "falcon": {
-        "n_embed": "hidden_size",
-        "n_layer": "num_hidden_layers",
-        "n_head": "num_attention_heads",
-    },
-    "bloom": {"n_embed": "hidden_size"},
-}
+# A name that transformers takes beside those of its `attribute_map`, and names of older files that
+# it does not take: used where no other is stated.
+_MORE_ALIASES = {"bloom": {"n_embed": "hidden_size"}, "falcon": {"n_embed": "hidden_size"}}
+_OLD_ALIASES = {"falcon": {"n_layer": "num_hidden_layers", "n_head": "num_attention_heads"}}
 
 # Switches of old configs that change how transformers runs, not what the model is: `Run` says it.
 RUNTIME = {
@@ -66,14 +61,30 @@ def known() -> dict:
 def aliases(family: str) -> dict[str, str]:
     """{other name: the field's own name} of a family."""
     own = known()["families"].get(family, {}).get("aliases", {})
-    return {**own, **_MORE_ALIASES.get(family, {})}
+    return own | _MORE_ALIASES.get(family, {}) | _OLD_ALIASES.get(family, {})
 
 
 @cache
 def defaults(family: str) -> dict:
     """transformers' defaults of a family's fields, the essential sizes left out."""
-    fields = known()["families"].get(family, {}).get("fields", {})
-    return {name: value for name, value in fields.items() if name not in ESSENTIAL}
+    names = aliases(family)
+    return {
+        names.get(name, name): value
+        for name, value in _class_fields(family).items()
+        if name not in ESSENTIAL
+    }
+
+
+def _class_fields(family: str) -> dict:
+    return known()["families"].get(family, {}).get("fields", {})
+
+
+def _renamed(family: str, config: dict) -> dict:
+    """The config with each field under its own name. Of two names in one config the last to be set
+    wins: transformers sets the fields of the class first, then whatever else the file states."""
+    names, own, old = aliases(family), _class_fields(family), _OLD_ALIASES.get(family, {})
+    order = sorted(config, key=lambda name: (name not in old, name not in own))
+    return {names.get(name, name): config[name] for name in order}
 
 
 class Fields:
@@ -87,11 +98,7 @@ class Fields:
 
     def __init__(self, family: str, config: dict):
         self.family = family
-        names = aliases(family)
-        # Where a config states both names of a field, transformers lets the alias win.
-        own = {key: value for key, value in config.items() if key not in names}
-        renamed = {names[key]: value for key, value in config.items() if key in names}
-        self.given = {**own, **renamed}
+        self.given = _renamed(family, config)
         self.config = {**defaults(family), **self.given, "model_type": family}
         self.assumed: dict = {}
 

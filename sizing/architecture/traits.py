@@ -18,7 +18,8 @@ class Experts:
     `layers` is the rule that says which layers have one ("all", "step", "after the first",
     "interval", "listed"). `router` names how it scores: "softmax" (normalised), "softmax as
     configured" (norm_topk_prob), "softmax of the chosen", "sigmoid", "fp32 softmax", ... `every`:
-    transformers multiplies every token with every expert, whatever the router says.
+    transformers multiplies every token with every expert, whatever the router says. `jitter` is
+    the amplitude of noise that tokens are multiplied with before they are routed.
     """
 
     count: str = "num_local_experts"
@@ -32,6 +33,7 @@ class Experts:
     shared_width: str | None = None
     shared_count: str | None = None
     shared_gate: str | None = None
+    jitter: str | None = None
     bias: bool = False
     transposed: bool = False
     every: bool = False
@@ -66,6 +68,7 @@ class Traits:
             as "eager". `always_masked`: it hands the kernel a mask of s x s in every case.
         dropouts: fields of the rates after attention and MLP; of the embedding.
         scaled_embedding, scaled_residual, scaled_logits: multiplied with a number.
+        may_upcast_scores: a flag of the config has eager scores computed in fp32.
     """
 
     norms: tuple[str | None, str | None, str | None, str | None] = (
@@ -113,6 +116,7 @@ class Traits:
     scaled_residual: bool = False
     scaled_logits: bool = False
     softmax_in_fp32: bool = True
+    may_upcast_scores: bool = False
     fused_attention: bool = True
     always_masked: bool = False
     attention_dropout: str | None = "attention_dropout"
@@ -330,7 +334,10 @@ TRAITS: dict[str, Traits] = {
         whole_heads=True,
     ),
     # -- mixtures of experts
-    "mixtral": replace(_MISTRAL, experts=Experts(width="intermediate_size", router="softmax")),
+    "mixtral": replace(
+        _MISTRAL,
+        experts=Experts(width="intermediate_size", router="softmax", jitter="router_jitter_noise"),
+    ),
     "qwen3_moe": replace(_QWEN3, window="always", experts=Experts(layers="step")),
     "qwen2_moe": replace(
         _QWEN2,
@@ -434,6 +441,7 @@ TRAITS: dict[str, Traits] = {
     # -- written in functions of their own
     "gpt2": Traits(
         norm="layer",
+        may_upcast_scores=True,
         softmax_in_fp32=False,
         attention_dropout="attn_pdrop",
         activation="activation_function",

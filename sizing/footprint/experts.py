@@ -33,6 +33,10 @@ def routed(f, x: Tensor) -> Tensor:
     chosen = f.named[f"{e.stack}.down_proj"].chosen
     width = down.shape[1] if e.transposed else down.shape[2]
     pairs = ("b", "s", chosen)  # (token, expert)
+    if f.rate(e.jitter):
+        noise = Tensor(x.shape, x.dtype, "noise on the tokens", grad=False)
+        noisy = Tensor(x.shape, x.dtype, x.name, storage=x)
+        x = t.emit("mul_", noisy, [(x, NEW)], [(noise, "noise")])
     weights = ROUTERS[e.router](f, x, up.shape[0], chosen)
     rows = t.gather(x, (*pairs, hidden), "tokens by expert", pairs)
     weights = t.gather(weights, (*pairs, 1), "routing weights by expert", pairs)
@@ -82,6 +86,19 @@ def _clamped_gate(f, both: Tensor) -> Tensor:
 # -- routers: (batch, sequence, chosen) weights from the layer's input
 
 
+def _scores(f, x: Tensor, scores: Tensor | None = None) -> Tensor:
+    """The router's product. If the config asks for the loss that balances experts, it keeps the
+    softmax of every layer's scores until the backward pass of that layer."""
+    t = f.tape
+    scores = f.linear(x, f.traits.experts.gate) if scores is None else scores
+    if f.config.get("output_router_logits"):
+        region, t.region = t.region, None  # a loss of the whole model: not recomputed
+        on_cuda = t.autocast and t.device == "cuda"
+        t.softmax(t.cast(scores, "fp32") if on_cuda else scores)
+        t.region = region
+    return scores
+
+
 def _chosen(t, shares: Tensor, chosen: int, name="topk") -> Tensor:
     span = shares.shape[:-1]
     index = Tensor((*span, chosen), "int64", "chosen experts", grad=False)
@@ -97,14 +114,14 @@ def _normalised(t, top: Tensor) -> Tensor:
 def _softmax(f, x: Tensor, experts: int, chosen: int) -> Tensor:
     """Mixtral: shares of the chosen, normalised to sum to one, in fp32."""
     t = f.tape
-    scores = f.linear(x, f.traits.experts.gate)
+    scores = _scores(f, x)
     return _normalised(t, _chosen(t, t.softmax(t.cast(scores, "fp32")), chosen))
 
 
 def _softmax_as_configured(f, x: Tensor, experts: int, chosen: int) -> Tensor:
     """Qwen: normalised where norm_topk_prob says so, in the scores' dtype."""
     t = f.tape
-    scores = f.linear(x, f.traits.experts.gate)
+    scores = _scores(f, x)
     top = _chosen(t, t.softmax(t.cast(scores, "fp32")), chosen)
     top = _normalised(t, top) if f.config.get("norm_topk_prob") else top
     return t.cast(top, scores.dtype)
@@ -113,14 +130,14 @@ def _softmax_as_configured(f, x: Tensor, experts: int, chosen: int) -> Tensor:
 def _softmax_of_chosen(f, x: Tensor, experts: int, chosen: int) -> Tensor:
     """Granite: first the choice, in fp32, then the softmax of the chosen scores."""
     t = f.tape
-    scores = t.cast(f.linear(x, f.traits.experts.gate), "fp32")
+    scores = t.cast(_scores(f, x), "fp32")
     return t.cast(t.softmax(_chosen(t, scores, chosen)), x.dtype)
 
 
 def _biased_softmax_of_chosen(f, x: Tensor, experts: int, chosen: int) -> Tensor:
     """gpt-oss: the softmax keeps the scores' dtype."""
     t = f.tape
-    return t.softmax(_chosen(t, f.linear(x, f.traits.experts.gate), chosen))
+    return t.softmax(_chosen(t, _scores(f, x), chosen))
 
 
 def _sigmoid(f, x: Tensor, experts: int, chosen: int) -> Tensor:
@@ -135,7 +152,7 @@ def _sigmoid(f, x: Tensor, experts: int, chosen: int) -> Tensor:
 def _plain_sigmoid(f, x: Tensor, experts: int, chosen: int) -> Tensor:
     """MiniMax M2: the product in the weights' dtype, sigmoid in fp32, normalised."""
     t = f.tape
-    scores = t.cast(f.linear(x, f.traits.experts.gate), "fp32")
+    scores = t.cast(_scores(f, x), "fp32")
     return _normalised(t, _chosen(t, t.unary("sigmoid", scores, keeps="output"), chosen, "gather"))
 
 
@@ -154,7 +171,7 @@ def _fp32_softmax(f, x: Tensor, experts: int, chosen: int) -> Tensor:
     """Ernie: all of it in fp32, autocast or not; a sum that is at least moe_norm_min."""
     t, mixed = f.tape, f.tape.autocast
     t.autocast = False
-    shares = t.softmax(_fp32_scores(f, x, experts))
+    shares = t.softmax(_scores(f, x, _fp32_scores(f, x, experts)))
     t.autocast = mixed
     top = _chosen(t, shares, chosen, "gather")
     total = t.emit("sum", Tensor((*top.shape[:-1], 1), "fp32", "their sum"), [(top, True)])

@@ -39,8 +39,7 @@ def _flash(f, q, k, v, mask) -> Tensor:
     q, k, v = t.lower(q), t.lower(k), t.lower(v)
     width = v.shape[-1]
     padded = width < q.shape[-1]
-    if padded:  # fused kernels take heads of one width
-        v = t.emit("pad", Tensor(q.shape, v.dtype, "padded values"), [(v, False)])
+    q, k, v = (_widened(f, x, max(width, q.shape[-1])) for x in (q, k, v))
     saved = [(q, "queries"), (k, "keys"), (v, "values")]
     if mask is not None and mask.dtype != "bool":
         own = Tensor(mask.shape, q.dtype, "mask", grad=False)  # autocast's copy of it
@@ -67,6 +66,14 @@ def _flash(f, q, k, v, mask) -> Tensor:
     return reshape(out, ("b", "s", heads * width), "attention output")
 
 
+def _widened(f, x: Tensor, width: int) -> Tensor:
+    """Heads filled up with zeros: fused kernels take heads of one width."""
+    if x.shape[-1] == width:
+        return x
+    wide = Tensor((*x.shape[:-1], width), x.dtype, f"padded {x.name}")
+    return f.tape.emit("pad", wide, [(x, False)])
+
+
 def _eager(f, q, k, v, mask) -> Tensor:
     t = f.tape
     heads, dtype = f.block.heads, q.dtype
@@ -75,12 +82,7 @@ def _eager(f, q, k, v, mask) -> Tensor:
         # one key/value head of one sequence is seen from every query head without a copy
         copied = k.shape[1] > 1 or t.batched
         k, v = (t.expand_heads(x, ("b", heads, "s", x.shape[-1]), copied) for x in (k, v))
-    scores = ("b", heads, "s", "s")
-    q, k = t.lower(q), t.lower(k)
-    if t.batched:
-        q = t.copy(q, q.shape)
-        k = k if grouped else t.copy(k, k.shape)
-    weights = t.scale(t.matmul(q, k, scores, "scores"), "scaled scores")
+    weights = _scores(f, q, k, grouped)
     cap = f.config.get("attn_logit_softcapping")
     if f.traits.softcaps and cap is not None:
         weights = t.scale(t.unary("tanh", t.scale(weights), keeps="output"), "capped scores")
@@ -98,6 +100,21 @@ def _eager(f, q, k, v, mask) -> Tensor:
         v = t.copy(v, v.shape)
     out = t.matmul(weights, v, ("b", heads, "s", v.shape[-1]), "attention output")
     return t.copy(out, ("b", "s", heads * v.shape[-1]), "attention output")
+
+
+def _scores(f, q, k, grouped: bool) -> Tensor:
+    t = f.tape
+    upcast = f.config.get("reorder_and_upcast_attn") and f.run.recompute != "selective"
+    upcast = upcast and f.traits.may_upcast_scores
+    if not upcast:
+        q, k = t.lower(q), t.lower(k)
+    if t.batched:
+        q = t.copy(q, q.shape)
+        k = k if grouped else t.copy(k, k.shape)
+    shape = ("b", f.block.heads, "s", "s")
+    if upcast:  # GPT-2: one product that scales as well, in fp32, autocast or not
+        return t.matmul(t.cast(q, "fp32"), t.cast(k, "fp32"), shape, "scores")
+    return t.scale(t.matmul(q, k, shape, "scores"), "scaled scores")
 
 
 def _with_sinks(f, scores: Tensor, dtype: str) -> Tensor:

@@ -79,9 +79,11 @@ _ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "su", "llama3
 
 def _plain(config: dict) -> dict:
     """The config without what transformers checks though it changes no size: special tokens outside
-    the vocabulary, constants that are no numbers, foreign kinds of rotary scaling."""
+    the vocabulary, constants that are no numbers, foreign kinds of rotary scaling. Layers that are
+    left out at random (layerdrop) stay: the largest step runs them all."""
     plain = {**config, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
-    plain.pop("initializer_range", None)
+    for key in ("initializer_range", "layerdrop"):
+        plain.pop(key, None)
     for key in [key for key in plain if key.endswith(("_eps", "_epsilon"))]:
         if not isinstance(plain[key], float):
             del plain[key]
@@ -141,14 +143,19 @@ def _flash(module, query, key, value, attention_mask, **kwargs):
         attention_mask = None
     kwargs["dropout"] = 0.0
     width = value.shape[-1]
-    # Latent attention's values are narrower than its keys; fused kernels take one width.
-    value = functional.pad(value, (0, key.shape[-1] - width)) if width < key.shape[-1] else value
+    # Latent attention's values may have another width than its keys; fused kernels take one.
+    query, key, value = (_widened(x, max(width, key.shape[-1])) for x in (query, key, value))
     if _without_grouping(query):
         groups = query.shape[1] // key.shape[1]
         key, value, module = repeat_kv(key, groups), repeat_kv(value, groups), _UNGROUPED
     with _fused_kernels(query):
         out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     return out[..., :width], None
+
+
+def _widened(x: torch.Tensor, width: int) -> torch.Tensor:
+    """Heads filled up with zeros, which add nothing to a score."""
+    return functional.pad(x, (0, width - x.shape[-1])) if x.shape[-1] < width else x
 
 
 _UNGROUPED = SimpleNamespace(is_causal=True)  # what transformers reads of an attention module
