@@ -3,16 +3,26 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+WORKERS ?= 2
+TESTS := SIZING_RECORDED=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+SHARED := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: lab check test quick bench rehearse record notebooks labs lint clean
+.PHONY: lab check test traces quick bench rehearse record notebooks labs lint clean
 
 # A learner works in work/, which git ignores: copies without outputs, made once and then followed.
 lab: $(READY)
 	-@$(BIN)/python -m sizing.course.copies
 	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" work/notebooks/00-start-here.ipynb
 
+# Whole files go to WORKERS processes, each with one thread. SIZING_TRACES= takes every trace again.
 test: $(READY) lint
-	SIZING_RECORDED=1 $(BIN)/python -m pytest
+	$(TESTS) $(SHARED)
+
+# What `make test` finds in files, made anew: traces in tests/traces.jsonl, and every trace itself.
+traces: $(READY)
+	rm -f tests/traces.jsonl
+	SIZING_TRACES_ADD=1 $(TESTS) $(SHARED)
+	$(BIN)/python -m sizing.trace.store tests/traces.jsonl
 
 # The tests that take seconds: formulas, no notebooks and no browser.
 quick: $(READY)

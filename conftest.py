@@ -8,7 +8,10 @@ import os
 import tempfile
 from pathlib import Path
 
-_SANITIZE = Path(__file__).resolve().parent / "tests" / "nbval_sanitize.cfg"
+_TESTS = Path(__file__).resolve().parent / "tests"
+_SANITIZE = _TESTS / "nbval_sanitize.cfg"
+# Two processes share the files (make test): what takes longest begins first, the rest fills up.
+_FIRST = ("browser/", "test_distributed.py", "test_experiments.py", ".ipynb")
 
 
 def pytest_configure(config):
@@ -16,6 +19,9 @@ def pytest_configure(config):
     config.add_cleanup(learner.cleanup)
     os.environ["SIZING_RECORDED"] = "1"
     os.environ["SIZING_LEARNER_DIR"] = learner.name  # a learner's own guesses stay untouched
+    os.environ.setdefault(
+        "SIZING_TRACES", str(_TESTS / "traces.jsonl")
+    )  # see sizing/trace/store.py
     config.option.nbval_sanitize_with = str(_SANITIZE)  # nbval reads it from each notebook's folder
 
 
@@ -25,6 +31,13 @@ def pytest_runtest_setup(item):
         os.environ["SIZING_ANSWERS"] = "shown"
     else:
         os.environ.pop("SIZING_ANSWERS", None)
+
+
+def pytest_collection_modifyitems(items):
+    def place(item):
+        return next((n for n, part in enumerate(_FIRST) if part in str(item.path)), len(_FIRST))
+
+    items.sort(key=place)  # stable: the order within a file stays
 
 
 def pytest_collection_finish(session):

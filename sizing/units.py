@@ -46,13 +46,30 @@ def positive(field: str, value: float) -> None:
 
 
 def gb(size: float) -> str:
-    """Bytes as decimal gigabytes: ``gb(16e9)`` is ``'16.00 GB'``."""
-    return f"{size / GB:,.2f} GB"
+    """Bytes as decimal gigabytes: ``gb(16e9)`` is ``'16.00 GB'``.
+
+    What would round to nothing is shown in a smaller unit: ``gb(2048)`` is ``'2.05 kB'``.
+    """
+    return _sized(size, 1000, ("GB", "MB", "kB", "B"))
 
 
 def gib(size: float) -> str:
-    """Bytes as binary gibibytes: ``gib(2**30)`` is ``'1.00 GiB'``."""
-    return f"{size / GIB:,.2f} GiB"
+    """Bytes as binary gibibytes: ``gib(2**30)`` is ``'1.00 GiB'``; small ones as in `gb`."""
+    return _sized(size, 1024, ("GiB", "MiB", "KiB", "B"))
+
+
+def _sized(size: float, base: int, names: tuple[str, ...]) -> str:
+    """Two decimals in the first of the units, from the largest, in which they are not all 0."""
+    power = len(names) - 1
+    while power and size and round(abs(size) / base**power, 2) == 0:
+        power -= 1
+    return f"{size / base**power:,.2f} {names[len(names) - 1 - power]}"
+
+
+def decimals(value: float, places: int) -> str:
+    """A number with so many decimals; two significant digits where those would all be zeros."""
+    text = f"{value:,.{places}f}"
+    return text if not value or text.strip("-0.,") else f"{value:.2g}"
 
 
 def si(value: float, unit: str = "") -> str:

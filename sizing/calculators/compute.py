@@ -12,7 +12,7 @@ from ..compute import flops, megatron, palm, six_nd
 from ..hardware import GPU, gpu
 from ..planning.costs import training_time
 from ..run import Run
-from ..units import DATA, DAY, HOUR, count, duration, si
+from ..units import DATA, DAY, HOUR, count, decimals, duration, si
 from . import style
 from .base import Calculator, Result, decades, dropdown, percent, powers_of_two, scale
 from .device_card import device, device_options
@@ -121,7 +121,7 @@ class ComputeCalculator(Calculator):
             headline=duration(seconds),
             formula=(
                 f"FLOPs / (GPUs × peak × MFU) = {si(work[convention], 'FLOP')} / ({count:,} × "
-                f"{si(peak, 'FLOP/s')} {dtype} × {mfu:.0%}) = {seconds:,.0f} s"
+                f"{si(peak, 'FLOP/s')} {dtype} × {mfu:.0%}) = {decimals(seconds, 0)} s"
             ),
             columns=("FLOPs counted", "FLOPs", "over the first", "time"),
             rows=rows,
@@ -132,7 +132,7 @@ class ComputeCalculator(Calculator):
             notes=(
                 f"On {count:,} × {card.label}.",
                 f"{si(work[convention], 'FLOP')}: {CONVENTIONS[convention]}.",
-                f"{seconds * count / HOUR:,.0f} GPU-hours, whatever the number of GPUs.",
+                f"{decimals(seconds * count / HOUR, 0)} GPU-hours, whatever the number of GPUs.",
             ),
             accuracy=(
                 f"FLOPs exact; time as good as the MFU. FLOPs counted in the same way, {runs} "

@@ -8,7 +8,7 @@ from ..architecture.model import presets
 from ..hardware import prices
 from ..planning.costs import TERMS, error_budget, usual_price
 from ..planning.search import Candidate, plan
-from ..units import count, gb
+from ..units import count, decimals, gb
 from . import style
 from .base import Calculator, Result, decades, dropdown, powers_of_two, scale
 
@@ -60,11 +60,11 @@ class CostCalculator(Calculator):
         low, high = spent.days_band
         share = spent.goodput
         rows = (
-            ("GPU-hours", f"{spent.gpu_hours:,.0f}"),
-            ("dollars for them", f"${spent.compute:,.0f}"),
-            ("dollars for storage", f"${spent.storage:,.0f}"),
-            ("energy", f"{spent.facility / 1000:,.1f} MWh"),
-            ("carbon", f"{spent.carbon / 1000:,.1f} t CO2e"),
+            ("GPU-hours", decimals(spent.gpu_hours, 0)),
+            ("dollars for them", f"${decimals(spent.compute, 0)}"),
+            ("dollars for storage", f"${decimals(spent.storage, 0)}"),
+            ("energy", f"{decimals(spent.facility / 1000, 1)} MWh"),
+            ("carbon", f"{decimals(spent.carbon / 1000, 1)} t CO2e"),
             ("useful share of the time", f"{share.useful:.1%}"),
             ("lost to failures", f"{share.failures:.1%}"),
             ("lost to saves", f"{share.saves:.1%}"),
@@ -72,20 +72,22 @@ class CostCalculator(Calculator):
         widest = next(iter(error_budget()))
         return Result(
             value=spent.dollars,
-            headline=f"${spent.dollars:,.0f}, {spent.days:,.1f} days",
+            headline=f"${decimals(spent.dollars, 0)}, {decimals(spent.days, 1)} days",
             formula=(
                 f"steps × step / useful share = {spent.steps:,} × {spent.step:.3g} s / "
-                f"{share.useful:.3f} = {spent.days:,.2f} days on {gpus:,} GPUs"
+                f"{share.useful:.3f} = {decimals(spent.days, 2)} days on {gpus:,} GPUs"
             ),
             columns=("of the whole run", ""),
             rows=rows,
             caption=(
-                f"Days as predicted, between {low:,.1f} and {high:,.1f}: the band that holds nine "
+                f"Days as predicted, between {decimals(low, 1)} and {decimals(high, 1)}: the band "
+                "that holds nine "
                 "in ten published runs."
             ),
             notes=(
                 f"{best.layout}; {gb(best.memory)} of {gb(best.capacity)}: {best.fits}.",
-                f"${spent.dollars_band[0]:,.0f} to ${spent.dollars_band[1]:,.0f}; the widest term "
+                f"${decimals(spent.dollars_band[0], 0)} to ${decimals(spent.dollars_band[1], 0)}; "
+                "the widest term "
                 f"is {widest}.",
             ),
             accuracy="`python -m sizing.evidence` compares with published runs; "

@@ -22,7 +22,7 @@ from ..hardware import gpu as card_of
 from ..parallel import check_degrees
 from ..run import CHOICES, Run
 from ..speed.step import StepTime, step_time
-from ..units import DATA, GB, count, duration, gb
+from ..units import DATA, GB, count, decimals, duration, gb
 from . import style
 from .base import Calculator, Result, dropdown, powers_of_two, scale
 from .html import Limit
@@ -366,7 +366,7 @@ def _words(each: Cell, show: str) -> str:
     if not each.possible:
         return each.short
     shown = {
-        "speed": f"{each.speed:,.0f}",
+        "speed": decimals(each.speed, 0),
         "mfu": f"{each.mfu:.0%}",
         "memory": f"{each.memory.total / GB:.1f}",
     }[show]
@@ -420,7 +420,7 @@ def _headline(each: Cell, look: object, top: Cell | None) -> str:
         return f"{each.name} is impossible"
     first = "best: " if each is top else ""
     return (
-        f"{first}{each.name}: {each.speed:,.0f} tokens/s a GPU, MFU {each.mfu:.0%}, "
+        f"{first}{each.name}: {decimals(each.speed, 0)} tokens/s a GPU, MFU {each.mfu:.0%}, "
         f"{gb(each.memory.total)}"
     )
 
@@ -437,7 +437,7 @@ def _formula(each: Cell) -> str:
         f"{run.data} data x {run.accumulation} micro-batches x {run.micro_batch} x "
         f"{run.sequence:,} = {run.tokens:,} tokens; step = {time} = {duration(total)}; "
         f"{run.tokens:,} / {duration(total)} / {run.gpus:,} GPUs = "
-        f"{each.speed:,.0f} tokens/s; memory in {each.memory.peak_phase} = {held} = "
+        f"{decimals(each.speed, 0)} tokens/s; memory in {each.memory.peak_phase} = {held} = "
         f"{gb(each.memory.total)}"
     )
 
@@ -447,7 +447,7 @@ def _notes(cells, chosen: Cell, top: Cell | None, cluster: Cluster) -> tuple[str
     if chosen.warning:
         notes.append(f"! {chosen.warning}.")
     if top and chosen is not top:
-        notes.append(f"Best: {top.name}, {top.speed:,.0f} tokens/s a GPU.")
+        notes.append(f"Best: {top.name}, {decimals(top.speed, 0)} tokens/s a GPU.")
     elif top and chosen.memory.total > 0.9 * cluster.card.memory:
         notes.append("Tight: the formula's error below is larger than what is left.")
     if chosen.time and chosen.time.host > 0.1 * chosen.time.total:

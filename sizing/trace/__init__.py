@@ -8,7 +8,7 @@ formulas for the same quantities. Checked with torch 2.11 to 2.13 and transforme
 from __future__ import annotations
 
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from unittest.mock import patch
 
 import torch
@@ -22,40 +22,14 @@ from . import build
 from .cuda import cuda_operators, scratch
 from .fallback import TracedModel, may_run, model
 from .step import Step
-from .tracker import PARTS, LiveBytes
+from .store import stored
+from .tracker import PARTS, LiveBytes, Trace
 
 DEVICES = ("cpu", "cuda")
 PHASES = ("forward", "loss", "layers", "embedding", "optimizer")
 
 
-@dataclass(frozen=True)
-class Trace:
-    """What a steady training step held, in bytes.
-
-    Attributes:
-        phases: {phase: {part: bytes}} at the largest total within each phase; parts are
-            parameters, gradients, optimizer, activations, logits, temporary.
-        peak_phase: the phase with the largest total; `total` is that total.
-        timeline: (phase, bytes alive) after every operation that changed it.
-    """
-
-    phases: dict[str, dict[str, int]]
-    timeline: tuple[tuple[str, int], ...]
-
-    @property
-    def peak_phase(self) -> str:
-        return max(self.phases, key=lambda phase: sum(self.phases[phase].values()))
-
-    @property
-    def parts(self) -> dict[str, int]:
-        """The peak by part."""
-        return self.phases[self.peak_phase]
-
-    @property
-    def total(self) -> int:
-        return sum(self.parts.values())
-
-
+@stored("memory")
 def memory(run: Run, *, device: str = "cuda") -> Trace:
     """Peak memory of one GPU in a steady training step, operation by operation.
 
@@ -99,6 +73,7 @@ def memory(run: Run, *, device: str = "cuda") -> Trace:
     return Trace(phases, tuple(tracker.timeline))
 
 
+@stored("flops")
 def flops(run: Run) -> Flops:
     """Matmul FLOPs of one optimizer step over all ranks, counted by torch's FlopCounterMode.
 

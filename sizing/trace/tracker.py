@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -11,6 +12,34 @@ from torch.utils._pytree import tree_leaves
 
 _aten = torch.ops.aten
 PARTS = ("parameters", "gradients", "optimizer", "activations", "logits", "temporary")
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a steady training step held, in bytes.
+
+    Attributes:
+        phases: {phase: {part: bytes}} at the largest total within each phase; parts are
+            parameters, gradients, optimizer, activations, logits, temporary.
+        peak_phase: the phase with the largest total; `total` is that total.
+        timeline: (phase, bytes alive) after every operation that changed it.
+    """
+
+    phases: dict[str, dict[str, int]]
+    timeline: tuple[tuple[str, int], ...]
+
+    @property
+    def peak_phase(self) -> str:
+        return max(self.phases, key=lambda phase: sum(self.phases[phase].values()))
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """The peak by part."""
+        return self.phases[self.peak_phase]
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
 
 
 class LiveBytes(TorchDispatchMode):
