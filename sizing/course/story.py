@@ -10,7 +10,7 @@ from .. import compute, planning
 from ..architecture import Model
 from ..hardware import gpu
 from ..run import Run
-from ..units import gb
+from ..units import count, gb
 
 GPUS, DAYS, CARD = 8, 14, "h100-sxm"
 MODEL, SEQUENCE, UTILISATION = (
@@ -30,8 +30,8 @@ def _budget() -> str:
 
 
 def _model() -> str:
-    count = Model(MODEL).parameters.total
-    return f"{MODEL}: {count:,} parameters, {gb(2 * count)} in bf16"
+    total = Model(MODEL).parameters.total
+    return f"{MODEL}: {total:,} parameters, {gb(2 * total)} in bf16"
 
 
 def budget_flops() -> float:
@@ -71,6 +71,51 @@ def _sequence() -> str:
     )
 
 
+def _run() -> Run:
+    return Run(
+        MODEL,
+        sequence=SEQUENCE,
+        micro_batch=2,
+        accumulation=16,
+        data=GPUS,
+        zero=3,
+        precision="bf16-master",
+        gradients="fp32",
+        optimizer="adamw-fused",
+    )
+
+
+def _storage() -> str:
+    run = _run()
+    needed, saved = (
+        planning.disk(run, tokens(), documents=tokens() / 1000),
+        planning.checkpoint(run),
+    )
+    return (
+        f"{gb(needed.total)}: {count(tokens())} tokens of 4 bytes, 3 checkpoints of "
+        f"{gb(saved.total)}"
+    )
+
+
+def sure_tokens() -> float:
+    """Tokens on which the model is ready in time at the high end of the band."""
+    return tokens() * DAYS / planning.cost(_run(), CARD, tokens()).days_band[1]
+
+
+def _time() -> str:
+    spent = planning.cost(_run(), CARD, sure_tokens())
+    (first, last), (least, most) = spent.days_band, spent.dollars_band
+    return (
+        f"{count(sure_tokens())} tokens: {spent.days:.1f} days, {first:.1f} to {last:.1f}; "
+        f"${least:,.0f} to ${most:,.0f}; {spent.facility / 1000:.1f} MWh"
+    )
+
+
+def _decision() -> str:
+    widest = next(iter(planning.costs.error_budget()))
+    return f"{MODEL} on {count(sure_tokens())} tokens is ready in {DAYS} days; widest: {widest}"
+
+
 # Topic -> the lesson that writes it, and the line. In the order of the lessons.
 _STORY: dict[str, tuple[str, Callable[[], str]]] = {
     "budget": ("00", _budget),
@@ -78,6 +123,9 @@ _STORY: dict[str, tuple[str, Callable[[], str]]] = {
     "compute": ("02", _compute),
     "size": ("03", _size),
     "sequence": ("04", _sequence),
+    "storage": ("10", _storage),
+    "time": ("11", _time),
+    "decision": ("11", _decision),
 }
 TOPICS = {topic: lesson for topic, (lesson, _) in _STORY.items()}
 
