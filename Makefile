@@ -12,7 +12,7 @@ SHARED := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # A learner works in work/, which git ignores: copies without outputs, made once and then followed.
 lab: $(READY)
 	-@$(BIN)/python -m sizing.course.copies
-	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" work/notebooks/00-start-here.ipynb
+	JUPYTER_PATH="$(CURDIR)/jupyter" $(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" work/notebooks/00-start-here.ipynb
 
 # Whole files go to WORKERS processes, each with one thread. SIZING_TRACES= takes every trace again.
 test: $(READY) lint

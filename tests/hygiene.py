@@ -17,7 +17,8 @@ LINK = re.compile(r"\]\(([^):#]+)[^):]*\)")  # to a file of the course
 IMAGE = re.compile(r"!\[\s*\]\(|<img(?![^>]*\balt=[\"'][^\"'])", re.IGNORECASE)
 # These draw through an Output widget, which nbval cannot compare.
 UNTESTABLE = re.compile(r"\binteract(ive(_output)?)?\(|\bOutput\(|#\s*NBVAL_")
-TAGS = {"solution", "raises-exception", "nbval-ignore-output"}
+PARTS = ("core", "depth", "appendix")  # what the list above a notebook shows or hides
+TAGS = {"solution", "raises-exception", "nbval-ignore-output", *PARTS}
 
 
 def notebooks(*folders: str) -> list[Path]:

@@ -79,6 +79,7 @@ def jupyter_lab(
             "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
             "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
             "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
+            "JUPYTER_PATH": str(ROOT / "jupyter"),  # the course's own extension
             "IPYTHONDIR": str(home / "ipython"),
             "SIZING_LEARNER_DIR": str(home / "learner"),
             **(env or {}),

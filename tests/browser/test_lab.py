@@ -243,6 +243,40 @@ def test_a_saved_copy_shows_its_calculators_the_next_day(page, tmp_path):
         shoot(box, "next-day")
 
 
+def test_the_core_is_shown_alone(page, tmp_path):
+    """The list above a notebook hides cells by their tags, and is not there without tags."""
+    tagged = [
+        nbformat.v4.new_markdown_cell(f"This is {tag}.", metadata={"tags": [tag] if tag else []})
+        for tag in ("", "core", "depth", "appendix", "depth")
+    ]
+    for name, some in (("tagged", tagged), ("plain", tagged[:2])):
+        notebook = nbformat.v4.new_notebook(cells=some, metadata={"kernelspec": KERNEL})
+        nbformat.write(notebook, tmp_path / f"{name}.ipynb")
+
+    def shown():
+        texts = page.locator(".jp-MarkdownOutput:visible").all_inner_texts()
+        return [text.removeprefix("This is ").strip(" .\n") for text in texts]
+
+    with jupyter_lab(tmp_path) as address:
+        open_notebook(page, address, "tagged.ipynb")
+        choice = page.get_by_label("Cells to show")
+        choice.wait_for()
+        everything = ["", "core", "depth", "appendix", "depth"]
+        assert shown() == everything
+        for level, left in (
+            ("core", everything[:2]),
+            ("core and depth", [*everything[:3], "depth"]),
+            ("all cells", everything),
+        ):
+            choice.select_option(level)
+            page.wait_for_timeout(300)
+            assert shown() == left
+        assert [c["source"] for c in cells(page)] == [c.source for c in tagged]
+        open_notebook(page, address, "plain.ipynb")
+        page.wait_for_timeout(1500)
+        assert page.get_by_label("Cells to show").filter(visible=True).count() == 0
+
+
 def test_make_lab_opens_lesson_00_with_its_kernel_and_no_prompt(page):
     """The real command, in this folder: it opens a working copy, and writes no file of git's."""
     venv = ROOT / ".venv"

@@ -1,0 +1,76 @@
+/* A list above each notebook with tagged cells: all cells, core and depth, or the core alone.
+
+   Cells are tagged `core`, `depth` or `appendix`; a cell without such a tag is core. Written as a
+   module-federation container by hand, so that it needs no build. */
+(() => {
+  const LEVELS = { 'all cells': [], 'core and depth': ['appendix'], core: ['depth', 'appendix'] };
+  let shared;
+
+  const load = async name => {
+    const versions = Object.values(shared[name]);
+    return (await versions[0].get())();
+  };
+
+  const tags = cell => cell.model.getMetadata('tags') ?? [];
+
+  const hide = (notebook, level) => {
+    for (const cell of notebook.widgets) {
+      const hidden = tags(cell).some(tag => LEVELS[level].includes(tag));
+      if (hidden || cell.node.dataset.sizingHidden) cell.setHidden(hidden);
+      if (hidden) cell.node.dataset.sizingHidden = 'yes';
+      else delete cell.node.dataset.sizingHidden;
+    }
+  };
+
+  const list = (panel, level) => {
+    const select = document.createElement('select');
+    select.setAttribute('aria-label', 'Cells to show');
+    select.title = 'Cells to show';
+    select.className = 'sizing-parts';
+    for (const name of Object.keys(LEVELS)) select.add(new Option(`Show: ${name}`, name));
+    select.value = level;
+    const apply = () => hide(panel.content, select.value);
+    select.addEventListener('change', apply);
+    select.addEventListener('keydown', event => event.stopPropagation());
+    const ready = () => {
+      const some = panel.content.widgets.some(cell =>
+        tags(cell).some(tag => LEVELS.core.includes(tag)));
+      select.style.display = some ? '' : 'none';
+      apply();
+    };
+    panel.context.ready.then(() => {
+      ready();
+      panel.content.model?.cells.changed.connect(() => setTimeout(ready));
+    });
+    return select;
+  };
+
+  const activate = (Widget, app, settings) => {
+    const loaded = settings.load('sizing-course:parts');
+    app.docRegistry.addWidgetExtension('Notebook', {
+      createNew: panel => {
+        loaded.then(all => {
+          const level = all.get('show').composite;
+          const widget = new Widget({ node: list(panel, level in LEVELS ? level : 'all cells') });
+          panel.toolbar.insertBefore('spacer', 'sizing-parts', widget);
+        });
+      }
+    });
+  };
+
+  const container = {
+    init: scope => { shared = scope; },
+    get: async () => {
+      const { ISettingRegistry } = await load('@jupyterlab/settingregistry');
+      const { Widget } = await load('@lumino/widgets');
+      const plugin = {
+        id: 'sizing-course:parts',
+        autoStart: true,
+        requires: [ISettingRegistry],
+        activate: (app, settings) => activate(Widget, app, settings)
+      };
+      return () => ({ __esModule: true, default: plugin });
+    }
+  };
+  (window._JUPYTERLAB ??= {})['sizing-course'] = container;
+})();
