@@ -5,6 +5,6 @@
 `python -m sizing.evidence` prints every error table.
 """
 
-from . import ultrascale
+from . import cuda, ultrascale
 
-__all__ = ["ultrascale"]
+__all__ = ["cuda", "ultrascale"]

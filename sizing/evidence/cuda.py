@@ -273,6 +273,16 @@ def error(row: dict) -> float:
     return row["formula_bytes"] / row["allocator_bytes"] - 1
 
 
+def summary(**settings) -> str:
+    """The table in one line; of the runs with these settings alone, as `recompute="full"`."""
+    rows = [row for row in load() if all(row[name] == v for name, v in settings.items())]
+    errors = [100 * abs(error(row)) for row in rows]
+    return (
+        f"{NAME}: {len(rows)} runs, formula off by {fmean(errors):.3f} % on average, "
+        f"{max(errors):.2f} % at worst"
+    )
+
+
 def text(rows: list[dict] | None = None) -> str:
     """The error table as printed: all, then by kernel, phase and setting."""
     rows = load() if rows is None else rows

@@ -37,6 +37,7 @@ SECONDS = {
     "speed-up-stack": 290,
     "formula-vs-device": 170,
     "one-rank-of-many": 60,
+    "isoflop": 120,
 }
 OTHERS = 60.0  # seconds of an experiment of several processes
 PARTS = (
@@ -44,7 +45,7 @@ PARTS = (
         "ceilings", "model-size", "recompute", "batch", "optimizers", "accumulation",
         "memory-timeline",
     ),
-    ("sequence-length", "formula-vs-device", "one-rank-of-many"),
+    ("sequence-length", "formula-vs-device", "one-rank-of-many", "isoflop"),
     ("speed-up-stack",),
 )  # fmt: skip
 
@@ -58,8 +59,8 @@ def plan(chosen: list[str]) -> tuple[dict[str, float], dict[str, str]]:
     for name in chosen:
         found = experiment(name)
         device = found.find()
-        if found.distributed and torch.cuda.device_count() == 1 and not torchrun():
-            left_out[name] = "needs two GPUs; name it to measure it on the CPU"
+        if torch.cuda.is_available() and not device.cuda and not torchrun():
+            left_out[name] = "measures the CPU of a machine with a GPU; name it to do so"
             continue
         expected[name] = _recorded_seconds(name, device.slug) or SECONDS.get(name, OTHERS)
     return expected, left_out

@@ -3,7 +3,8 @@
 - "save": each format, synchronous and asynchronous, from one process: bytes beside what
   `sizing.checkpoint` says, seconds that training stands still, seconds until the file is there,
   seconds to load. Files go to the system's temporary folder, and no further than its page cache.
-- "reshard": saved from four processes, loaded into two; every number is the same.
+- "reshard": saved from four processes (on GPUs: from one each), loaded into half as many; every
+  number is the same.
 - "resume": two processes train; one is killed in the middle of a save; two new ones go on from the
   last whole checkpoint. Losses are the same to the bit as without the accident: weights, moments,
   dropout's random state and the position in the data are all restored.
@@ -59,11 +60,12 @@ def grid(
             for form in FORMATS
             for mode in ("synchronous", "asynchronous")
         ]
+    many = workers.processes(device) // 2 * 2 if device.cuda else 4
     small = Run(TINY_MODEL, sequence=32, micro_batch=2, precision="fp32", optimizer="adamw-fused")
     points += [
         {"part": part, "format": "distributed", "mode": "synchronous", "ranks": ranks}
         | describe(small)
-        for part, ranks in (("reshard", 4), ("resume", 2))
+        for part, ranks in (("reshard", many), ("resume", 2))
         if part in parts
     ]
     return points

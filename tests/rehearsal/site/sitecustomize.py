@@ -43,10 +43,11 @@ if torch is not None:
         value = _item(self)
         return value if value or not self.is_cuda else type(value)(1)
 
-    def all_gather_object(found, mine, group=None):
+    def all_gather_object(object_list, obj, group=None):  # torch's names: some callers use them
         store, turn = dist.distributed_c10d._get_default_store(), next(_turns)
-        store.set(f"rehearsal/{turn}/{dist.get_rank()}", pickle.dumps(mine))
-        found[:] = [pickle.loads(store.get(f"rehearsal/{turn}/{r}")) for r in range(len(found))]
+        store.set(f"rehearsal/{turn}/{dist.get_rank()}", pickle.dumps(obj))
+        ranks = range(len(object_list))
+        object_list[:] = [pickle.loads(store.get(f"rehearsal/{turn}/{r}")) for r in ranks]
 
     torch.Tensor.item = item
     dist.all_gather_object = all_gather_object
