@@ -7,7 +7,7 @@ WORKERS ?= 2
 TESTS := SIZING_RECORDED=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 SHARED := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: lab check test traces quick bench rehearse record notebooks labs lint clean
+.PHONY: lab check test traces fuzz hub-test quick bench rehearse record notebooks labs lint clean
 
 # A learner works in work/, which git ignores: copies without outputs, made once and then followed.
 lab: $(READY)
@@ -49,6 +49,16 @@ rehearse: .venv-rehearsal/.ready
 # Is this machine ready? Looks, installs nothing, needs no network; also before `make lab`.
 check:
 	@$$(test -x $(BIN)/python && echo $(BIN)/python || echo $(PYTHON)) sizing/course/preflight.py
+
+# A JupyterHub with thirty learners on this machine, for real: as root on Linux; LEARNERS=3 is quick.
+LEARNERS ?= 30
+hub-test: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r workshop/hub/requirements-hub.txt
+	$(BIN)/python workshop/hub/hub_test.py --learners $(LEARNERS)
+
+# Ten thousand settings of the calculators, every field of every config, and what must always hold.
+fuzz: $(READY)
+	SIZING_FUZZ=10000 $(TESTS) tests/fuzz -n $(WORKERS)
 
 # Measure every experiment on this machine; the rows go to data/measurements/<device>/.
 record: $(READY)

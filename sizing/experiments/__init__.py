@@ -80,13 +80,15 @@ def run(name: str, **options) -> Recording:
     chosen = experiment(name)
     if recorded_only():
         return load(name, REFERENCE)
+    from ..measuring import turns
     from ..measuring.protocol import measure
 
     device = chosen.find()
     points = chosen.points(device, **options)
     given = "".join(f", {key}={value!r}" for key, value in options.items())
     command = f"sizing.experiments.run({name!r}{given})"
-    return measure(chosen, device, points, new_file(name, device.slug), command)
+    with turns.turn(name):
+        return measure(chosen, device, points, new_file(name, device.slug), command)
 
 
 __all__ = [

@@ -17,7 +17,7 @@ from sizing.measuring.training import as_run, describe
 from sizing.run import CHOICES
 from sizing.units import GB, GIB, count, decimals, duration, gb, gib, si
 
-EACH = max(30, int(os.environ.get("SIZING_FUZZ", 360)) // 20)
+EACH = max(30, int(os.environ.get("SIZING_FUZZ", 260)) // 20)
 NAMES = ("gpt2", "llama-3.2-1b", "qwen3-0.6b", "gemma-2b", "olmoe-1b-7b", "deepseek-v2-lite")
 MODELS = [Model(name) for name in NAMES if name in sizing.presets()]
 SIZES = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": GB, "KiB": 1024, "MiB": 2**20, "GiB": GIB}
@@ -110,14 +110,23 @@ def test_time_is_the_sum_of_its_parts_and_finite(run, gpu):
 @fuzzed
 @given(runs(lora=None, data=1))
 def test_a_checkpoint_is_the_sum_of_its_files(run):
-    saved = checkpoint(run)
+    try:
+        saved = checkpoint(run)
+    except ValueError as error:
+        assert "; allowed" in str(error)
+        return
     assert saved.total == sum(saved.files.values())
     numbers = saved.weights + saved.optimizer + saved.master + saved.other
     assert 0 < numbers <= saved.total
 
 
+DEFAULTS = {name: field.default for name, field in Run.__dataclass_fields__.items()}
+KEPT = describe(Run("gpt2", sequence=1))  # what a recording keeps of a run; the rest is default
+OTHERS = {name: value for name, value in DEFAULTS.items() if name not in KEPT}
+
+
 @fuzzed
-@given(runs(data=1, zero=0, gradients="same", lora=None))
+@given(runs(**OTHERS))
 def test_a_row_of_a_run_comes_back_through_json(run):
     """`describe` is how recordings keep a run, `as_run` how it is read again."""
     row = json.loads(json.dumps(describe(run)))
