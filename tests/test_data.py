@@ -80,7 +80,7 @@ def test_names_are_unique(table):
 
 def test_readme_explains_every_file_and_column():
     readme = (DATA / "README.md").read_text(encoding="utf-8")
-    for table in (*TABLES, "ultrascale_h100", "rates", "engines", "published"):
+    for table in (*TABLES, "ultrascale_h100", "rates", "engines", "published", "step_time_error"):
         assert f"## {table}.csv" in readme
         for column in rows(table)[0]:
             assert f"`{column}`" in readme, f"{table}.csv: {column}"

@@ -19,6 +19,7 @@ from sizing.run import ENGINES
 from sizing.speed.engines import engine_of, engines
 from sizing.speed.kernels import rates_of
 from sizing.speed.rates import filling, sustained_rates
+from sizing.speed.trust import TABLE
 
 RUN = Run(
     "llama-3-8b", sequence=8192, micro_batch=2, precision="bf16-master", optimizer="adamw-fused",
@@ -111,6 +112,51 @@ def test_what_cannot_be_said_says_why():
         row_of({"source": "x"})
     for row in rows[:5]:
         assert row["model"][0] != "{" or json.loads(row["model"])["vocab_size"]
+
+
+# --- Trust ---------------------------------------------------------------------------------------
+
+
+def test_committed_trust_is_what_the_code_gives():
+    with TABLE.open(newline="", encoding="utf-8") as file:
+        committed = list(csv.DictReader(file))
+    assert committed == runs.trusted(), "run python -m sizing.evidence record published"
+
+
+def test_a_result_says_whether_it_interpolates():
+    run = replace(RUN, engine="fsdp", attention="flash-1", micro_batch=1, sequence=2048)
+    near = step_time(run)
+    assert near.trust.interpolates and not near.trust.beyond
+    assert near.trust.group.engine == "fsdp" and near.trust.group.card == "h100-sxm"
+    assert near.band[0] < near.total < near.band[1]
+    assert str(near.trust).startswith("interpolates: nearest are")
+
+
+@pytest.mark.parametrize(
+    ("changes", "card", "beyond"),
+    [
+        ({}, "l40s", "card"),
+        ({"data": 65536}, "h100-sxm", "GPUs"),
+        ({"engine": "llm.c", "zero": 1}, "h100-sxm", "engine"),
+        (
+            {"model": sizing.Model("gpt2"), "sequence": 1024, "engine": "fsdp"},
+            "h100-sxm",
+            "model size",
+        ),
+    ],
+)
+def test_a_result_says_where_it_extrapolates(changes, card, beyond):
+    result = step_time(replace(RUN, **changes), card)
+    assert not result.trust.interpolates and beyond in result.trust.beyond
+    low, high = result.band
+    assert low < 0.9 * result.total and high > 1.1 * result.total
+
+
+def test_bands_hold_eight_in_ten():
+    inside = [
+        c.time.band[0] <= c.time.total * (1 + c.error) <= c.time.band[1] for c in runs.judged()
+    ]
+    assert sum(inside) > 0.78 * len(inside)
 
 
 # --- Engines -------------------------------------------------------------------------------------

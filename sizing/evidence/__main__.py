@@ -1,7 +1,7 @@
 """How far off are we: `python -m sizing.evidence` prints every error table.
 
-`python -m sizing.evidence published` prints one of them. `record traces`, `record ultrascale`, or,
-where there is a GPU, `record cuda` makes a table anew.
+`python -m sizing.evidence published` prints one of them. `record traces`, `record ultrascale`,
+`record published`, or, where there is a GPU, `record cuda` makes a table anew.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import sys
 
 from . import cuda, hours, traces, ultrascale
+from .published_runs import record_trust
 from .published_runs import text as published_text
 
 
@@ -31,6 +32,7 @@ RECORDERS = {
     ),
     "cuda": lambda: cuda.record(report=_report_cuda),
     "ultrascale": ultrascale.record,
+    "published": record_trust,
 }
 
 

@@ -22,8 +22,9 @@ from ..compute import flops
 from ..hardware import gpu as find_gpu
 from ..run import Run
 from ..speed.step import StepTime, step_time
+from ..speed.trust import KINDS, TABLE, kind_of
 from ..units import DATA
-from . import printed
+from . import printed, ultrascale
 
 PATH = DATA / "published.csv"
 # Rows that set a constant of data/rates.csv, at most one for an engine and card: {id: constants}.
@@ -83,11 +84,7 @@ class Row:
     @property
     def kind(self) -> str:
         """Which of four kinds of run, which are judged apart."""
-        if self.run.lora is not None:
-            return "adapters"
-        if any(w.chosen for block in self.run.model.blocks for w in block.weights):
-            return "mixtures of experts"
-        return "fp8 matmuls" if self.run.precision == "fp8" else "16 bits, dense"
+        return kind_of(self.run)
 
     @property
     def group(self) -> str:
@@ -228,7 +225,6 @@ def _band(value: float, edges: tuple[float, ...], unit: str = "") -> str:
     return f"under {edges[0]:g}{unit}"
 
 
-KINDS = ("16 bits, dense", "fp8 matmuls", "adapters", "mixtures of experts")
 FACTORS: dict[str, Callable[[Row], str]] = {
     "engine": lambda row: row.run.engine,
     "card": lambda row: row.gpu,
@@ -329,6 +325,49 @@ def free_sources() -> list[tuple[str, float]]:
     used = {row.group for row in load() if row.calibration}
     dense = [c for c in judged() if c.row.kind == KINDS[0] and c.row.group not in used]
     return [(group, size(errors)) for group, errors in by(lambda row: row.group, dense).items()]
+
+
+# --- What `step_time` says of itself -------------------------------------------------------------
+
+_TRUST = (
+    "engine", "card", "kind", "runs", "least_gpus", "most_gpus", "least_parameters",
+    "most_parameters", "median", "low", "high",
+)  # fmt: skip
+
+
+def trusted() -> list[dict[str, str]]:
+    """data/step_time_error.csv: errors by engine, card and kind, then of all rows."""
+    errors: dict[tuple[str, str, str], list[tuple[Run, float]]] = {}
+    for c in judged():
+        key = (c.row.run.engine or "nanotron", c.row.gpu, c.row.kind)
+        errors.setdefault(key, []).append((c.row.run, c.error))
+    nodes = ultrascale.held_out(ultrascale.compare(row) for row in ultrascale.measured())
+    errors["nanotron", "h100-sxm", KINDS[0]] = [
+        (row.measured.run, row.throughput_error) for row in nodes
+    ]
+    every = [pair for pairs in errors.values() for pair in pairs]
+    rows = [_trust_row(key, pairs) for key, pairs in sorted(errors.items())]
+    return [*rows, _trust_row(("all", "all", "all"), every)]
+
+
+def _trust_row(key: tuple[str, str, str], pairs: list[tuple[Run, float]]) -> dict[str, str]:
+    found = sorted(error for _, error in pairs)
+    gpus = [run.gpus for run, _ in pairs]
+    sizes = [run.model.parameters.total for run, _ in pairs]
+    tenth = int(0.1 * (len(found) - 1))
+    values = (
+        *key, len(found), min(gpus), max(gpus), min(sizes), max(sizes), f"{size(found):.3f}",
+        f"{min(found[tenth], -0.02):.3f}", f"{max(found[-1 - tenth], 0.02):.3f}",
+    )  # fmt: skip
+    return dict(zip(_TRUST, map(str, values), strict=True))
+
+
+def record_trust() -> None:
+    """Write data/step_time_error.csv."""
+    with TABLE.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, _TRUST, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(trusted())
 
 
 # --- How the table is made -----------------------------------------------------------------------

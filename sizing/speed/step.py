@@ -12,8 +12,8 @@ far published runs are from the result.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, fields
-from functools import lru_cache
+from dataclasses import dataclass, field, fields
+from functools import cached_property, lru_cache
 
 from ..hardware import GPU
 from ..hardware import gpu as find_gpu
@@ -23,6 +23,7 @@ from .ends import data_parallel, messages, update
 from .engines import engine_of
 from .layer import Setting, Work, head, layer, stage_parts
 from .rates import NETWORK, NODE, sustained_rates
+from .trust import Trust, trust
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,17 @@ class StepTime(Work):
         pipeline_bubble: filling and draining the pipeline.
         data_parallel: gradients and gathered weights, what computation does not hide.
         optimizer: clipping, update, copy to the working weights.
+
+    `trust` says whether it interpolates between published runs or extrapolates, and `band` how far
+    the total may be off.
     """
 
     pipeline_transfer: float
     pipeline_bubble: float
     data_parallel: float
     optimizer: float
+    _run: Run = field(repr=False, compare=False)
+    _card: str = field(repr=False, compare=False)
 
     @property
     def parts(self) -> dict[str, float]:
@@ -50,12 +56,22 @@ class StepTime(Work):
     def total(self) -> float:
         return sum([getattr(self, name) for name in _ALL])
 
+    @cached_property
+    def trust(self) -> Trust:
+        """Whether published runs are near, how far off they are, and a band around the total."""
+        return trust(self._run, self._card, self.total)
+
+    @property
+    def band(self) -> tuple[float, float]:
+        """Seconds between which the total lies in eight of ten published runs like this one."""
+        return self.trust.band
+
     def tokens_per_second(self, run: Run) -> float:
         """Tokens per second and GPU."""
         return run.tokens / self.total / run.gpus
 
 
-_ALL = tuple(field.name for field in fields(StepTime))
+_ALL = tuple(f.name for f in fields(StepTime) if f.name[0] != "_")
 _rates = lru_cache(maxsize=256)(sustained_rates)
 
 
@@ -122,4 +138,6 @@ def step_time(
         pipeline_bubble=bubble / run.interleave,
         data_parallel=exposed,
         optimizer=updating,
+        _run=run,
+        _card=gpu.name,
     )
