@@ -117,7 +117,7 @@ def _recomputed(run: Run, products: tuple[Matmul, ...], textbook: bool) -> int:
     if run.recompute == "none":
         return 0
     if run.recompute == "selective":
-        if run.attention == "flash":
+        if run.attention != "eager":
             return 0  # the core: a fused kernel keeps no scores, and recomputes them itself
         # PyTorch stops before the second product: its inputs are the last tensors needed.
         return sum(

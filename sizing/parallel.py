@@ -169,10 +169,11 @@ def check_degrees(run: Run) -> None:
     _check_experts(run)
     if run.interleave > 1 and run.pipeline == 1:
         raise ValueError(f"interleave: {run.interleave} given; allowed: 1 without a pipeline")
-    if run.interleave > 1 and run.pipeline * run.interleave > model.layers:
+    most = (model.layers + 2) // run.pipeline  # embedding and head may have a stage of their own
+    if run.interleave > max(1, most):
         raise ValueError(
-            f"interleave: {run.interleave} given; allowed: 1 to {model.layers // run.pipeline}, "
-            f"a layer in each of pipeline = {run.pipeline} times as many stages"
+            f"interleave: {run.interleave} given; allowed: 1 to {max(1, most)}, so that each of "
+            f"pipeline = {run.pipeline} times as many stages has something to do"
         )
     if run.pipeline > model.layers:
         warnings.warn(
@@ -230,16 +231,17 @@ def stages(run: Run) -> tuple[Stage, ...]:
 
 @lru_cache(maxsize=512)
 def _stages(model: Model, pipeline: int, interleave: int, even: bool) -> tuple[Stage, ...]:
-    cut = _even if even or interleave > 1 else _by_cost
-    counts = cut(model, pipeline * interleave)
+    if even or interleave > 1:
+        counts = _even(model.layers, pipeline * interleave, least=1 if interleave > 1 else 2)
+    else:
+        counts = _by_cost(model, pipeline)
     held = [sum(counts[rank::pipeline]) for rank in range(pipeline)]
     return tuple(Stage(count, rank == 0, rank == pipeline - 1) for rank, count in enumerate(held))
 
 
-def _even(model: Model, parts: int) -> list[int]:
-    layers = model.layers
-    if layers % parts and (layers + 2) % parts == 0 and parts > 1 and (layers + 2) // parts > 1:
-        each = (layers + 2) // parts
+def _even(layers: int, parts: int, least: int) -> list[int]:
+    each = (layers + 2) // parts
+    if layers % parts and (layers + 2) % parts == 0 and parts > 1 and each >= least:
         return [each - 1, *[each] * (parts - 2), each - 1]
     each, more = divmod(layers, parts)
     first = (parts - more) // 2  # the longer ones in the middle: the ends have something else too

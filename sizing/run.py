@@ -248,7 +248,9 @@ class Run:
             arXiv:2205.05198; with flash attention all but that and every second matrix product, as
             torchtitan does per operation); "full" (every layer from its input); "every-2" and so
             on (every second layer); or names of a layer's modules, as ("mlp", "input_layernorm").
-        attention: "flash" (fused, no s x s matrix in memory) or "eager".
+        attention: "flash" (fused, no s x s matrix in memory) or "eager". The engine has its own
+            fused kernel; "flash-1" (FlashAttention-1 and its Triton kernel), "flash-2" and
+            "flash-3" (or cuDNN's) name one, which matters to `step_time` alone.
         data, tensor, pipeline, context: parallel degrees; GPUs are their product.
         zero: ZeRO stage 0 to 3, over the ranks that hold the same weights: data x context.
         expert: ranks that a mixture's routed experts are dealt out to, among data x context (then

@@ -99,7 +99,8 @@ def layer_modules(model: Model) -> tuple[str, ...]:
 
 
 def numbered(field: str, value, model: Model) -> str | tuple[str, ...] | None:
-    """The choices with a number or with names in them: "every-2", "galore-1024", modules."""
+    """The choices with a number or with names in them: "every-2", "galore-1024", "flash-3",
+    modules."""
     if field == "recompute" and isinstance(value, tuple | list | set | frozenset):
         names = tuple(value) if isinstance(value, tuple | list) else tuple(sorted(value))
         known = layer_modules(model)
@@ -110,7 +111,7 @@ def numbered(field: str, value, model: Model) -> str | tuple[str, ...] | None:
                 f"{', '.join(map(repr, known))}"
             )
         return names
-    prefix = {"recompute": "every", "optimizer": "galore"}.get(field)
+    prefix = {"recompute": "every", "optimizer": "galore", "attention": "flash"}.get(field)
     if prefix is None or not isinstance(value, str):
         return None
     word, _, number = value.strip().lower().replace("_", "-").rpartition("-")
@@ -118,6 +119,8 @@ def numbered(field: str, value, model: Model) -> str | tuple[str, ...] | None:
         return None
     if field == "recompute" and int(number) == 1:
         return "full"
+    if field == "attention" and int(number) > 3:
+        return None
     return f"{prefix}-{int(number)}"
 
 

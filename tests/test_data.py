@@ -11,6 +11,7 @@ import pytest
 import sizing.speed
 from sizing import Model, presets
 from sizing.hardware import KINDS, gpu, gpus
+from sizing.run import ENGINES
 from sizing.units import DATA
 
 TABLES = ("gpus", "prices", "runs", "scaling_laws", "chinchilla_tables")
@@ -79,7 +80,7 @@ def test_names_are_unique(table):
 
 def test_readme_explains_every_file_and_column():
     readme = (DATA / "README.md").read_text(encoding="utf-8")
-    for table in (*TABLES, "ultrascale_h100", "rates"):
+    for table in (*TABLES, "ultrascale_h100", "rates", "engines", "published"):
         assert f"## {table}.csv" in readme
         for column in rows(table)[0]:
             assert f"`{column}`" in readme, f"{table}.csv: {column}"
@@ -93,11 +94,24 @@ def test_readme_explains_every_file_and_column():
 def test_every_constant_says_where_it_comes_from():
     for row in rows("rates"):
         assert row["origin"] in ("calibrated", "measured", "published", "assumed"), row
-        assert float(row["value"]) > 0 and row["unit"] and row["source"], row
+        assert float(row["value"]) >= 0 and row["unit"] and row["source"], row
         if row["origin"] == "calibrated" and not row["source"].startswith("as "):
             assert "CALIBRATION" in row["source"] or "arXiv" in row["source"], row
-    named = [row["gpu"] for row in rows("rates") if row["gpu"]]
-    assert set(named) <= {*gpus(), "measured"} and len(set(named)) == len(named)
+    named = [(row["name"], row["gpu"]) for row in rows("rates")]
+    assert len(set(named)) == len(named)
+    for _, card in named:  # the beginning of one accelerator's name, or of several
+        assert any(name.startswith(card) for name in (*gpus(), "measured"))
+
+
+def test_every_engine_says_where_its_figures_come_from():
+    assert {row["engine"] for row in rows("engines")} == set(ENGINES) - {None}
+    for row in rows("engines"):
+        for column, text in row.items():
+            assert text, (row["engine"], column)
+            if column.endswith("_source"):
+                assert len(text) > 12, (row["engine"], column)
+                if text.startswith("calibrated"):
+                    assert "CALIBRATION" in text, text
 
 
 def test_every_constant_is_used():

@@ -163,3 +163,12 @@ def test_memory_is_a_number_of_bytes():
     found = memory(run)
     assert found.total == sum(found.phases[found.peak_phase].values())
     assert np.isfinite(found.total)
+
+
+def test_attention_kernels_differ_in_time_alone():
+    run = Run(LLAMA, sequence=4096, precision="bf16")
+    assert replace(run, attention="Flash_2").attention == "flash-2"
+    assert replace(run, attention="flash_attention_2").attention == "flash"
+    assert memory(replace(run, attention="flash-3")).total == memory(run).total
+    with pytest.raises(ValueError, match="attention: 'flash-4' given; allowed: 'flash', 'eager'"):
+        replace(run, attention="flash-4")

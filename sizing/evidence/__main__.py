@@ -1,7 +1,7 @@
 """How far off are we: `python -m sizing.evidence` prints every error table.
 
-`python -m sizing.evidence record traces`, `record ultrascale`, or, where there is a GPU,
-`record cuda` makes a table anew.
+`python -m sizing.evidence published` prints one of them. `record traces`, `record ultrascale`, or,
+where there is a GPU, `record cuda` makes a table anew.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import sys
 
 from . import cuda, hours, traces, ultrascale
+from .published_runs import text as published_text
 
 
 def _report_cuda(done: int, row: dict) -> None:
@@ -21,6 +22,7 @@ TABLES = {
     "traces": lambda: traces.text(traces.load()),
     "cuda": cuda.text,
     "ultrascale": ultrascale.text,
+    "published": published_text,
     "hours": hours.text,
 }
 RECORDERS = {
@@ -37,9 +39,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m sizing.evidence", description=__doc__)
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("record", help="make a table anew").add_argument("table", choices=RECORDERS)
+    for name in TABLES:
+        commands.add_parser(name, help=f"print the table of {name} alone")
     options = parser.parse_args(arguments)
     if options.command == "record":
         RECORDERS[options.table]()
+    elif options.command:
+        print(TABLES[options.command]())
     else:
         print("\n\n".join(table() for table in TABLES.values()))
     return 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from statistics import median
 
@@ -20,7 +20,6 @@ from ..hardware import gpu as find_gpu
 from ..planning.costs import FASTEST, SLOWEST, Cost, cost, megatron_days
 from ..planning.search import plan
 from ..run import Run
-from ..speed.step import step_time
 from ..units import DATA, HOUR
 
 BATCH = 2**22  # tokens in a step where the paper prints none
@@ -39,7 +38,6 @@ class Published:
         hours: GPU-hours as published, or GPUs times days.
         flops: 6 N D, N the parameters that a token meets.
         known: whether its layout is published.
-        virtual: chunks of layers on each pipeline rank, 1 without interleaving.
         network: bytes/s that each GPU has between nodes.
     """
 
@@ -50,7 +48,6 @@ class Published:
     hours: float
     flops: float
     known: bool
-    virtual: int
     network: float
 
     @property
@@ -108,17 +105,18 @@ def _published(layout: dict[str, str], row: dict[str, str]) -> Published:
         hours=float(hours),
         flops=six_nd(size, float(row["tokens"])),
         known=layout["published"] == "yes",
-        virtual=int(layout["virtual"] or 1),
         network=network,
     )
 
 
 def _as_given(model: Model, layout: dict[str, str]) -> Run:
     numbers = ("sequence", "micro_batch", "accumulation", "data", "zero", "tensor", "pipeline")
-    words = ("precision", "gradients", "recompute")
+    words = ("precision", "gradients", "recompute", "attention", "engine")
     return Run(
         model,
         optimizer="adamw-fused",
+        interleave=int(layout["virtual"] or 1),
+        sequence_parallel=layout["sequence_parallel"] != "no",
         **{name: int(layout[name]) for name in numbers},
         **{name: layout[name] for name in words},
     )
@@ -159,22 +157,7 @@ def compare(row: Published) -> Compared:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         whole = cost(row.run, row.gpu, row.tokens, 1.0, network=row.network)
-        if row.virtual > 1:
-            whole = _interleaved(row, whole)
     return Compared(row, whole)
-
-
-def _interleaved(row: Published, whole: Cost) -> Cost:
-    """The cost with the bubble divided by the chunks on a rank (arXiv:2104.04473, 2.2.2)."""
-    step = step_time(row.run, row.gpu, network=row.network)
-    share = 1 - step.pipeline_bubble * (1 - 1 / row.virtual) / step.total
-    low, high = whole.band
-    return replace(
-        whole,
-        step=whole.step * share,
-        gpu_hours=whole.gpu_hours * share,
-        band=(low * share, high * share),
-    )
 
 
 def table() -> list[Compared]:

@@ -380,7 +380,7 @@ def torchtitan_toml(
         raise ValueError(f"precision: {run.precision!r} given; allowed: {', '.join(dtypes)}")
     if run.optimizer not in ("adamw", "adamw-fused"):
         raise ValueError(f"optimizer: {run.optimizer!r} given; allowed: 'adamw', 'adamw-fused'")
-    if run.attention != "flash":
+    if run.attention == "eager":
         raise ValueError(f"attention: {run.attention!r} given; allowed: 'flash'")
     kept, used = dtypes[run.precision]
     local = run.micro_batch * (run.accumulation if run.pipeline > 1 else 1)

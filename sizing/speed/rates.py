@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
+from math import ceil
 
-from ..hardware import GPU
+from ..hardware import GPU, gpus
 from ..hardware import gpu as find_gpu
 from ..parallel import ring_factor
 from ..units import DATA
@@ -27,19 +28,22 @@ def constants() -> dict[str, float]:
 
 
 @cache
-def matmul_rates() -> dict[str, float]:
-    """{GPU: rate of large matmuls over a whole step, as a share of its dense peak}."""
-    return {row["gpu"]: float(row["value"]) for row in _rows() if row["gpu"]}
+def by_card(name: str, gpu: str) -> float:
+    """The value of a row of data/rates.csv for an accelerator: the row that names most of its
+    name ("a100" is every A100), else that of no accelerator in particular."""
+    values = {row["gpu"]: float(row["value"]) for row in _rows() if row["name"] == name}
+    return values[max((card for card in values if gpu.startswith(card)), key=len)]
 
 
+@cache
 def _rows() -> list[dict[str, str]]:
     with (DATA / "rates.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 _C = constants()
-OTHER_MATMUL_RATE = _C["matmul_rate"]
-KERNEL = _C["kernel_start"]  # s for a matmul to start, fill its waves of tiles and drain
+STREAMS = 4  # on which the products of several experts start (Transformer Engine, GroupedLinear)
+KERNEL = _C["kernel_start"]  # s for a matmul to start and drain
 MEMORY_RATE = _C["memory_rate"]  # of the datasheet's bandwidth
 
 # The cluster of the calibrated runs.
@@ -58,6 +62,9 @@ class Rates:
     Attributes:
         peak: the datasheet's dense FLOP/s in the dtype of the matmuls.
         matmul: FLOP/s of large matmuls.
+        low: FLOP/s of large matmuls in fp8, None where the card has none.
+        epilogue: share of writing a matmul's output that no other tile's products hide.
+        processors: streaming multiprocessors, which take a tile of the output each; 0 if unknown.
         memory: bytes/s of streaming kernels.
         link, network: bytes/s in one direction of a collective within a node, and of each GPU
             between nodes.
@@ -70,12 +77,24 @@ class Rates:
     link: float
     network: float
     node: int
+    processors: int = 0
+    low: float | None = None
+    epilogue: float = 0.0
 
-    def multiply(self, m: float, n: float, k: float, width: int = 2, copies: int = 1) -> float:
+    def multiply(
+        self, m: float, n: float, k: float, width: int = 2, copies: int = 1, low: bool = False
+    ) -> float:
         """Seconds of an (m, k) x (k, n) matmul of `width` bytes an element; with `copies` weights
-        of shape (k, n) that share the m rows between them (experts)."""
+        of shape (k, n) that share the m rows between them (experts).
+
+        With `low` the inputs are fp8; both are cast first (see `cast`).
+        """
         moved = width * (m * k + copies * k * n + m * n)
-        return max(2 * m * n * k / self.matmul, moved / self.memory) + KERNEL
+        rate = self.low if low else self.matmul
+        filled = filling(m / copies, n, self.processors, copies)
+        written = self.epilogue * width * m * n / self.memory
+        started = KERNEL * (1 + (copies - 1) / STREAMS)  # a kernel for each expert
+        return max(2 * m * n * k / (rate * filled) + written, moved / self.memory) + started
 
     def collective(self, kind: str, ranks: int, stride: int, payload: float) -> float:
         """Seconds of one collective on `payload` bytes over `ranks` GPUs that lie `stride` apart.
@@ -90,6 +109,27 @@ class Rates:
             return sent / self.link + hops * LINK_LATENCY
         return sent / min(self.link, self.crossing(ranks, stride)) + hops * NETWORK_LATENCY
 
+    def all_to_all(
+        self, ranks: int, stride: int, payload: float, copies: int, once: bool = False
+    ) -> float:
+        """Seconds in which each of `ranks` GPUs sends `copies` copies of `payload` bytes, each copy
+        evenly to all; with `once` no more than one copy of anything to a node, which hands it on
+        (DeepSeek-V3, arXiv:2412.19437, section 3.2.2)."""
+        if ranks == 1:
+            return 0.0
+        inside = max(1, min(ranks, self.node // stride))
+        if inside == ranks:
+            return payload * copies * (ranks - 1) / ranks / self.link + LINK_LATENCY
+        nodes = ranks / inside
+        near = payload * copies * (inside - 1) / inside / self.link
+        crossing = nodes * (1 - (1 - 1 / nodes) ** copies) if once else copies
+        far = payload * crossing * (nodes - 1) / nodes / self.network
+        return max(near, far) + NETWORK_LATENCY
+
+    def latency(self, ranks: int, stride: int) -> float:
+        """Seconds of one step of a collective's tree."""
+        return LINK_LATENCY if ranks * stride <= self.node else NETWORK_LATENCY
+
     def crossing(self, ranks: int, stride: int) -> float:
         """Bytes/s between nodes for a group: the network of all its ranks in one node, because as
         many rings can cross."""
@@ -100,6 +140,33 @@ class Rates:
         if span <= self.node:
             return payload / self.link + LINK_LATENCY
         return payload / self.network + NETWORK_LATENCY
+
+
+# Shapes of the tiles of the output that cuBLAS and CUTLASS hand out, with the share of the largest
+# one's rate that a smaller reaches: it reads more for each FLOP.
+TILES = (
+    (256, 128, 1.0),
+    (128, 256, 1.0),
+    (128, 128, 0.95),
+    (64, 128, 0.85),
+    (128, 64, 0.85),
+    (64, 64, 0.7),
+)
+
+
+@lru_cache(maxsize=4096)
+def filling(m: float, n: float, processors: int, copies: int = 1) -> float:
+    """Share of the processors' time that an (m, n) output keeps busy: tiles at the edge are
+    computed whole, and the last wave of tiles leaves processors idle (NVIDIA, Matrix Multiplication
+    Background User's Guide, "Tile quantization" and "Wave quantization")."""
+    if not processors:
+        return 1.0
+    best = 0.0
+    for rows, columns, rate in TILES:
+        tiles = ceil(m / rows) * ceil(n / columns) * copies
+        waves = ceil(tiles / processors)
+        best = max(best, rate * m * n * copies / (waves * processors * rows * columns))
+    return best
 
 
 def sustained_rates(
@@ -121,15 +188,36 @@ def sustained_rates(
     if isinstance(node, bool) or not isinstance(node, int) or node < 1:
         raise ValueError(f"node: {node!r} given; allowed: a whole number >= 1")
     device = find_gpu(gpu) if isinstance(gpu, str) else gpu
-    peak = device.peak_flops(dtype)
+    low = None
+    if dtype == "fp8":
+        low = device.peak_flops("fp8") * by_card("fp8_rate", device.name) * _throttle(device)
+        dtype = "bf16"
+    peak = device.peak_flops(dtype) * _throttle(device)
     return Rates(
         peak=peak,
-        matmul=peak * matmul_rates().get(device.name, OTHER_MATMUL_RATE),
+        matmul=peak * by_card("matmul_rate", device.name),
+        low=low,
+        epilogue=by_card("epilogue", device.name),
+        processors=int(by_card("processors", device.name)),
         memory=device.bandwidth * MEMORY_RATE,
         link=device.link * LINK_RATE if device.link else network * NETWORK_RATE,
         network=network * NETWORK_RATE,
         node=node,
     )
+
+
+def _throttle(device: GPU) -> float:
+    """What a power limit below the card's leaves of its clock: the power of switching grows with
+    the clock times the square of the voltage, which grows with the clock: the cube root."""
+    usual = gpus_by_name().get(device.name)
+    if usual is None or not usual.power or not device.power:
+        return 1.0
+    return min(1.0, (device.power / usual.power) ** (1 / 3))
+
+
+@cache
+def gpus_by_name() -> dict[str, GPU]:
+    return {name: find_gpu(name) for name in gpus()}
 
 
 def matmul_time(m: float, n: float, k: float, gpu: str | GPU, dtype: str = "bf16") -> float:

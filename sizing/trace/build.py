@@ -123,7 +123,7 @@ def not_packed():
 def _attention(run: Run) -> str:
     if not run.model.traits.fused_attention:
         return "eager"
-    if run.attention == "flash":
+    if run.attention != "eager":
         return "sdpa" if run.model.family == "falcon" else "fused_core"
     return "recomputed_core" if run.recompute == "selective" else "eager"
 

@@ -1,0 +1,352 @@
+"""Published training runs of every engine, and how far `step_time` is from them.
+
+data/published.csv holds a run a row with its source; `sizing.evidence.printed` made it from the
+runs as their sources print them, and says what each convention means. No constant belongs to a
+source: those of `CALIBRATION` set one constant each, all other rows are judged.
+`python -m sizing.evidence published` prints the errors, the worst groups first, and why.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from statistics import median
+
+from ..architecture.model import Model
+from ..compute import flops
+from ..hardware import gpu as find_gpu
+from ..run import Run
+from ..speed.step import StepTime, step_time
+from ..units import DATA
+from . import printed
+
+PATH = DATA / "published.csv"
+# Rows that set a constant of data/rates.csv, at most one for an engine and card: {id: constants}.
+CALIBRATION = {
+    "measured-292": "contention on h100",
+    "m2026-398": "launch of a layer with experts, megatron",
+    "measured-401": "contention on a100",
+    "measured-310": "flash-1 on h100",
+    "measured-365": "flash-1 on a100",
+    "m2026-016": "fp8_rate",
+    "m2026-126": "matmul_rate of gb200",
+    "m2026-129": "fp8_rate of gb200",
+    "m2026-536": "matmul_rate of mi300x",
+    "m2026-537": "fp8_rate of mi300x",
+}
+_NUMBERS = (
+    "sequence", "micro_batch", "accumulation", "data", "zero", "tensor", "pipeline", "context",
+    "expert", "interleave",
+)  # fmt: skip
+_WORDS = ("precision", "optimizer", "recompute", "attention", "engine", "kernels")
+COLUMNS = (
+    "id", "source", "printed_engine", "engine", "gpu", "node", "network", "name", "model",
+    *_NUMBERS, "sequence_parallel", "precision", "optimizer", "recompute", "attention", "kernels",
+    "lora", "tok_s_gpu", "assumed",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """A published run.
+
+    Attributes:
+        id, source: which row of the collection, and where it was printed.
+        name: the model's, as printed.
+        run: what was trained, and how; its engine is one of `Run`'s.
+        printed_engine: the engine in the source's words.
+        gpu, node, network: as `step_time` takes them.
+        rate: tokens per second and GPU.
+        assumed: what the source does not print and the run assumes, empty if nothing.
+    """
+
+    id: str
+    source: str
+    name: str
+    run: Run
+    printed_engine: str
+    gpu: str
+    node: int
+    network: float
+    rate: float
+    assumed: str
+
+    @property
+    def calibration(self) -> bool:
+        return self.id in CALIBRATION
+
+    @property
+    def kind(self) -> str:
+        """Which of four kinds of run, which are judged apart."""
+        if self.run.lora is not None:
+            return "adapters"
+        if any(w.chosen for block in self.run.model.blocks for w in block.weights):
+            return "mixtures of experts"
+        return "fp8 matmuls" if self.run.precision == "fp8" else "16 bits, dense"
+
+    @property
+    def group(self) -> str:
+        """Source, engine and card: what one table or README printed."""
+        where = self.source.split("@")[0].split(":")[0].split(" (")[0]
+        return f"{where}, {self.printed_engine.split(',')[0]}, {self.gpu}"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A published run beside what `step_time` says of it."""
+
+    row: Row
+    time: StepTime
+
+    @cached_property
+    def rate(self) -> float:
+        """Tokens per second and GPU, predicted."""
+        return self.time.tokens_per_second(self.row.run)
+
+    @property
+    def error(self) -> float:
+        """Predicted over published tokens per second, less one."""
+        return self.rate / self.row.rate - 1
+
+
+@lru_cache
+def load(path: Path = PATH) -> tuple[Row, ...]:
+    """All rows of data/published.csv."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return tuple(row_of(row) for row in csv.DictReader(file))
+
+
+def row_of(row: dict) -> Row:
+    """A row of the table, or of `printed.row_of`, as a `Row`."""
+    return Row(
+        id=row["id"],
+        source=row["source"],
+        name=row["name"],
+        run=Run(
+            _model(row["model"], row["name"]),
+            **{name: int(row[name]) for name in _NUMBERS},
+            **{name: row[name] for name in _WORDS},
+            sequence_parallel=str(row["sequence_parallel"]) == "True",
+            lora=int(row["lora"]) if row["lora"] else None,
+        ),
+        printed_engine=row["printed_engine"],
+        gpu=row["gpu"],
+        node=int(row["node"]),
+        network=float(row["network"]),
+        rate=float(row["tok_s_gpu"]),
+        assumed=row["assumed"],
+    )
+
+
+@lru_cache(maxsize=256)
+def _model(said: str, name: str) -> Model:
+    return Model(json.loads(said), name=name) if said.startswith("{") else Model(said)
+
+
+@lru_cache(maxsize=1024)
+def compare(row: Row) -> Compared:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # degrees that an engine of today would not choose
+        return Compared(row, step_time(row.run, row.gpu, network=row.network, node=row.node))
+
+
+@lru_cache
+def judged() -> tuple[Compared, ...]:
+    """Every row but those of `CALIBRATION`."""
+    return tuple(compare(row) for row in load() if not row.calibration)
+
+
+def published(
+    *,
+    source: str = "",
+    engine: str | None = None,
+    gpu: str = "",
+    name: str = "",
+    kind: str = "",
+) -> list[dict]:
+    """Published rows as a tidy table: one dict a run, for plots and tables.
+
+    Args:
+        source, gpu, name: words that these must contain, whatever their case.
+        engine: as in `Run.engine`.
+        kind: "16 bits, dense", "fp8 matmuls", "adapters" or "mixtures of experts".
+
+    Returns:
+        Dicts with id, source, name, parameters, engine, gpu, gpus, kind, sequence, micro_batch,
+        tokens (of a micro-batch), the degrees, zero, recompute, attention, precision,
+        tokens_per_second (a GPU, as published), predicted (the same by `step_time`), mfu (published
+        tokens times 6 FLOPs a matrix parameter and causal attention, over the dense 16-bit peak),
+        error, calibration and assumed.
+    """
+    found = []
+    for row in load():
+        words = ((source, row.source), (gpu, row.gpu), (name, row.name), (kind, row.kind))
+        if any(word.lower() not in text.lower() for word, text in words):
+            continue
+        if engine is None or row.run.engine == engine:
+            found.append(_tidy(compare(row)))
+    return found
+
+
+def _tidy(compared: Compared) -> dict:
+    row, run = compared.row, compared.row.run
+    fields = ("sequence", "micro_batch", *_NUMBERS[3:], "recompute", "attention", "precision")
+    plain = Run(run.model, sequence=run.sequence)
+    work = flops(plain, attention="causal").model / plain.tokens
+    return {
+        "id": row.id,
+        "source": row.source,
+        "name": row.name,
+        "parameters": run.model.parameters.total,
+        "engine": run.engine,
+        "gpu": row.gpu,
+        "gpus": run.gpus,
+        "kind": row.kind,
+        "tokens": run.micro_batch * run.sequence,
+        **{field: getattr(run, field) for field in fields},
+        "tokens_per_second": row.rate,
+        "predicted": compared.rate,
+        "mfu": row.rate * work / find_gpu(row.gpu).peak_flops("bf16"),
+        "error": compared.error,
+        "calibration": row.calibration,
+        "assumed": row.assumed,
+    }
+
+
+# --- The table -----------------------------------------------------------------------------------
+
+
+def _band(value: float, edges: tuple[float, ...], unit: str = "") -> str:
+    for low, high in zip(edges, (*edges[1:], float("inf")), strict=True):
+        if low <= value < high:
+            return f"{low:g}{unit} up" if high == float("inf") else f"{low:g}-{high:g}{unit}"
+    return f"under {edges[0]:g}{unit}"
+
+
+KINDS = ("16 bits, dense", "fp8 matmuls", "adapters", "mixtures of experts")
+FACTORS: dict[str, Callable[[Row], str]] = {
+    "engine": lambda row: row.run.engine,
+    "card": lambda row: row.gpu,
+    "parameters": lambda row: _band(
+        row.run.model.parameters.total / 1e9, (0, 2, 5, 10, 20, 50, 100), "B"
+    ),
+    "sequence": lambda row: _band(row.run.sequence / 1024, (0.25, 1, 2, 4, 8, 16), "k"),
+    "GPUs": lambda row: _band(row.run.gpus, (1, 9, 33, 129, 513)),
+    "tokens in a micro-batch": lambda row: _band(
+        row.run.micro_batch * row.run.sequence / 1024, (0, 2, 4, 8, 16, 64), "k"
+    ),
+    "recompute": lambda row: row.run.recompute,
+    "zero": lambda row: str(row.run.zero),
+    "tensor": lambda row: str(row.run.tensor),
+    "pipeline": lambda row: _band(row.run.pipeline, (1, 2, 5, 9)),
+    "context": lambda row: str(row.run.context),
+}
+
+
+def size(errors: Iterable[float]) -> float:
+    """Median error, whatever its sign."""
+    return median(map(abs, errors))
+
+
+def by(key: Callable[[Row], str], rows: Iterable[Compared]) -> dict[str, list[float]]:
+    """{group: errors}, the group with the largest median error first."""
+    groups: dict[str, list[float]] = {}
+    for compared in rows:
+        groups.setdefault(key(compared.row), []).append(compared.error)
+    return dict(sorted(groups.items(), key=lambda item: -size(item[1])))
+
+
+def _line(title: str, errors: list[float]) -> str:
+    largest = sorted(map(abs, errors))[int(0.9 * (len(errors) - 1))]
+    close = sum(abs(error) <= 0.2 for error in errors) / len(errors)
+    return (
+        f"  {title[:66]:66} {len(errors):4} {size(errors):7.1%} {median(errors):+8.1%} "
+        f"{largest:7.1%} {close:8.0%}"
+    )
+
+
+# Why the worst groups miss, by a piece of their name: short, so that the table can print it.
+WHY = {
+    "maxtext": "sharded within a node and reduced across: Run shards over all ranks",
+    "float8nocompile": "model and batch are not printed; eager kernels of a prototype",
+    "pytorch/ao": "as another source with the same settings, which is 17 % faster",
+    "ft_llama3": "packed documents: attention within each alone, and adapters on fewer layers",
+    "torchtitan": "500 W cards; float8 rows with long contexts and pipelines of 8",
+    "ms-swift": "packed documents: attention within each alone",
+    "granite": "kernels of fms-acceleration fuse less than Liger's",
+    "nanochat": "FlashAttention-3 with windows of 1024, said here as full attention",
+    "modded-nanogpt": "windows and a head in fp8 that Run does not say",
+    "Automodel": "layout partly printed; adapters on fewer layers",
+    "Megatron-Bridge": "routers are uneven, and dispatch overlaps in ways not printed",
+}
+
+
+def why(group: str) -> str:
+    return next((reason for word, reason in WHY.items() if word in group), "")
+
+
+def text() -> str:
+    """The error tables as printed: by kind, then by source, worst first, then by factor."""
+    rows = judged()
+    header = f"  {'':66} {'runs':>4} {'median':>7} {'signed':>8} {'90th':>7} {'in 20 %':>8}"
+    lines = [
+        f"Throughput of published runs: {len(rows)} judged, {len(CALIBRATION)} calibrated with",
+        header,
+        _line("all", [c.error for c in rows]),
+    ]
+    for kind in KINDS:
+        part = [c for c in rows if c.row.kind == kind]
+        sources = by(lambda row: row.group, part)
+        lines.append(_line(kind, [c.error for c in part]))
+        middle = median(map(size, sources.values()))
+        lines.append(f"    median over {len(sources)} sources {middle:.1%}")
+    free = [error for _, error in free_sources()]
+    lines.append(
+        f"  {len(free)} sources of {KINDS[0]} that set no constant: median {median(free):.1%}"
+    )
+    for kind in KINDS:
+        lines.append(f"\n{kind}, by source, engine and card, the worst first")
+        part = [c for c in rows if c.row.kind == kind]
+        for group, errors in by(lambda row: row.group, part).items():
+            lines.append(_line(group, errors))
+            if size(errors) > 0.1 and why(group):
+                lines.append(f"      {why(group)}")
+    dense = [c for c in rows if c.row.kind == "16 bits, dense"]
+    for factor, key in FACTORS.items():
+        lines.append(f"\n16 bits, dense, by {factor}")
+        lines += [_line(str(value), errors) for value, errors in by(key, dense).items()]
+    return "\n".join(lines)
+
+
+def free_sources() -> list[tuple[str, float]]:
+    """(group, its median error) of 16-bit dense rows from sources no row of which set a constant:
+    what to expect of a source that nobody has seen."""
+    used = {row.group for row in load() if row.calibration}
+    dense = [c for c in judged() if c.row.kind == KINDS[0] and c.row.group not in used]
+    return [(group, size(errors)) for group, errors in by(lambda row: row.group, dense).items()]
+
+
+# --- How the table is made -----------------------------------------------------------------------
+
+
+def record(collection: Path, path: Path = PATH) -> dict[str, int]:
+    """Write data/published.csv from a collection of runs as printed: {"rows": [...]} in JSON.
+
+    Returns:
+        {reason: rows left out}.
+    """
+    reasons: dict[str, int] = {}
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for row in json.loads(Path(collection).read_text(encoding="utf-8"))["rows"]:
+            try:
+                writer.writerow(printed.row_of(row))
+            except printed.NotSayable as reason:
+                reasons[str(reason)] = reasons.get(str(reason), 0) + 1
+    return reasons

@@ -1,0 +1,206 @@
+"""Seconds of what happens once a step: data-parallel communication, the update, messages."""
+
+from __future__ import annotations
+
+from functools import lru_cache, partial
+from math import ceil, log2
+
+from ..architecture.model import Model
+from ..parallel import (
+    Stage,
+    expert_slices,
+    gradient_bytes,
+    message_bytes,
+)
+from ..run import Run
+from .layer import Pass, Setting
+from .rates import Rates, by_card, constants
+
+_C = constants()
+MESSAGE = _C["message"]  # s for a message between stages, whose shape goes ahead of it
+REDUCTION = _C["reduction"]  # of the link's rate, nanotron's gradients beside the backward pass
+TENSOR_LATENCY = _C["tensor_latency"]  # s for each node and tensor, reduced or gathered once a step
+FOREACH = 2.5  # passes of foreach AdamW over its operands, where a fused kernel makes one
+
+
+def messages(run: Run, at: Setting) -> float:
+    """Seconds to send a micro-batch's activations on and its gradients back, once."""
+    if run.pipeline == 1:
+        return 0.0
+    span = 2 * run.tensor * run.context * run.data
+    return 2 * (at.rate.message(span, message_bytes(run)) + (MESSAGE if at.engine.nanotron else 0))
+
+
+def data_parallel(
+    run: Run, at: Setting, stage: Stage, holds: tuple[float, float], one: Pass
+) -> float:
+    """Seconds of gradients' reduction and weights' gathering that nothing hides, in a step.
+
+    Each phase hides behind the pass that it runs beside, and behind no other: gradients behind the
+    backward pass of the last micro-batch, gathered weights behind the forward pass.
+
+    Args:
+        holds: parameters on a GPU, and routed experts among them (`parallel.held_parameters`).
+    """
+    held, routed = holds
+    if run.lora is not None and run.zero < 3:
+        return 0.0  # adapters are a thousandth of the weights
+    ranks = run.data * run.context
+    if run.expert == 1:
+        return _exposed(run, at, stage, one, held, ranks, run.tensor)
+    copies = ranks * run.tensor // expert_slices(run)
+    return _exposed(run, at, stage, one, held - routed, ranks, run.tensor) + _exposed(
+        run, at, stage, one, routed, copies, ranks * run.tensor // copies
+    )
+
+
+def _exposed(run, at: Setting, stage: Stage, one: Pass, elements, ranks, stride) -> float:
+    if ranks == 1 or not elements:
+        return 0.0
+    rate, engine = at.rate, at.engine
+    crosses = ranks * stride > rate.node
+    network = rate.crossing(ranks, stride) if crosses else rate.link
+    share = (ranks - 1) / ranks
+    gathered, summed = _widths(run)
+    weights = share * elements * gathered / network
+    reduction = share * elements * summed / network
+    # What is lost goes with the bytes: a slow network moves fewer of them in a second.
+    beside = partial(_beside, loss=by_card("contention", at.card) * min(1.0, network / rate.link))
+    forward, backward = stage.layers * one.forward, stage.layers * one.backward
+    if run.zero == 3:
+        if run.lora is not None:
+            reduction = 0.0
+        gather = weights
+        exposed = beside(gather, forward) + beside(gather + reduction, backward)
+        first = gather / max(1, stage.layers)  # nothing runs while the first layer is gathered
+        return run.accumulation * (exposed + first + _copies(run, at, elements))
+    if engine.nanotron:
+        return _nanotron(run, rate, stage, elements, ranks, stride, backward)
+    nodes = ceil(ranks * stride / rate.node)
+    buckets = max(1, ceil(elements * gradient_bytes(run) / engine.bucket))
+    latency = buckets * log2(max(2, nodes)) * rate.latency(ranks, stride)
+    reduced = (2 if run.zero == 0 else 1) * reduction + latency
+    last = reduced / buckets  # the last bucket is full when the backward pass is over
+    hidden = backward if engine.overlaps_gradients else 0.0
+    exposed = max(last, beside(reduced, hidden))
+    if run.zero == 2:
+        exposed *= run.accumulation
+    if run.zero == 0:
+        return exposed
+    weights += latency
+    if engine.overlaps_weights:
+        return exposed + max(weights / buckets, beside(weights, forward))
+    return exposed + weights
+
+
+def _widths(run: Run) -> tuple[int, int]:
+    """Bytes of a weight as it is gathered and of a gradient as it is reduced: under ZeRO-3 a mixed
+    precision keeps fp32 shards and gathers 16 bits (torch, FSDP2's MixedPrecisionPolicy)."""
+    if run.zero == 3 and run.recipe.autocast:
+        width = run.recipe.activation_bytes
+        return width, 4 if run.reduce == "fp32" else width
+    return run.recipe.weight_bytes, gradient_bytes(run)
+
+
+def _copies(run: Run, at: Setting, elements: float) -> float:
+    """Seconds in which FSDP2 copies gathered weights, twice a micro-batch, out of the buffer that
+    they arrived in, and gradients into the buffer that is reduced (torch, fsdp/_fully_shard,
+    _fsdp_collectives.py); FSDP1 and DeepSpeed look into a flat buffer instead."""
+    if run.engine not in ("torchtitan", "transformers"):
+        return 0.0
+    width = run.recipe.activation_bytes
+    moved = 2 * 2 * width
+    if run.lora is None:
+        moved += width + _widths(run)[1]
+    return elements * moved / at.rate.memory
+
+
+def _beside(sent: float, computed: float, loss: float) -> float:
+    """Seconds that communication beside a computation costs: what does not fit, and of the rest
+    the share `loss` that it takes from the computation, whose processors, memory and power it
+    uses as well."""
+    return max(0.0, sent - computed) + loss * min(sent, computed)
+
+
+def _nanotron(run, rate: Rates, stage: Stage, elements, ranks, stride, backward: float) -> float:
+    """Gradients reduced tensor by tensor beside the last backward pass, which slows both: the runs
+    show a third of the link's rate, all of it on top. What the network needs beyond the backward
+    pass comes on top again; weights are gathered after the update."""
+    crosses = ranks * stride > rate.node
+    network = rate.crossing(ranks, stride) if crosses else rate.link
+    share = (ranks - 1) / ranks
+    reduced = share * elements * gradient_bytes(run) * (2 if run.zero == 0 else 1)
+    nodes = -(-ranks * stride // rate.node) if crosses else 0
+    latency = _tensors(run.model, stage) * nodes * TENSOR_LATENCY
+    exposed = reduced / (rate.link * REDUCTION) + latency
+    exposed += max(0.0, reduced / network - backward)
+    if run.zero == 0:
+        return exposed
+    if run.zero == 2:
+        exposed *= run.accumulation
+    weights = share * elements * run.recipe.weight_bytes
+    return exposed + latency + weights / min(network, rate.link * REDUCTION)
+
+
+@lru_cache(maxsize=256)
+def _tensors(model: Model, stage: Stage) -> float:
+    """Weight tensors of a stage."""
+    inside = sum(len(block.weights) * block.count for block in model.blocks)
+    return inside * stage.layers / model.layers + stage.embedding + 2 * stage.head
+
+
+def update(run: Run, rate: Rates, stage: Stage, elements: float) -> float:
+    """Seconds of clipping and the optimizer's update.
+
+    All gradients are read for their norm, scaled (read, write) and zeroed (write); the optimizer
+    reads weights, state and gradients and writes weights and state, on its own shard under ZeRO.
+    """
+    if run.lora is not None:
+        return 0.0
+    ranks = run.data * run.context if run.zero else 1
+    gradient = gradient_bytes(run)
+    weight = run.recipe.weight_bytes
+    master = run.recipe.master
+    state = _BYTES_OF_STATE.get(run.optimizer)
+    if state is None:
+        state = _MOMENTS[run.optimizer] * (4 if master else weight)
+    updated = 2 * ((4 if master else weight) + state) + gradient
+    if run.optimizer == "adamw":
+        updated *= FOREACH
+    copied = 6 if master else 0
+    clipped = 4 * gradient / (ranks if run.zero >= 2 else 1)
+    seconds = elements * (clipped + (updated + copied) / ranks) / rate.memory
+    if run.optimizer == "muon":
+        seconds += _newton_schulz(run.model) * stage.layers / run.tensor / ranks / rate.matmul
+    return seconds
+
+
+# Values of state an element; Adafactor's are a row and a column
+_MOMENTS = {
+    "sgd": 0,
+    "momentum": 1,
+    "adamw": 2,
+    "adamw-fused": 2,
+    "adafactor": 0,
+    "muon": 1,
+    "lion": 1,
+    "adam-mini": 1,
+}
+_BYTES_OF_STATE = {"adamw-8bit": 2, "paged-adamw-8bit": 2, "adamw-4bit": 1}  # an element
+
+
+@lru_cache(maxsize=64)
+def _newton_schulz(model: Model) -> float:
+    """FLOPs of Muon's five Newton-Schulz iterations on the matrices of the mean layer.
+
+    Each multiplies X X^T, its square, and the sum of both with X: 4 a^2 b + 2 a^3 for a <= b
+    (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
+    """
+    flops = 0.0
+    for block in model.blocks:
+        for weight in block.weights:
+            if weight.kind == "matrix":
+                a, b = sorted(weight.shape[-2:])
+                copies = weight.elements / (a * b)
+                flops += 5 * (4 * a * a * b + 2 * a**3) * copies * block.count / model.layers
+    return flops

@@ -1,0 +1,90 @@
+"""What each engine adds to the arithmetic: data/engines.csv, a row an engine.
+
+A row says how long the engine needs to launch a layer, what it overlaps with what, whether it
+collects small collectives into buckets, which traffic its kernels save, and which attention kernel
+it calls. Each figure has its source in the row.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from functools import cache
+
+from ..run import Run
+from ..units import DATA
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How an engine runs a step.
+
+    Attributes:
+        name: as in `Run.engine`.
+        launch: s to launch a layer's forward and backward pass for one micro-batch.
+        launch_sharded: the same under ZeRO-3, whose hooks run for every layer.
+        launch_experts: s to launch a layer with routed experts: router, sorting, an expert each.
+        launch_head: s for head and loss.
+        kernels: "eager" (an operation, a kernel), "fused" (norms, rotations, gates and residuals
+            in a kernel each, as Megatron's and Liger's) or "compiled" (by torch.compile or XLA).
+        overlaps_tensor: whether tensor-parallel collectives run in pieces beside their matmuls.
+        overlaps_gradients: whether gradients are reduced beside the last backward pass.
+        overlaps_weights: whether updated weights are gathered beside the next forward pass.
+        overlaps_context: whether keys and values travel beside attention.
+        bucket: bytes collected into one reduction or gathering; 0: each tensor alone.
+        attention: the kernel that attention="flash" means, by chip ("a100", "h100", "b200").
+        sources: {figure: where it is from}.
+    """
+
+    name: str
+    launch: float
+    launch_sharded: float
+    launch_experts: float
+    launch_head: float
+    kernels: str
+    overlaps_tensor: bool
+    overlaps_gradients: bool
+    overlaps_weights: bool
+    overlaps_context: bool
+    bucket: float
+    attention: dict[str, str]
+    sources: dict[str, str]
+
+    @property
+    def nanotron(self) -> bool:
+        """Whether what the runs of nanotron alone showed belongs to it."""
+        return self.name == "nanotron"
+
+
+@cache
+def engines() -> dict[str, Engine]:
+    """{name: engine} of data/engines.csv."""
+    with (DATA / "engines.csv").open(newline="", encoding="utf-8") as file:
+        return {row["engine"]: _engine(row) for row in csv.DictReader(file)}
+
+
+def engine_of(run: Run) -> Engine:
+    """The engine of a run; None is nanotron's kernel-by-kernel PyTorch, the most measured."""
+    return engines()[run.engine or "nanotron"]
+
+
+def _engine(row: dict[str, str]) -> Engine:
+    return Engine(
+        name=row["engine"],
+        launch=float(row["launch_s"]),
+        launch_sharded=float(row["launch_sharded_s"]),
+        launch_experts=float(row["launch_experts_s"]),
+        launch_head=float(row["launch_head_s"]),
+        kernels=row["kernels"],
+        **{f"overlaps_{what}": row[f"overlaps_{what}"] == "yes" for what in _OVERLAPS},
+        bucket=float(row["bucket_bytes"]),
+        attention={chip: row[f"attention_{chip}"] for chip in ("a100", "h100", "b200")},
+        sources={
+            name.removesuffix("_source"): text
+            for name, text in row.items()
+            if name.endswith("_source")
+        },
+    )
+
+
+_OVERLAPS = ("tensor", "gradients", "weights", "context")

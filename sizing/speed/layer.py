@@ -1,0 +1,347 @@
+"""Seconds of one micro-batch in a layer, in the head, and on a pipeline stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import lru_cache
+
+from ..architecture.model import Model
+from ..parallel import Stage, expert_slices, gradient_bytes, tokens
+from ..run import Run
+from .engines import Engine, engines
+from .kernels import CAST, attention, kernels_of, loss, moved, permuted
+from .rates import KERNEL, Rates, constants
+
+_C = constants()
+HOST_FORWARD = _C["host_forward"]  # share of the launches in the forward pass
+# s more for a layer, at first and for each further tensor-parallel rank, when nanotron's pipeline
+# crosses nodes. Why it should cost so much, we do not know.
+HOST_PIPELINE = _C["host_pipeline"]
+HOST_PIPELINE_RANK = _C["host_pipeline_rank"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Seconds of what every micro-batch goes through.
+
+    Attributes:
+        matmul: matmuls of the layers and the head.
+        attention: scores and values, flash or eager.
+        elementwise: norms, activations, residuals, rotations, the loss, adding up gradients, and
+            casts to fp8.
+        recompute: the forward passes repeated for backward.
+        host: the GPU idle until the next kernel has been launched.
+        tensor_parallel, context_parallel, expert_parallel: their collectives, as far as nothing
+            hides them.
+    """
+
+    matmul: float
+    attention: float
+    elementwise: float
+    recompute: float
+    host: float
+    tensor_parallel: float
+    context_parallel: float
+    expert_parallel: float
+
+
+PARTS = tuple(field.name for field in fields(Work))
+
+
+@dataclass(frozen=True)
+class Pass(Work):
+    """Seconds of a layer or head in one micro-batch; `forward` and `backward` are all of either."""
+
+    forward: float
+    backward: float
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the seconds of a run depend on beside the run."""
+
+    engine: Engine
+    card: str
+    rate: Rates
+    host: float
+
+
+def layer(run: Run, at: Setting) -> Pass:
+    """The mean layer of the model."""
+    rate, engine, t = at.rate, at.engine, run.tensor
+    rows, width = tokens(run), run.recipe.activation_bytes
+    low, kernels = rate.low is not None, kernels_of(run, engine)
+    forward = backward = again = cast = 0.0
+    products = _matmuls(run.model, t, expert_slices(run))
+    for n, k, chosen, copies, narrow, share, every_second in products:
+        m = rows * chosen
+        fp8 = low and narrow
+        one = rate.multiply(m, n, k, width, copies, fp8)
+        forward += share * one
+        again += every_second * one
+        backward += share * rate.multiply(m, k, n, width, copies, fp8)
+        if run.lora is None:
+            backward += share * rate.multiply(n, k, m, width, 1, fp8)
+        if fp8:
+            cast += share * CAST[kernels] * (m * k + m * n + copies * n * k) / rate.memory
+    if run.quantization is not None:
+        cast += _unpacked(run) / rate.memory
+    scores, scores_back = attention(run, engine, at.card, rate)
+    between = rows * moved(run.model, t, kernels, run.sequence_parallel) * width
+    between /= rate.memory
+    if run.lora is not None:
+        added = _adapters(run, rate, rows, width, kernels != "unfused")
+        forward, backward, between = forward + added[0], backward + added[1], between + added[2]
+    sent, sent_back, sent_again = _tensor_parallel(run, at, forward)
+    routed = _all_to_all(run, at)
+    between += rows * permuted(run.model, run.expert) * width / rate.memory
+    ring, ring_back = _ring(run, engine, rate, scores, scores_back)
+    again = _again(run, forward, again, scores, between)
+    sent_back += sent_again
+    ahead = forward + scores + between + cast / 3 + sent + ring + routed
+    back = backward + scores_back + 2 * between + cast * 2 / 3 + sent_back + ring_back + again
+    back += routed * (2 if run.recompute == "full" else 1)
+    launch, launch_back = _launches(run, at)
+    idle, idle_back = max(0.0, launch - ahead), max(0.0, launch_back - back)
+    return Pass(
+        matmul=forward + backward,
+        attention=scores + scores_back,
+        elementwise=3 * between + cast,
+        recompute=again,
+        host=idle + idle_back,
+        tensor_parallel=sent + sent_back,
+        context_parallel=ring + ring_back,
+        expert_parallel=routed * (3 if run.recompute == "full" else 2),
+        forward=ahead + idle,
+        backward=back + idle_back,
+    )
+
+
+def _again(run: Run, forward: float, alternate: float, scores: float, between: float) -> float:
+    """Seconds of what is computed a second time for the backward pass."""
+    if run.recompute == "none":
+        return 0.0
+    if run.recompute == "full":
+        return forward + scores + between
+    if isinstance(run.recompute, tuple):
+        share, attends = _of_modules(run.model, run.recompute)
+        return share * (forward + between) + (scores if attends else 0.0)
+    if run.recompute.startswith("every-"):
+        return (forward + scores + between) / int(run.recompute.removeprefix("every-"))
+    if run.attention == "eager":
+        return scores
+    if run.engine in ("megatron", "megatron-deepspeed"):
+        return 0.0  # the core of attention alone, whose fused kernel keeps no scores
+    return alternate + between  # attention is kept, and every second product
+
+
+@lru_cache(maxsize=256)
+def _sparse(model: Model) -> float:
+    """Share of the layers that have routed experts."""
+    sparse = (b.count for b in model.blocks if any(w.chosen is not None for w in b.weights))
+    return sum(sparse) / model.layers
+
+
+@lru_cache(maxsize=256)
+def _of_modules(model: Model, names: tuple[str, ...]) -> tuple[float, bool]:
+    """Share of a layer's matrix products that lie in these modules, and whether its attention."""
+    inside = every = 0.0
+    for block in model.blocks:
+        for weight in block.weights:
+            if weight.kind == "matrix":
+                every += weight.active * block.count
+                named = any(f".{name}." in weight.name for name in names)
+                inside += weight.active * block.count * named
+    return inside / every, any("attn" in name or name == "attention" for name in names)
+
+
+def _launches(run: Run, at: Setting) -> tuple[float, float]:
+    """Seconds to launch a layer's forward and backward pass."""
+    engine = engines()["torchtitan"] if run.kernels == "compiled" else at.engine
+    launches = engine.launch_sharded if run.zero == 3 else engine.launch
+    sparse = _sparse(run.model)
+    if sparse:
+        launches += sparse * max(0.0, engine.launch_experts - launches)
+    if engine.nanotron and run.tensor > 1 and run.pipeline > 1 and run.gpus > at.rate.node:
+        launches += HOST_PIPELINE + HOST_PIPELINE_RANK * (run.tensor - 1)
+    launches *= at.host
+    ahead = HOST_FORWARD * launches
+    return ahead, launches if run.recompute == "full" else launches - ahead
+
+
+@lru_cache(maxsize=512)
+def _matmuls(model: Model, tensor: int, slices: int) -> tuple:
+    """(n, k, rows a token, weights, fp8, number, of these every second) of each kind of matmul in
+    the mean layer on one rank."""
+    kinds: dict[tuple, list[float]] = {}
+    number = 0
+    for block in model.blocks:
+        share = block.count / model.layers
+        for weight in block.weights:
+            if weight.kind != "matrix":
+                continue
+            n, k = weight.shape[-2:]
+            copies, chosen = 1, weight.chosen or 1
+            if weight.chosen:  # as many rows a rank as without expert parallelism, on fewer experts
+                copies = max(1, weight.shape[0] * tensor // slices)
+                if slices % tensor or slices < tensor:
+                    chosen /= tensor
+                else:
+                    n, k = _sliced(n, k, model.hidden, tensor)
+            elif weight.part != "router":
+                n, k = _sliced(n, k, model.hidden, tensor)
+            kind = kinds.setdefault((n, k, chosen, copies, weight.part != "router"), [0.0, 0.0])
+            kind[0] += share
+            kind[1] += share * (number % 2)
+            number += 1
+    return tuple((*kind, *counts) for kind, counts in kinds.items())
+
+
+def _sliced(n: float, k: float, hidden: int, tensor: int) -> tuple[float, float]:
+    return (n, k / tensor) if n == hidden != k else (n / tensor, k)
+
+
+def _unpacked(run: Run) -> float:
+    """Bytes moved to turn a layer's quantised weights into 16 bits, for each pass that they are
+    multiplied in: read at their own width, written, and read by the product as before."""
+    own = 1 if run.quantization == "int8" else 0.5
+    passes = 3 if run.recompute == "full" else 2
+    elements = sum(
+        n * k * copies * share
+        for n, k, _, copies, linear, share, _ in _matmuls(run.model, run.tensor, 1)
+        if linear
+    )
+    return passes * elements * (own + run.recipe.activation_bytes)
+
+
+def _adapters(
+    run: Run, rate: Rates, rows: float, width: int, fused: bool
+) -> tuple[float, float, float]:
+    """Seconds forward and backward of the products of low-rank adapters, and of their traffic."""
+    ahead = back = between = 0.0
+    rank = run.lora.rank
+    # Elements moved for each of input and output: scaled and added in one; or, as peft does, the
+    # input cast to the adapter's fp32 and back by autocast, the update scaled, then added.
+    inputs, outputs = (0, 3) if fused else (6, 5)
+    for n, k, chosen, copies, linear, share, _ in _matmuls(run.model, run.tensor, 1):
+        if not linear or copies > 1:
+            continue
+        m = rows * chosen
+        # so narrow that they wait for memory: input and output, read and written
+        once = width * m * (n + k + 2 * rank) / rate.memory + 2 * KERNEL
+        ahead += share * once
+        back += share * 2 * once
+        between += share * m * (inputs * k + outputs * n) * width / rate.memory
+    return ahead, back, between
+
+
+def _tensor_parallel(run: Run, at: Setting, forward: float) -> tuple[float, float, float]:
+    """Seconds of a layer's tensor-parallel collectives forward, backward and for recompute."""
+    t = run.tensor
+    if t == 1:
+        return 0.0, 0.0, 0.0
+    payload = tokens(run) * run.model.hidden * run.recipe.activation_bytes
+    if not run.sequence_parallel:
+        one = at.rate.collective("all_reduce", t, 1, payload)
+        return 2 * one, 2 * one, 2 * one if run.recompute == "full" else 0.0
+    one = at.rate.collective("all_gather", t, 1, payload)
+    if at.engine.overlaps_tensor:  # in t pieces, all but the first beside the matmul that they feed
+        one = max(one / t, one - forward / 4)
+    return 4 * one, 6 * one, 4 * one if run.recompute == "full" else 0.0
+
+
+def _all_to_all(run: Run, at: Setting) -> float:
+    """Seconds in which a layer's tokens go to their experts and come back, once."""
+    if run.expert == 1:
+        return 0.0
+    rows = tokens(run) / (run.tensor if run.sequence_parallel else 1)
+    stride = run.tensor if expert_slices(run) > run.expert else 1
+    seconds = 0.0
+    for block in run.model.blocks:
+        chosen = next((w.chosen for w in block.weights if w.chosen is not None), 0)
+        payload = rows * run.model.hidden * run.recipe.activation_bytes
+        one = at.rate.all_to_all(run.expert, stride, payload, chosen, at.engine.name == "megatron")
+        seconds += 2 * one * block.count / run.model.layers
+    return seconds
+
+
+def _ring(
+    run: Run, engine: Engine, rate: Rates, scores: float, scores_back: float
+) -> tuple[float, float]:
+    """Seconds that keys and values are on their way and attention does not hide."""
+    hops = run.context - 1
+    if not hops:
+        return 0.0, 0.0
+    width = 2 * run.model.kv_heads * run.model.head_dim / run.tensor
+    hop = rate.message(run.tensor * run.context, tokens(run) * width * run.recipe.activation_bytes)
+    if not engine.overlaps_context:
+        return hops * hop, 2 * hops * hop
+    return max(0.0, hops * hop - scores), max(0.0, 2 * hops * hop - scores_back)
+
+
+def head(run: Run, at: Setting) -> Pass:
+    """The final norm's matmul with the vocabulary, and the loss."""
+    rate, engine = at.rate, at.engine
+    rows, hidden, vocab = tokens(run), run.model.hidden, run.model.vocab / run.tensor
+    width = run.recipe.activation_bytes
+    forward = rate.multiply(rows, vocab, hidden, width)
+    backward = rate.multiply(rows, hidden, vocab, width)
+    if run.lora is None:
+        backward += rate.multiply(vocab, hidden, rows, width)
+    ahead, back = (part * rows * vocab / rate.memory for part in loss(run, engine))
+    if run.loss_kernel == "fused":  # logits are never kept: multiplied again for the backward pass
+        backward += forward
+    if run.sequence_parallel:
+        one = rate.collective("all_gather", run.tensor, 1, rows * hidden * width)
+        gathered, gathered_back = one, 2 * one
+    else:
+        gathered = 0.0
+        gathered_back = rate.collective("all_reduce", run.tensor, 1, rows * hidden * width)
+    sums = 3 * rate.collective("all_reduce", run.tensor, 1, rows * 4)
+    before, after = forward + ahead + gathered + sums, backward + back + gathered_back
+    idle = max(0.0, at.host * engine.launch_head - before - after)
+    return Pass(
+        matmul=forward + backward,
+        attention=0.0,
+        elementwise=ahead + back,
+        recompute=0.0,
+        host=idle,
+        tensor_parallel=gathered + gathered_back + sums,
+        context_parallel=0.0,
+        expert_parallel=0.0,
+        forward=before,
+        backward=after + idle,
+    )
+
+
+def stage_parts(
+    run: Run, at: Setting, stage: Stage, held: float, one: Pass, last: Pass
+) -> dict[str, float]:
+    """Seconds of one micro-batch on a stage, whose GPUs hold so many parameters, by part."""
+    heads = 1 if stage.head else 0
+    parts = {
+        name: stage.layers * getattr(one, name) + heads * getattr(last, name) for name in PARTS
+    }
+    if stage.embedding:
+        payload = tokens(run) * run.model.hidden * run.recipe.activation_bytes
+        if run.sequence_parallel:
+            parts["tensor_parallel"] += 2 * at.rate.collective(
+                "reduce_scatter", run.tensor, 1, payload
+            )
+        else:
+            parts["tensor_parallel"] += at.rate.collective("all_reduce", run.tensor, 1, payload)
+    parts["elementwise"] += _added(run, at.engine, held) / at.rate.memory
+    return parts
+
+
+def _added(run: Run, engine: Engine, elements: float) -> float:
+    """Bytes moved to add a micro-batch's gradients to those before: read, read, write; nothing
+    where the matmul that makes them adds them up."""
+    if run.lora is not None or engine.kernels == "fused":
+        return 0.0
+    if run.zero >= 2:
+        elements /= run.data * run.context
+    weight = run.recipe.weight_bytes
+    if gradient_bytes(run) == 4 and weight == 2:
+        return elements * (4 + weight + 4)
+    return elements * 3 * weight if run.accumulation > 1 else 0.0
