@@ -1,4 +1,5 @@
 # make lab: everything that is needed, then JupyterLab at lesson 00.   make test: the same, then all tests.
+# make calculators: all calculators as one page, without notebooks.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,12 +8,16 @@ WORKERS ?= 2
 TESTS := SIZING_RECORDED=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 SHARED := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: lab check test traces fuzz hub-test quick bench rehearse record notebooks labs lint clean
+.PHONY: lab calculators check test traces fuzz hub-test quick bench rehearse record notebooks labs lint clean
 
 # A learner works in work/, which git ignores: copies without outputs, made once and then followed.
 lab: $(READY)
 	-@$(BIN)/python -m sizing.course.copies
 	JUPYTER_PATH="$(CURDIR)/jupyter" $(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" work/notebooks/00-start-here.ipynb
+
+# Served to this machine alone; Ctrl-C ends it.
+calculators: $(READY)
+	$(BIN)/python -m sizing.calculators
 
 # Whole files go to WORKERS processes, each with one thread. SIZING_TRACES= takes every trace again.
 test: $(READY) lint

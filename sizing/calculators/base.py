@@ -94,6 +94,7 @@ class Calculator(widgets.VBox):
 
     title = ""
     size = (8.8, 3.4)  # inches
+    wide = False  # many controls: in two columns, the result beside them
 
     def __init__(self, **settings):
         self.controls: dict[str, widgets.ValueWidget] = self.make_controls()
@@ -129,6 +130,8 @@ class Calculator(widgets.VBox):
         panes = widgets.HBox([left, right])
         super().__init__([head, panes, self._picture, self._details])
         self.add_class("sizing")
+        if self.wide:
+            self.add_class("sizing-wide")
         panes.add_class("sizing-panes")
         left.add_class("sizing-controls")
         right.add_class("sizing-result")

@@ -122,6 +122,7 @@ class PlanDashboard(Calculator):
 
     title = "Planner"
     size = (8.8, 3.7)
+    wide = True
 
     def make_controls(self):
         priced = [(card_of(name).label, name) for name in cards() if "bf16" in card_of(name).peak]

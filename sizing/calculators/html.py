@@ -32,11 +32,21 @@ root.addEventListener('keyup', name);
 # opened again, or lost its kernel, says so in one sentence, not with a red sign at every control.
 _STYLE = """
 .sizing { max-width: 880px; }
-.sizing .widget-html, .sizing .widget-html-content { line-height: 1.45; height: auto; }
+.sizing .widget-html, .sizing .widget-html-content { line-height: 1.45; height: auto;
+    min-width: 0; }
 .sizing .widget-html-content p { margin: 0 0 8px; }
 .sizing-title { font-size: 1.15em; font-weight: bold; }
 .sizing-panes { flex-flow: row wrap; gap: 6px 20px; overflow: visible; }
 .sizing-controls { flex: 10 1 340px; overflow: visible; }
+.sizing.sizing-wide { display: grid; grid-template-columns: minmax(260px, 2fr) 5fr;
+    max-width: 1180px; gap: 6px 20px; align-items: start; }
+.sizing-wide > * { grid-column: 1 / -1; min-width: 0; }
+.sizing-wide .sizing-panes { display: contents; }
+.sizing-wide .sizing-controls { grid-column: 1 / -1; display: grid; column-gap: 16px;
+    grid-template-columns: repeat(auto-fit, minmax(340px, 1fr)); }
+.sizing-wide .sizing-result { grid-column: 1; }
+.sizing-wide > img { grid-column: 2; }
+.sizing-result { flex: 6 1 340px; }
 .sizing-result { flex: 11 1 340px; min-height: 136px; overflow: visible; }
 .sizing .widget-readout { flex: none; width: 104px; max-width: none; margin-left: 10px;
     text-align: left; }
@@ -46,7 +56,7 @@ _STYLE = """
     appearance: auto; }
 .sizing-headline { font-size: 1.4em; font-weight: bold; line-height: 1.25; margin-bottom: 4px; }
 .sizing-listing { background: var(--jp-layout-color2, #f4f4f4); padding: 6px 10px; margin: 0 0 10px;
-    max-height: 300px; overflow: auto; user-select: text; }
+    max-height: 300px; overflow: auto; user-select: text; font-family: monospace; }
 .sizing table { border-collapse: collapse; margin: 0 0 10px; }
 .sizing th, .sizing td { padding: 2px 24px 2px 0; text-align: right; white-space: nowrap; }
 .sizing th:first-child, .sizing td:first-child { text-align: left; }
