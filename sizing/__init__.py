@@ -41,7 +41,8 @@ _HOMES = {
         "saved_tensors",
         "zero_state",
     ),
-    "parallel": ("communication", "stages"),
+    "parallel": ("communication",),
+    "partition": ("stages",),
     "planning": (
         "batch_laws",
         "checkpoint",

@@ -21,6 +21,7 @@ ROOMS = (  # from the ground up; the rooms of one floor do not know each other
     ("architecture",),
     ("settings",),
     ("run",),
+    ("partition",),
     ("compute", "parallel"),
     ("footprint", "speed"),
     ("planning",),
