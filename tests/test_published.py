@@ -20,6 +20,7 @@ from sizing.speed.engines import engine_of, engines
 from sizing.speed.kernels import rates_of
 from sizing.speed.rates import filling, sustained_rates
 from sizing.speed.trust import TABLE
+from sizing.units import DATA
 
 RUN = Run(
     "llama-3-8b", sequence=8192, micro_batch=2, precision="bf16-master", optimizer="adamw-fused",
@@ -93,6 +94,12 @@ def test_the_command_prints_why(capsys):
     assert "Throughput of published runs" in printed
     assert "by source, engine and card, the worst first" in printed
     assert any(reason in printed for reason in runs.WHY.values())
+
+
+def test_readme_quotes_the_table():
+    readme = (DATA.parent / "README.md").read_text(encoding="utf-8")
+    for kind, number, error, close in runs.summary():
+        assert f"| {kind} | {number} | {error:.1%} | {close:.0%} |" in readme
 
 
 def test_tidy_rows():
