@@ -21,7 +21,7 @@ from ..hardware import GPU, gpus
 from ..hardware import gpu as card_of
 from ..parallel import check_degrees
 from ..run import CHOICES, Run
-from ..speed.step import StepTime, step_time
+from ..speed.step import STEP_PARTS, StepTime, step_time
 from ..units import DATA, GB, count, decimals, duration, gb
 from . import style
 from .base import Calculator, Result, dropdown, powers_of_two, scale
@@ -44,9 +44,16 @@ RECIPES = {
 HOSTS = {"ahead of the GPU": 0.0, "one by one, as nanotron does": 1.0}
 SHOWN = {"tokens/s a GPU": "speed", "MFU": "mfu", "memory (GB)": "memory"}
 BEST = "best"
-TIME_PARTS = tuple(StepTime.__dataclass_fields__)
+TIME_PARTS = STEP_PARTS
 TIME_COLOURS = dict.fromkeys(TIME_PARTS, style.BLUE) | dict.fromkeys(
-    ("tensor_parallel", "context_parallel", "pipeline_transfer", "data_parallel"), style.ORANGE
+    (
+        "tensor_parallel",
+        "context_parallel",
+        "expert_parallel",
+        "pipeline_transfer",
+        "data_parallel",
+    ),
+    style.ORANGE,
 )
 WAITING = ("host", "pipeline_bubble")
 TIME_COLOURS |= dict.fromkeys(WAITING, style.RED)

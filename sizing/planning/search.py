@@ -488,6 +488,7 @@ _PARTS = {
     "host": "waiting for Python to launch kernels",
     "tensor_parallel": "tensor-parallel communication",
     "context_parallel": "context-parallel communication",
+    "expert_parallel": "tokens on their way to experts",
     "pipeline_transfer": "messages between stages",
     "pipeline_bubble": "the pipeline's bubble",
     "data_parallel": "data-parallel communication",

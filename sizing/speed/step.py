@@ -50,11 +50,11 @@ class StepTime(Work):
     @property
     def parts(self) -> dict[str, float]:
         """Seconds by part; they sum to the total."""
-        return {name: getattr(self, name) for name in _ALL}
+        return {name: getattr(self, name) for name in STEP_PARTS}
 
     @property
     def total(self) -> float:
-        return sum([getattr(self, name) for name in _ALL])
+        return sum([getattr(self, name) for name in STEP_PARTS])
 
     @cached_property
     def trust(self) -> Trust:
@@ -71,7 +71,7 @@ class StepTime(Work):
         return run.tokens / self.total / run.gpus
 
 
-_ALL = tuple(f.name for f in fields(StepTime) if f.name[0] != "_")
+STEP_PARTS = tuple(f.name for f in fields(StepTime) if f.name[0] != "_")
 _rates = lru_cache(maxsize=256)(sustained_rates)
 
 
