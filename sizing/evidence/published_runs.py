@@ -34,6 +34,7 @@ CALIBRATION = {
     "measured-401": "contention on a100",
     "measured-310": "flash-1 on h100",
     "measured-365": "flash-1 on a100",
+    "bloom": "matmul_share of megatron-deepspeed",
     "m2026-016": "fp8_rate",
     "m2026-126": "matmul_rate of gb200",
     "m2026-129": "fp8_rate of gb200",
@@ -398,4 +399,5 @@ def record(collection: Path, path: Path = PATH) -> dict[str, int]:
                 writer.writerow(printed.row_of(row))
             except printed.NotSayable as reason:
                 reasons[str(reason)] = reasons.get(str(reason), 0) + 1
+        writer.writerows(printed.MORE)
     return reasons

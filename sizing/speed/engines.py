@@ -32,6 +32,7 @@ class Engine:
         overlaps_weights: whether updated weights are gathered beside the next forward pass.
         overlaps_context: whether keys and values travel beside attention.
         bucket: bytes collected into one reduction or gathering; 0: each tensor alone.
+        matmul_share: of the card's rate of large matmuls that the engine's reach.
         attention: the kernel that attention="flash" means, by chip ("a100", "h100", "b200").
         sources: {figure: where it is from}.
     """
@@ -47,6 +48,7 @@ class Engine:
     overlaps_weights: bool
     overlaps_context: bool
     bucket: float
+    matmul_share: float
     attention: dict[str, str]
     sources: dict[str, str]
 
@@ -78,6 +80,7 @@ def _engine(row: dict[str, str]) -> Engine:
         kernels=row["kernels"],
         **{f"overlaps_{what}": row[f"overlaps_{what}"] == "yes" for what in _OVERLAPS},
         bucket=float(row["bucket_bytes"]),
+        matmul_share=float(row["matmul_share"]),
         attention={chip: row[f"attention_{chip}"] for chip in ("a100", "h100", "b200")},
         sources={
             name.removesuffix("_source"): text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from math import ceil
 
 from ..architecture.model import Model
 from ..parallel import Stage, expert_slices, gradient_bytes, tokens
@@ -18,6 +19,7 @@ HOST_FORWARD = _C["host_forward"]  # share of the launches in the forward pass
 # crosses nodes. Why it should cost so much, we do not know.
 HOST_PIPELINE = _C["host_pipeline"]
 HOST_PIPELINE_RANK = _C["host_pipeline_rank"]
+PADDED = 64  # engines pad the vocabulary, so that the rows of its matrix begin at whole 128 bytes
 
 
 @dataclass(frozen=True)
@@ -282,7 +284,8 @@ def _ring(
 def head(run: Run, at: Setting) -> Pass:
     """The final norm's matmul with the vocabulary, and the loss."""
     rate, engine = at.rate, at.engine
-    rows, hidden, vocab = tokens(run), run.model.hidden, run.model.vocab / run.tensor
+    rows, hidden = tokens(run), run.model.hidden
+    vocab = PADDED * ceil(run.model.vocab / run.tensor / PADDED)
     width = run.recipe.activation_bytes
     forward = rate.multiply(rows, vocab, hidden, width)
     backward = rate.multiply(rows, hidden, vocab, width)

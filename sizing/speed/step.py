@@ -12,7 +12,7 @@ far published runs are from the result.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
 
 from ..hardware import GPU
@@ -22,7 +22,7 @@ from ..run import Run, usual_alone
 from .ends import data_parallel, messages, update
 from .engines import engine_of
 from .layer import Setting, Work, head, layer, stage_parts
-from .rates import NETWORK, NODE, sustained_rates
+from .rates import NETWORK, NODE, Rates, sustained_rates
 from .trust import Trust, trust
 
 
@@ -72,7 +72,13 @@ class StepTime(Work):
 
 
 STEP_PARTS = tuple(f.name for f in fields(StepTime) if f.name[0] != "_")
-_rates = lru_cache(maxsize=256)(sustained_rates)
+
+
+@lru_cache(maxsize=256)
+def _rates(gpu: GPU, dtype: str, network: float, node: int, share: float) -> Rates:
+    """Rates of a card, of which the engine's matmuls reach a share."""
+    rate = sustained_rates(gpu, dtype, network, node)
+    return replace(rate, matmul=share * rate.matmul)
 
 
 def step_time(
@@ -113,8 +119,9 @@ def step_time(
         raise ValueError(
             f"gpu: {gpu.name!r} given, whose link is unknown; allowed: a GPU with a link, or node=1"
         )
-    rate = _rates(gpu, run.recipe.products, network, node)
-    at = Setting(engine_of(run), gpu.name, rate, host)
+    engine = engine_of(run)
+    rate = _rates(gpu, run.recipe.products, network, node, engine.matmul_share)
+    at = Setting(engine, gpu.name, rate, host)
     one, last = layer(run, at), head(run, at)
     kinds = Counter(stages(run))
     held = {stage: held_parameters(run, stage) for stage in kinds}
