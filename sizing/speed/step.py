@@ -11,7 +11,7 @@ data/parallel_error.csv, is over all the others.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
 from ..architecture.model import Model
@@ -26,7 +26,9 @@ from ..parallel import (
     stages,
     tokens,
 )
-from ..run import Run, all_weights_trained, usual_alone, usual_recompute
+from ..recomputing import recomputed
+from ..run import Run, all_weights_trained, usual_alone
+from ..settings import asked_model, sequences_of
 from .rates import NETWORK, NODE, Rates, constants, sustained_rates
 
 # --- The engine: nanotron, that is PyTorch kernel by kernel --------------------------------------
@@ -88,17 +90,20 @@ class StepTime(Work):
         pipeline_bubble: filling and draining the pipeline.
         data_parallel: gradients and gathered weights, what computation does not hide.
         optimizer: clipping, update, copy to the working weights.
+        frozen: forward passes of a reference or a teacher.
     """
 
     pipeline_transfer: float
     pipeline_bubble: float
     data_parallel: float
     optimizer: float
+    frozen: float = 0.0
 
     @property
     def parts(self) -> dict[str, float]:
         """Seconds by part; they sum to the total."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        names = [field.name for field in fields(self) if field.name != "frozen" or self.frozen]
+        return {name: getattr(self, name) for name in names}
 
     @property
     def total(self) -> float:
@@ -138,8 +143,7 @@ def step_time(
     congestion, stragglers, interleaved pipelines.
     """
     all_weights_trained(run, "step_time")
-    usual_alone(run, "step_time", "objective", "offload")
-    usual_recompute(run, "step_time")
+    usual_alone(run, "step_time", "offload")
     if run.optimizer.startswith("galore"):
         raise ValueError(
             f"optimizer: {run.optimizer!r} given; allowed: any other, because the seconds of its "
@@ -154,7 +158,10 @@ def step_time(
             f"gpu: {gpu.name!r} given, whose link is unknown; allowed: a GPU with a link, or node=1"
         )
     rate = sustained_rates(gpu, run.recipe.products, network, node)
-    layer, head = _layer(run, rate, host), _head(run, rate, host)
+    asked = asked_model(run)
+    policy, pairs = run, sequences_of(run.objective)
+    run = replace(run, micro_batch=pairs * run.micro_batch) if pairs > 1 else run
+    layer, head = _layer(run, rate, host), _head(run, _of_head(run, gpu, rate), host)
     passes = {}
     ends = 0.0  # of data-parallel communication and update, on the worst stage
     data_parallel = optimizer = 0.0
@@ -175,7 +182,22 @@ def step_time(
         pipeline_bubble=sum(lengths) - slowest,
         data_parallel=data_parallel,
         optimizer=optimizer,
+        frozen=micro * _forward_alone(policy, asked, rate, host) if asked else 0.0,
     )
+
+
+def _of_head(run: Run, gpu: GPU, rate: Rates) -> Rates:
+    """The rates of the head, which stays in 16 bits where the layers' linears are fp8."""
+    if run.recipe.products != "fp8":
+        return rate
+    return sustained_rates(gpu, "bf16", rate.network, rate.node)
+
+
+def _forward_alone(run: Run, model: Model, rate: Rates, host: float) -> float:
+    """Seconds of a micro-batch's forward pass through a reference or a teacher."""
+    micro = sequences_of(run.objective) * run.micro_batch
+    run = replace(run, model=model, micro_batch=micro, objective="lm", recompute="none", lora=None)
+    return model.layers * _layer(run, rate, host).forward + _head(run, rate, host).forward
 
 
 # --- One micro-batch -----------------------------------------------------------------------------
@@ -204,11 +226,15 @@ def _layer(run: Run, rate: Rates, host: float) -> _Pass:
     moved = rows * shape.moved * width / memory
     one = rate.collective("all_gather", t, 1, rows * run.model.hidden * width)
     ring, ring_back = _ring(run, rate, scores, scores_back)
-    again, gathered = 0.0, 0
-    if run.recompute == "full":
-        again, gathered = forward + scores + moved, 4
-    elif run.recompute == "selective" and run.attention == "eager":
-        again = scores
+    more = recomputed(run.model, run.recompute, run.attention)
+    copied = rows * width / memory
+    again = more.matmul * forward + more.scores * scores
+    again += more.attention * copied * shape.moved_by_attention
+    again += more.mlp * copied * shape.moved_by_mlp
+    again += more.norms * (moved - copied * (shape.moved_by_attention + shape.moved_by_mlp))
+    # four collectives a layer, of which per operation the reduce-scatters' results are kept
+    kept = more.attention and not more.scores and run.recompute == "selective"
+    gathered = (1 if kept else 2) * (more.attention + more.mlp)
     launches = HOST_LAYER
     if t > 1 and run.pipeline > 1 and run.gpus > rate.node:
         launches += HOST_PIPELINE + HOST_PIPELINE_RANK * (t - 1)
@@ -216,7 +242,7 @@ def _layer(run: Run, rate: Rates, host: float) -> _Pass:
     ahead = forward + scores + moved + 4 * one + ring
     back = backward + scores_back + 2 * moved + (6 + gathered) * one + ring_back + again
     launch = HOST_FORWARD * launches
-    launch_back = launches if run.recompute == "full" else launches - launch
+    launch_back = launches - launch + launch * max(more.attention, more.mlp)
     idle, idle_back = max(0.0, launch - ahead), max(0.0, launch_back - back)
     return _Pass(
         matmul=forward + backward,
@@ -238,13 +264,15 @@ class _Shape:
     all_pairs: float  # and over all pairs
     scores: float  # scores of one sequence
     moved: float  # elements moved for a token, forward
+    moved_by_attention: float
+    moved_by_mlp: float
 
 
 @lru_cache(maxsize=512)
 def _shape(model: Model, tensor: int, sequence: int) -> _Shape:
     """What one rank multiplies and moves for the mean layer."""
     matmuls = []
-    pairs = all_pairs = scores = moved = 0.0
+    pairs = all_pairs = scores = moved = by_attention = by_mlp = 0.0
     for block in model.blocks:
         share = block.count / model.layers
         mlp, gated = 0, False
@@ -263,13 +291,14 @@ def _shape(model: Model, tensor: int, sequence: int) -> _Shape:
         pairs += share * flops * query_key_pairs(sequence, block, "causal")
         all_pairs += share * flops * query_key_pairs(sequence, block, "full")
         scores += share * block.heads / tensor * sequence * sequence
-        moved += share * (
-            HIDDEN_MOVED * model.hidden
-            + QUERY_MOVED * block.heads * block.query_dim
-            + KV_MOVED * model.kv_heads * model.head_dim
-            + (GATED_MOVED / 3 if gated else PLAIN_MOVED / 2) * mlp / model.hidden
+        by_attention += share * (
+            QUERY_MOVED * block.heads * block.query_dim + KV_MOVED * model.kv_heads * model.head_dim
         )
-    return _Shape(tuple(matmuls), pairs, all_pairs, scores, moved / tensor)
+        by_mlp += share * (GATED_MOVED / 3 if gated else PLAIN_MOVED / 2) * mlp / model.hidden
+        moved += share * HIDDEN_MOVED * model.hidden
+    moved += by_attention + by_mlp
+    elements = (moved / tensor, by_attention / tensor, by_mlp / tensor)
+    return _Shape(tuple(matmuls), pairs, all_pairs, scores, *elements)
 
 
 def _attention(run: Run, rate: Rates, shape: _Shape) -> tuple[float, float]:
@@ -381,7 +410,7 @@ def _data_parallel(run: Run, rate: Rates, stage: Stage, layer: _Pass) -> float:
     if ranks == 1:
         return 0.0
     elements = _held(run, stage)
-    weights = elements * run.recipe.weight_bytes
+    weights = elements * run.gathered_bytes
     crosses = ranks * stride > rate.node
     network = rate.crossing(ranks, stride) if crosses else rate.link
     backward = stage.layers * layer.backward
@@ -419,8 +448,8 @@ def _update(run: Run, rate: Rates, stage: Stage) -> float:
     """
     elements = _held(run, stage)
     ranks = run.data * run.context if run.zero else 1
-    gradient = gradient_bytes(run)
     weight = run.recipe.weight_bytes
+    gradient = weight if run.gathers_products else gradient_bytes(run)  # shards are fp32
     master = run.recipe.master
     state = _BYTES_OF_STATE.get(run.optimizer)
     if state is None:
