@@ -51,6 +51,8 @@ def _flash(f, q, k, v, mask) -> Tensor:
     out = Tensor(("b", heads, "s", v.shape[-1]), q.dtype, "attention output")
     sums = Tensor(("b", heads, "s"), "fp32", "log-sum-exp of scores", grad=False)
     saved += [(out, "output"), (sums, "normalisation of each row")]
+    if t.region and t.region.chooses:
+        t.region.kept += [out, sums]
     # Two kernels lay their output out as the queries, which concatenation left head by head.
     by_head = f.laid_out_by_head and not efficient
     scratch = NONE

@@ -12,13 +12,15 @@ far published runs are from the result.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
+from ..architecture.model import Model
 from ..hardware import GPU
 from ..hardware import gpu as find_gpu
 from ..parallel import check_degrees, held_parameters, stages
 from ..run import Run, usual_alone
+from ..settings import asked_model, sequences_of
 from .ends import data_parallel, messages, update
 from .engines import engine_of
 from .layer import Setting, Work, head, layer, stage_parts
@@ -34,17 +36,20 @@ class StepTime(Work):
         pipeline_bubble: filling and draining the pipeline.
         data_parallel: gradients and gathered weights, what computation does not hide.
         optimizer: clipping, update, copy to the working weights.
+        frozen: forward passes of a reference or a teacher.
     """
 
     pipeline_transfer: float
     pipeline_bubble: float
     data_parallel: float
     optimizer: float
+    frozen: float = 0.0
 
     @property
     def parts(self) -> dict[str, float]:
         """Seconds by part; they sum to the total."""
-        return {name: getattr(self, name) for name in _ALL}
+        names = [name for name in _ALL if name != "frozen" or self.frozen]
+        return {name: getattr(self, name) for name in names}
 
     @property
     def total(self) -> float:
@@ -83,7 +88,7 @@ def step_time(
 
     Left out: an allocator near the end of its memory, congestion, stragglers, an uneven router.
     """
-    usual_alone(run, "step_time", "objective", "offload")
+    usual_alone(run, "step_time", "offload")
     if run.optimizer.startswith("galore"):
         raise ValueError(
             f"optimizer: {run.optimizer!r} given; allowed: any other, because the seconds of its "
@@ -99,6 +104,10 @@ def step_time(
         )
     rate = _rates(gpu, run.recipe.products, network, node)
     at = Setting(engine_of(run), gpu.name, rate, host)
+    asked = asked_model(run)
+    frozen = run.accumulation * _forward_alone(run, asked, at) if asked else 0.0
+    if sequences_of(run.objective) > 1:
+        run = replace(run, micro_batch=sequences_of(run.objective) * run.micro_batch)
     one, last = layer(run, at), head(run, at)
     kinds = Counter(stages(run))
     held = {stage: held_parameters(run, stage) for stage in kinds}
@@ -122,4 +131,12 @@ def step_time(
         pipeline_bubble=bubble / run.interleave,
         data_parallel=exposed,
         optimizer=updating,
+        frozen=frozen,
     )
+
+
+def _forward_alone(run: Run, model: Model, at: Setting) -> float:
+    """Seconds of a micro-batch's forward pass through a reference or a teacher."""
+    micro = sequences_of(run.objective) * run.micro_batch
+    run = replace(run, model=model, micro_batch=micro, objective="lm", recompute="none", lora=None)
+    return model.layers * layer(run, at).forward + head(run, at).forward

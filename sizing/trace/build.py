@@ -26,6 +26,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.pytorch_utils import Conv1D
 
 from ..run import Run
+from . import checkpoints
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -50,8 +51,7 @@ def model(run: Run, attention: str | None = None) -> torch.nn.Module:
         network = _built(
             run.model, config, dtype=DTYPES[run.recipe.weights], attn_implementation=implementation
         )
-        if run.recompute == "full":
-            network.gradient_checkpointing_enable({"use_reentrant": False})
+        checkpoints.enable(network, run)
     # GPT-2's class name does not say its loss: transformers would warn, and take this one.
     network.loss_type = "ForCausalLM"
     return network.train()

@@ -21,7 +21,13 @@ _aten = torch.ops.aten
 
 # Operators that autocast runs in fp32 on CUDA and leaves alone on the CPU, of those that the
 # models use ("CUDA Ops that can autocast to float32" in torch's automatic mixed precision docs).
-_FP32 = ((torch, "pow"), (functional, "softmax"), (functional, "layer_norm"))
+_FP32 = (
+    (torch, "pow"),
+    (torch, "logsumexp"),
+    (functional, "softmax"),
+    (functional, "log_softmax"),
+    (functional, "layer_norm"),
+)
 
 
 @contextmanager
