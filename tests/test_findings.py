@@ -91,7 +91,8 @@ def test_every_numbered_question_of_a_calculator_has_an_answer():
     for path in notebooks("notebooks"):
         cells = [cell.source for _, cell in code_cells(read(path))]
         shown = sum(
-            bool(re.search(r"^\w+ = \w*(Calculator|Card|Planner)\(", c, re.M)) for c in cells
+            bool(re.search(r"^\w+ = \w*(Calculator|Card|Planner|Dashboard)\(", c, re.M))
+            for c in cells
         )
         asked = sum(bool(ASKED.search(cell)) for cell in cells)
         assert asked in (0, shown), path.relative_to(ROOT)
