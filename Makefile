@@ -8,7 +8,7 @@ WORKERS ?= 2
 TESTS := SIZING_RECORDED=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 SHARED := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: lab calculators check test traces fuzz workshop slides hub-test quick bench rehearse record
+.PHONY: lab calculators update check test traces fuzz workshop slides hub-test quick bench rehearse record
 .PHONY: notebooks labs lint clean
 
 # A learner works in work/, which git ignores: copies without outputs, made once and then followed.
@@ -51,6 +51,12 @@ rehearse: .venv-rehearsal/.ready
 	sed -n -E 's/^torch==/torch===/p; /^(transformers|numpy|pandas|tqdm|psutil)==/p' requirements.txt \
 		| .venv-rehearsal/bin/python -m pip install --quiet --disable-pip-version-check -r /dev/stdin
 	touch $@
+
+# The newest course; what a learner wrote, in work/ and .learner/, stays.
+update: $(READY)
+	$(BIN)/python -m sizing.course.update
+	$(MAKE) $(READY)
+	$(BIN)/python -m sizing.course.copies
 
 # Is this machine ready? Looks, installs nothing, needs no network; also before `make lab`.
 check:
