@@ -10,7 +10,7 @@ from ..run import Run
 from . import kernels, rotary
 from .activations import activation
 from .backward import kept
-from .families import OWN_ATTENTION, layer_of
+from .families import BESIDE, OWN_ATTENTION, layer_of
 from .norms import NORMS
 from .tape import NONE, Size, Skipped, Tape, Tensor, plus, size_of, times
 
@@ -57,6 +57,7 @@ class Forward:
         self.tables: dict[str, Tensor] = {}
         self.layers: dict[Block, list] = {}
         self.weights: dict[Block, list[Tensor]] = {}
+        self.shared_keys: dict[int | None, tuple[Tensor, Tensor]] = {}
         self.end: dict[str, Size] = {}
         self.uncast: Size = NONE
         self._record()
@@ -67,11 +68,14 @@ class Forward:
         t = self.tape
         x = self._embed()
         self._shared()
-        for block, skipped in self._representatives():
+        steps = self._representatives()
+        for place, (block, skipped) in enumerate(steps, 1):
             if skipped:
                 t.nodes.append(self._skipped(block, skipped))
-            else:
-                x = self._layer(block, x)
+                continue
+            last = not any(later is block and not skip for later, skip in steps[place:])
+            self.kept_for_others = last and any(b.shares_keys for b in self.model.blocks)
+            x = self._layer(block, x)
         x = self._final(x)
         self._loss(x)
 
@@ -81,6 +85,7 @@ class Forward:
         if self.traits.scaled_embedding:
             x = t.scale(x, "scaled embedding")
         t.phase = "layers"
+        self.all_inputs = BESIDE[self.family](self, x) if self.family in BESIDE else None
         if "project_in" in self.outer:
             x = self._outer_linear(x, "project_in", self.model.hidden)
         for positions, span in (("wpe", (1, "s")), ("embed_positions", ("b", "s"))):
@@ -202,9 +207,9 @@ class Forward:
         span = "b" if self.tape.batched else 1
         self.causal_table = Tensor((span, 1, "s", "s"), "bool", "mask", grad=False, shared=True)
         if rotary.width(self.model):
-            sets = {block.window for block in self.model.blocks}
-            for kind in sets if self.traits.rotary_sets else {None}:
-                self.rope[kind] = rotary.angles(self.model, self.dtype)
+            sets = {block.window: block.query_dim for block in self.model.blocks}
+            for kind, head in (sets if self.traits.rotary_sets else {None: None}).items():
+                self.rope[kind] = rotary.angles(self.model, self.dtype, head)
 
     def _capped(self) -> bool:
         """Whether the fused kernel caps the scores, and then takes no mask."""
@@ -223,11 +228,13 @@ class Forward:
         The first and the last of each kind are recorded, since a peak is at one end. With frozen
         embeddings the model's first layer keeps less than others: a second one stands for those.
         """
-        lead = 2 if self.rank else 1
-        blocks = self.model.blocks
-        order = [(block, 0) for block in blocks for _ in range(min(lead, block.count))]
-        order += [(b, b.count - lead - 1) for b in blocks if b.count > lead + 1]
-        return order + [(block, 0) for block in blocks if block.count > lead]
+        lead, order = (2 if self.rank else 1), []
+        for sharing in (False, True):  # layers that read others' keys come after those
+            blocks = [block for block in self.model.blocks if block.shares_keys == sharing]
+            order += [(block, 0) for block in blocks for _ in range(min(lead, block.count))]
+            order += [(b, b.count - lead - 1) for b in blocks if b.count > lead + 1]
+            order += [(block, 0) for block in blocks if block.count > lead]
+        return order
 
     def _skipped(self, block: Block, count: int) -> Skipped:
         sizes = {part: times(count, size) for part, size in kept(self.layers[block]).items()}
@@ -253,9 +260,12 @@ class Forward:
         self.block = block
         self.weights[block] = []
         self.named = {w.name.split("*.", 1)[1]: w for w in block.weights}
+        whole = self.all_inputs
+        self.layer_input = whole and t.slice(whole, ("b", "s", whole.shape[-1]))
         if self.run.recompute == "full":
-            mask = self.masks[block.window]
-            t.begin_recompute([x, *self.rotary(), *([mask] if mask is not None else [])])
+            keys = self.shared_keys[block.window] if block.shares_keys else ()
+            inputs = [x, *self.rotary(), self.masks[block.window], self.layer_input, *keys]
+            t.begin_recompute([tensor for tensor in inputs if tensor is not None])
         x = layer_of(self.family)(self, x)
         t.end_recompute()
         self.layers[block] = t.nodes[start:]
