@@ -13,7 +13,7 @@ from . import kernels, rotary
 from .activations import activation
 from .backward import kept, packed
 from .decoder import decoder
-from .families import OWN_ATTENTION, layer_of
+from .families import BESIDE, OWN_ATTENTION, layer_of
 from .norms import NORMS
 from .objectives import distillation_loss, preference_loss
 from .tape import NONE, Size, Skipped, Tape, Tensor, plus, size_of, times
@@ -69,6 +69,7 @@ class Forward:
         self.layers: dict[Block, list] = {}
         self.recorded: dict[tuple[Block, bool], list] = {}
         self.weights: dict[Block, list[Tensor]] = {}
+        self.shared_keys: dict[int | None, tuple[Tensor, Tensor]] = {}
         self.end: dict[str, Size] = {}
         self.uncast: Size = NONE
         self._record()
@@ -79,11 +80,14 @@ class Forward:
         t = self.tape
         x = self._embed()
         self._shared()
-        for block, skipped, again in self._representatives():
+        steps = self._representatives()
+        for place, (block, skipped, again) in enumerate(steps, 1):
             if skipped:
                 t.nodes.append(self._skipped(block, skipped, again))
-            else:
-                x = self._layer(block, x, again)
+                continue
+            last = not any(later is block and not skip for later, skip, _ in steps[place:])
+            self.kept_for_others = last and any(b.shares_keys for b in self.model.blocks)
+            x = self._layer(block, x, again)
         x = self._final(x)
         self._loss(x)
 
@@ -93,6 +97,7 @@ class Forward:
         if self.traits.scaled_embedding:
             x = t.scale(x, "scaled embedding")
         t.phase = "layers"
+        self.all_inputs = BESIDE[self.family](self, x) if self.family in BESIDE else None
         if "project_in" in self.outer:
             x = self._outer_linear(x, "project_in", self.model.hidden)
         for positions, span in (("wpe", (1, "s")), ("embed_positions", ("b", "s"))):
@@ -232,9 +237,9 @@ class Forward:
         span = "b" if self.tape.batched else 1
         self.causal_table = Tensor((span, 1, "s", "s"), "bool", "mask", grad=False, shared=True)
         if rotary.width(self.model):
-            sets = {block.window for block in self.model.blocks}
-            for kind in sets if self.traits.rotary_sets else {None}:
-                self.rope[kind] = rotary.angles(self.model, self.dtype)
+            sets = {block.window: block.query_dim for block in self.model.blocks}
+            for kind, head in (sets if self.traits.rotary_sets else {None: None}).items():
+                self.rope[kind] = rotary.angles(self.model, self.dtype, head)
 
     def _capped(self) -> bool:
         """Whether the fused kernel caps the scores, and then takes no mask."""
@@ -254,11 +259,13 @@ class Forward:
         The first and the last of each kind are recorded, since a peak is at one end. With frozen
         embeddings the model's first layer keeps less than others: a second one stands for those.
         """
-        lead = 2 if self.rank else 1
-        kinds = self._kinds()
-        order = [(block, 0, a) for block, n, a in kinds for _ in range(min(lead, n))]
-        order += [(block, n - lead - 1, a) for block, n, a in kinds if n > lead + 1]
-        return order + [(block, 0, a) for block, n, a in kinds if n > lead]
+        lead, order = (2 if self.rank else 1), []
+        for sharing in (False, True):  # layers that read others' keys come after those
+            kinds = [kind for kind in self._kinds() if kind[0].shares_keys == sharing]
+            order += [(block, 0, a) for block, n, a in kinds for _ in range(min(lead, n))]
+            order += [(block, n - lead - 1, a) for block, n, a in kinds if n > lead + 1]
+            order += [(block, 0, a) for block, n, a in kinds if n > lead]
+        return order
 
     def _kinds(self) -> list[tuple[Block, int, bool]]:
         """Kinds of layer, how many, and whether these are run again as a whole."""
@@ -301,8 +308,11 @@ class Forward:
         self.block = block
         self.weights[block] = []
         self.named = {w.name.split("*.", 1)[1]: w for w in block.weights}
+        whole = self.all_inputs
+        self.layer_input = whole and t.slice(whole, ("b", "s", whole.shape[-1]))
         if again:
-            t.begin_recompute([x, *self._around()], self.per_operation)
+            beside = [self.layer_input] if self.layer_input is not None else []
+            t.begin_recompute([x, *self._around(), *beside], self.per_operation)
         x = layer_of(self.family)(self, x)
         t.end_recompute()
         nodes = t.nodes[start:]
@@ -312,9 +322,10 @@ class Forward:
         return x
 
     def _around(self) -> list[Tensor]:
-        """What a layer is given beside its input: rotary angles and a mask, of all layers."""
-        mask = self.masks[self.block.window]
-        return [*self.rotary(), *([mask] if mask is not None else [])]
+        """What a layer is given beside its input: rotary angles, a mask, others' keys."""
+        mask, block = self.masks[self.block.window], self.block
+        keys = self.shared_keys[block.window] if block.shares_keys else ()
+        return [*self.rotary(), *([mask] if mask is not None else []), *keys]
 
     def module(self, name: str, call, x: Tensor) -> Tensor:
         """A module of the layer, run again in the backward pass where the run names it."""

@@ -25,6 +25,7 @@ from transformers import __version__ as version
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.pytorch_utils import Conv1D
 
+from ..footprint import kernels
 from ..run import Run
 from . import checkpoints
 
@@ -167,9 +168,10 @@ def on_cuda(tensor: torch.Tensor) -> bool:
 
 
 def _without_grouping(query: torch.Tensor) -> bool:
-    """Whether the kernel that takes this query knows no grouped heads."""
+    """Whether the kernel that takes this query, memory-efficient attention, knows no groups."""
     lowered = torch.is_autocast_enabled(query.device.type)
-    return on_cuda(query) and query.dtype == torch.float32 and not lowered
+    wide = query.shape[-1] > kernels.WIDEST
+    return on_cuda(query) and (wide or (query.dtype == torch.float32 and not lowered))
 
 
 def _fused_kernels(query: torch.Tensor):
