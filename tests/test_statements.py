@@ -136,7 +136,7 @@ def test_the_four_changes_from_gpt2_to_llama():
 
 def test_shares_of_the_tables_are_as_the_caption_says():
     assert all(tables(m) > 70 for m in DENSE if m.parameters.total < 1e8)
-    assert all(tables(m) < 1.1 for m in DENSE if m.parameters.total > 1e11)
+    assert all(tables(m) < 2.1 for m in DENSE if m.parameters.total > 1e11)
     for gemma in (m for m in DENSE if "gemma" in m.name):
         n, shares = gemma.parameters.total, []
         for m in DENSE:
