@@ -8,7 +8,8 @@ WORKERS ?= 2
 TESTS := SIZING_RECORDED=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 SHARED := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: lab calculators check test traces fuzz hub-test quick bench rehearse record notebooks labs lint clean
+.PHONY: lab calculators update check test traces fuzz workshop slides hub-test quick bench rehearse record
+.PHONY: notebooks labs lint clean
 
 # A learner works in work/, which git ignores: copies without outputs, made once and then followed.
 lab: $(READY)
@@ -51,9 +52,23 @@ rehearse: .venv-rehearsal/.ready
 		| .venv-rehearsal/bin/python -m pip install --quiet --disable-pip-version-check -r /dev/stdin
 	touch $@
 
+# The newest course; what a learner wrote, in work/ and .learner/, stays.
+update: $(READY)
+	$(BIN)/python -m sizing.course.update
+	$(MAKE) $(READY)
+	$(BIN)/python -m sizing.course.copies
+
 # Is this machine ready? Looks, installs nothing, needs no network; also before `make lab`.
 check:
 	@$$(test -x $(BIN)/python && echo $(BIN)/python || echo $(PYTHON)) sizing/course/preflight.py
+
+# What an instructor takes along: workshop/README.md says how it is used.
+workshop: $(READY)
+	$(BIN)/python workshop/material.py build/workshop
+
+slides: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r workshop/requirements-slides.txt
+	$(BIN)/python workshop/slides.py build/workshop/slides notebooks/*.ipynb
 
 # A JupyterHub with thirty learners on this machine, for real: as root on Linux; LEARNERS=3 is quick.
 LEARNERS ?= 30

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 from .architecture.model import Model
 from .architecture.weights import Block
-from .run import Run, all_weights_trained, one_of, usual_alone, usual_recompute
+from .recomputing import recomputed_exactly
+from .run import Run, all_weights_trained, one_of
+from .settings import asked_model, sequences_of
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,6 @@ class Matmul:
     name: str
     part: str  # attention, scores, mlp, router, head, embedding (a projected embedding)
     flops: int
-    recomputed: bool = True  # whether PyTorch multiplies again under full recompute
 
 
 @dataclass(frozen=True)
@@ -58,20 +59,24 @@ def flops(run: Run, *, attention: str = "full", recompute: str = "pytorch") -> F
             needs, as torch.utils.checkpoint does; "textbook" runs the whole forward again (4/3).
 
     Returns:
-        `Flops` with .forward, .backward, .recompute, .total (hardware) and .model.
+        `Flops` with .forward, .backward, .recompute, .total (hardware) and .model. The forward
+        passes of a reference or a teacher are in .forward.
 
     Source: PaLM (arXiv:2204.02311), appendix B, for the convention; tested equal to
     torch.utils.flop_counter.FlopCounterMode on the transformers model with eager attention.
     """
     all_weights_trained(run, "flops")
-    usual_alone(run, "flops", "objective")
-    usual_recompute(run, "flops")
     one_of("attention", attention, ("full", "causal"))
     one_of("recompute", recompute, ("pytorch", "textbook"))
     products = matmuls(run.model, run.sequence, attention)
     forward = sum(product.flops for product in products)
     again = _recomputed(run, products, textbook=recompute == "textbook")
-    return Flops(forward * run.sequences, 2 * forward * run.sequences, again * run.sequences)
+    sequences = run.sequences * sequences_of(run.objective)
+    ahead = forward
+    asked = asked_model(run)  # a forward pass without a backward one
+    if asked:
+        ahead += sum(product.flops for product in matmuls(asked, run.sequence, attention))
+    return Flops(ahead * sequences, 2 * forward * sequences, again * sequences)
 
 
 def matmuls(model: Model, sequence: int, attention: str = "full") -> tuple[Matmul, ...]:
@@ -85,7 +90,6 @@ def matmuls(model: Model, sequence: int, attention: str = "full") -> tuple[Matmu
                         weight.name,
                         weight.part,
                         2 * sequence * weight.multiplied * block.count,
-                        recomputed=weight.name != block.last_matmul,
                     )
                 )
         pairs = query_key_pairs(sequence, block, attention) * block.heads * block.count
@@ -93,14 +97,10 @@ def matmuls(model: Model, sequence: int, attention: str = "full") -> tuple[Matmu
         products.append(Matmul("scores x values", "scores", 2 * pairs * block.value_dim))
     for weight in model.outer:
         if weight.kind == "matrix":
-            products.append(
-                Matmul(weight.name, weight.part, 2 * sequence * weight.active, recomputed=False)
-            )
+            products.append(Matmul(weight.name, weight.part, 2 * sequence * weight.active))
     if model.tied:
         table = next(w for w in model.outer if w.kind == "lookup")
-        products.append(
-            Matmul(f"{table.name} (tied head)", "head", 2 * sequence * table.elements, False)
-        )
+        products.append(Matmul(f"{table.name} (tied head)", "head", 2 * sequence * table.elements))
     return tuple(products)
 
 
@@ -114,20 +114,13 @@ def query_key_pairs(sequence: int, block: Block, attention: str = "full") -> int
 
 def _recomputed(run: Run, products: tuple[Matmul, ...], textbook: bool) -> int:
     """FLOPs of the second forward pass over one sequence."""
-    if run.recompute == "none":
-        return 0
-    if run.recompute == "selective":
-        if run.attention != "eager":
-            return 0  # the core: a fused kernel keeps no scores, and recomputes them itself
-        # PyTorch stops before the second product: its inputs are the last tensors needed.
-        return sum(
-            product.flops
-            for product in products
-            if product.part == "scores" and (textbook or product.name == "queries x keys")
-        )
-    if textbook:
-        return sum(product.flops for product in products)
-    return sum(product.flops for product in products if product.recomputed)
+    again = recomputed_exactly(run.model, run.recompute, run.attention, textbook)
+    outside = ("head", "embedding")
+    scores = sum(product.flops for product in products if product.part == "scores")
+    layers = sum(p.flops for p in products if p.part not in ("scores", *outside))
+    whole = run.recompute == "full" and textbook  # the textbook's four thirds count the head too
+    rest = sum(product.flops for product in products if product.part in outside) if whole else 0
+    return round(again.matmul * layers + again.scores * scores) + rest
 
 
 # --- Formulas of the literature, by name -----------------------------------------------------

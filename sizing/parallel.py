@@ -24,7 +24,9 @@ from .partition import (
     stage_parameters,
     stages,
 )
-from .run import Run, all_weights_trained, usual_alone, usual_recompute
+from .recomputing import recomputed
+from .run import Run, all_weights_trained
+from .settings import asked_model
 
 # What a ring sends of n bytes over r ranks, as a share of n, on every rank: reduce-scatter and
 # all-gather (r-1)/r, all-reduce both in turn (Patarasuk and Yuan 2009,
@@ -117,7 +119,8 @@ def communication(run: Run) -> Communication:
     Expert parallelism: the routed experts' gradients are reduced over the ranks that hold the same
     experts alone, and every token is sent to its experts and back, forward and backward.
 
-    Gradients travel in their own dtype: fp32 with gradients="fp32", else the weights'. Norms of
+    Gradients travel in their own dtype: fp32 with gradients="fp32", else the weights'; under zero=3
+    and a mixed precision in that of `reduce`, and weights in the products'. Norms of
     gradients, losses for the log and the like are left out: a few bytes each.
 
     Sources: ZeRO (arXiv:1910.02054), section 7; Korthikanti et al. (arXiv:2205.05198), section
@@ -127,8 +130,6 @@ def communication(run: Run) -> Communication:
         ValueError: see `check_degrees`.
     """
     all_weights_trained(run, "communication")
-    usual_alone(run, "communication", "objective")
-    usual_recompute(run, "communication")
     check_degrees(run)
     candidates = (_transfers(run, stage, neighbours) for stage, neighbours in _kinds_of_stage(run))
     busiest = max(candidates, key=lambda transfers: sum(t.sent for t in transfers))
@@ -178,7 +179,7 @@ def _reduced(
     """What data parallelism sends of these parameters, of which `ranks` GPUs hold copies."""
     if ranks == 1:
         return ()
-    weights = parameters * run.recipe.weight_bytes
+    weights = parameters * run.gathered_bytes
     gradients = parameters * gradient_bytes(run)
 
     def transfer(purpose, collective, payload, calls):
@@ -188,17 +189,26 @@ def _reduced(
     if run.zero == 0:
         return (transfer("gradients", "all_reduce", gradients, 1),)
     reduced = transfer("gradients", "reduce_scatter", gradients, 1 if run.zero == 1 else micro)
+    asked = asked_model(run)
+    if asked and run.zero == 3 and not whose:  # a reference or teacher is divided like the policy
+        frozen = asked.parameters.total * run.gathered_bytes
+        gathered = (transfer("weights of the frozen model", "all_gather", frozen, micro),)
+    else:
+        gathered = ()
     if run.zero < 3:
         return reduced, transfer("updated weights", "all_gather", weights, 1)
     return (
         reduced,
         transfer("weights for forward", "all_gather", weights, micro),
         transfer("weights for backward", "all_gather", weights, micro),
+        *gathered,
     )
 
 
 def gradient_bytes(run: Run) -> int:
     """Bytes of a gradient element as it is reduced over the data-parallel ranks."""
+    if run.gathers_products:
+        return 4 if run.reduce == "fp32" else run.gathered_bytes
     return 4 if run.gradients == "fp32" else run.recipe.weight_bytes
 
 
@@ -219,7 +229,10 @@ def _tensor_parallel(run: Run, stage: Stage) -> tuple[Transfer, ...]:
 
     columns = 2 * stage.layers + stage.head
     rows = 2 * stage.layers + stage.embedding
-    again = 2 * stage.layers if run.recompute == "full" else 0
+    more = recomputed(run.model, run.recompute, run.attention)
+    again = round((more.attention + more.mlp) * stage.layers)
+    # per operation the results of what follows the products are kept like those
+    kept = run.recompute == "selective" and run.attention != "eager"
     if run.sequence_parallel:
         found = [
             transfer("tensor-parallel forward", "all_gather", columns),
@@ -228,13 +241,13 @@ def _tensor_parallel(run: Run, stage: Stage) -> tuple[Transfer, ...]:
             transfer("tensor-parallel backward", "all_gather", rows),
             transfer("tensor-parallel inputs again", "all_gather", columns),
             transfer("tensor-parallel recompute", "all_gather", again),
-            transfer("tensor-parallel recompute", "reduce_scatter", again),
+            transfer("tensor-parallel recompute", "reduce_scatter", 0 if kept else again),
         ]
     else:
         found = [
             transfer("tensor-parallel forward", "all_reduce", rows),
             transfer("tensor-parallel backward", "all_reduce", columns),
-            transfer("tensor-parallel recompute", "all_reduce", again),
+            transfer("tensor-parallel recompute", "all_reduce", 0 if kept else again),
         ]
     if stage.head:  # maximum, target's logit and sum of exponentials of each token, in fp32
         found.append(transfer("vocabulary-parallel loss", "all_reduce", 3, 4 * tokens(run)))
@@ -287,9 +300,10 @@ def _ring_attention(run: Run, stage: Stage) -> tuple[Transfer, ...]:
     width = 2 * model.kv_heads * model.head_dim / run.tensor
     block = tokens(run) * width * run.recipe.activation_bytes
     hops = (run.context - 1) * stage.layers * run.accumulation
-    again = 2 if run.recompute == "full" else 1
+    again = recomputed(run.model, run.recompute, run.attention).scores
+    ahead = round(hops * (1 + again))
     return (
-        Transfer("ring attention", "point_to_point", run.context, run.tensor, block, hops * again),
+        Transfer("ring attention", "point_to_point", run.context, run.tensor, block, ahead),
         Transfer("ring attention", "point_to_point", run.context, run.tensor, 2 * block, hops),
     )
 

@@ -381,6 +381,18 @@ class Run:
         return self.loss or _LOSSES[self.kernels]
 
     @property
+    def gathers_products(self) -> bool:
+        """Whether FSDP2's mixed precision policy stands in for autocast: under zero=3 shards stay
+        fp32, and a layer is gathered, and its gradient made, in the dtype of the products."""
+        return self.zero == 3 and self.recipe.autocast and self.data * self.context > 1
+
+    @property
+    def gathered_bytes(self) -> int:
+        """Bytes of a weight as a layer works with it, gathered where it is divided."""
+        recipe = self.recipe
+        return recipe.activation_bytes if self.gathers_products else recipe.weight_bytes
+
+    @property
     def gpus(self) -> int:
         return self.data * self.tensor * self.pipeline * self.context
 
@@ -470,23 +482,6 @@ def usual_alone(run: Run, what: str, *names: str) -> None:
                 f"{name}: {value!r} given; allowed: {usual!r}, because {what} is known for that "
                 "alone"
             )
-
-
-def usual_recompute(run: Run, what: str) -> None:
-    """For quantities that know three kinds of recompute and no fp8.
-
-    Raises:
-        ValueError: the run has another.
-    """
-    if run.recompute not in CHOICES["recompute"]:
-        raise ValueError(
-            f"recompute: {run.recompute!r} given; allowed: "
-            f"{', '.join(map(repr, CHOICES['recompute']))}, because {what} is known for these alone"
-        )
-    if run.precision == "fp8":
-        raise ValueError(
-            f"precision: 'fp8' given; allowed: any other, because {what} is not known for it"
-        )
 
 
 def all_weights_trained(run: Run, what: str) -> None:

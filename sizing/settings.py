@@ -160,6 +160,28 @@ def objective_of(run) -> str | Dpo | Distillation:
     return Distillation(teacher)
 
 
+def sequences_of(objective) -> int:
+    """Sequences that go through the policy for each one of the micro-batch: DPO's pairs are two."""
+    return 2 if isinstance(objective, Dpo) else 1
+
+
+def frozen_model(run) -> Model | None:
+    """The model whose weights lie beside the trained one, or None."""
+    if isinstance(run.objective, Distillation):
+        return run.objective.teacher
+    if isinstance(run.objective, Dpo) and run.objective.reference == "model":
+        return run.model
+    return None
+
+
+def asked_model(run) -> Model | None:
+    """The model that goes through a forward pass without gradients in every micro-batch, or None:
+    the frozen one, or the trained one without its adapters."""
+    if isinstance(run.objective, Dpo) and run.objective.reference == "adapters off":
+        return run.model
+    return frozen_model(run)
+
+
 def check_together(run) -> None:
     """Whether an engine runs these together.
 

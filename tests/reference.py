@@ -98,6 +98,8 @@ def random_config(family: str, rng: random.Random) -> dict:
         }
     if family in CLASSIC:
         return _classic(family, common, rng)
+    if family == "gemma4_text":
+        return _gemma4(common, rng)
     fields = known()["families"][family]["fields"]
     kv_heads = rng.choice([h for h in (1, 2, heads) if heads % h == 0])
     layers = common["num_hidden_layers"]
@@ -164,6 +166,33 @@ FLAGS = (
 )
 TYPED = ("mistral", "ministral", "gemma2", "gemma3_text", "olmo3", "cohere2", "gpt_oss", "qwen3")
 CLASSIC = ("gpt_bigcode", "gptj", "gpt_neo", "bloom", "mpt", "falcon")
+
+
+def _gemma4(common: dict, rng: random.Random) -> dict:
+    layers, types = common["num_hidden_layers"], ["sliding_attention", "full_attention"]
+    kinds = [rng.choice(types) for _ in range(layers - 1)] + ["full_attention"]
+    shared = rng.choice([0, 1, 2])
+    if not set(kinds) <= set(kinds[: max(layers - shared, 0)]):  # none is left to share
+        shared = 0
+    sparse = rng.random() < 0.5
+    return common | {
+        "num_key_value_heads": rng.choice([1, 2]),
+        "head_dim": rng.choice([8, 16]),
+        "global_head_dim": rng.choice([16, 32]),
+        "num_global_key_value_heads": rng.choice([None, 1, 2]),
+        "attention_k_eq_v": rng.random() < 0.5,
+        "attention_bias": rng.random() < 0.3,
+        "num_kv_shared_layers": shared,
+        "use_double_wide_mlp": rng.random() < 0.5,
+        "hidden_size_per_layer_input": rng.choice([0, 4, 8]),
+        "vocab_size_per_layer_input": rng.choice([50, 120]),
+        "enable_moe_block": sparse,
+        "num_experts": 6 if sparse else None,
+        "top_k_experts": 2 if sparse else None,
+        "moe_intermediate_size": rng.randrange(4, 40) if sparse else None,
+        "sliding_window": rng.choice([8, 16]),
+        "layer_types": kinds,
+    }
 
 
 def _classic(family: str, common: dict, rng: random.Random) -> dict:

@@ -152,6 +152,19 @@ def test_a_name_from_outside_is_text_not_markup():
     assert "<img" not in calculator._repr_mimebundle_()["text/html"]
 
 
+def test_a_model_without_a_formula_is_offered_to_be_traced():
+    config = {"model_type": "mamba2", "vocab_size": 500, "hidden_size": 64, "head_dim": 16}
+    config |= {"num_hidden_layers": 2, "num_heads": 8, "state_size": 16, "n_groups": 2}
+    calculator = ParameterCalculator().set(config=json.dumps(config))
+    assert "no formula for 'mamba2' here" in calculator.error and "8 s" in calculator.error
+    calculator.set(unknown="trace the real model")
+    result = calculator.current
+    assert not calculator.error and result.headline.endswith("parameters, traced")
+    numbers = [row[1] for row in result.rows]
+    assert numbers and all(number.endswith(", traced") for number in numbers)
+    assert any(note.startswith("Traced: ") for note in result.notes)
+
+
 @pytest.mark.parametrize(
     ("dtype", "card", "verdict"),
     [("bf16", "h100-sxm", "Fits"), ("fp32", "rtx-4090", "Does not fit")],

@@ -559,7 +559,7 @@ H100 = device.Device("cuda", "NVIDIA H100 80GB HBM3", 85_520_809_984, 132)
 
 @pytest.mark.parametrize("where", [HERE, H100], ids=["cpu", "gpu"])
 def test_each_row_of_the_speed_up_stack_makes_one_change(where):
-    points = speed_up_stack.grid(where)
+    points = [p for p in speed_up_stack.grid(where) if p["kind"] != "job"]
     shape = ("precision", "attention", "optimizer", "micro_batch", "compiled")
     plain = before = points[0]
     for point in points[1:]:
@@ -580,8 +580,8 @@ def test_a_speed_up_is_measured_against_the_datasheet(monkeypatch):
 
 
 def test_without_a_compiler_its_row_is_not_available(monkeypatch):
-    point = speed_up_stack.grid(HERE, model="tiny-llama", sequence=32, compiled=True)[-1]
-    assert point["compiled"]
+    points = speed_up_stack.grid(HERE, model="tiny-llama", sequence=32, compiled=True)
+    point = next(p for p in points if p["compiled"] and p["kind"] == "stacked")
 
     def broken(*args, **kwargs):
         raise speed_up_stack.TorchDynamoException("no working C++ compiler was found\nin PATH")
@@ -589,6 +589,55 @@ def test_without_a_compiler_its_row_is_not_available(monkeypatch):
     monkeypatch.setattr(speed_up_stack.Step, "__call__", broken)
     with pytest.raises(protocol.Unavailable, match=r"torch\.compile: no working C\+\+ compiler"):
         speed_up_stack.measure(point, HERE)
+
+
+@pytest.mark.parametrize("where", [HERE, H100], ids=["cpu", "gpu"])
+def test_each_job_makes_one_of_case_d_s_changes(where):
+    points = {p["change"]: p for p in speed_up_stack.grid(where) if p["kind"] == "job"}
+    first, last = points[speed_up_stack.AS_IT_WAS], points[speed_up_stack.ALL_FIVE]
+    assert {key: first[key] for key in speed_up_stack.JOB} == speed_up_stack.JOB
+    for name, change in speed_up_stack.FIVE.items():
+        assert {key for key in first if points[name][key] != first[key]} - {"change"} == set(change)
+        assert {key: last[key] for key in change} == change
+    for point in points.values():  # the same work, in whole steps, with the saves at their ends
+        steps = point["sequences"] / point["micro_batch"] / point["accumulation"]
+        assert steps % point["saves"] == 0
+
+
+def job(**changed):
+    point = next(
+        p for p in speed_up_stack.grid(HERE, sequence=16, sequences=32)
+        if p["change"] == speed_up_stack.AS_IT_WAS
+    )  # fmt: skip
+    return speed_up_stack.measure(point | {"workers": 0} | changed, HERE)
+
+
+def test_a_job_says_where_its_time_goes():
+    slow = job()
+    parts = [slow[f"{name}_seconds"] for name in ("data", "compute", "save")]
+    assert sum(parts) == pytest.approx(slow["seconds"]) and min(parts) > 0
+    # without workers each of the 32 sequences' reads is waited for
+    assert slow["data_seconds"] > 32 * speed_up_stack.loading.SLOW
+    assert slow["tokens"] == 32 * 16
+    weights = training.BYTES_MODEL.parameters.total
+    assert 12 * weights < slow["saved_bytes"] < 12.1 * weights
+    local = job(disk="local")
+    assert local["data_seconds"] < slow["data_seconds"] / 2
+    hidden = job(workers=4)
+    assert hidden["data_seconds"] < slow["data_seconds"]
+
+
+def test_tokens_cut_before_are_those_cut_on_the_way(tmp_path):
+    loading, path = speed_up_stack.loading, tmp_path / "tokens.bin"
+    loading.pretokenise(speed_up_stack.TEXT, path)
+    text, cut = (
+        loading.Pieces(where, tokenised, 64, 10**6, 0.0)
+        for where, tokenised in ((speed_up_stack.TEXT, False), (path, True))
+    )
+    assert path.stat().st_size == 2 * speed_up_stack.TEXT.stat().st_size
+    for number in (0, 7, 77_000, 999_999):  # the last two lie beyond the file's end
+        assert text[number].tolist() == cut[number].tolist()
+        assert len(cut[number]) == 64
 
 
 def test_torchao_s_eight_bit_state_is_what_the_formula_says():

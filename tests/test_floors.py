@@ -19,7 +19,7 @@ PACKAGE = ROOT / "sizing"
 ROOMS = (  # from the ground up; the rooms of one floor do not know each other
     ("units", "hardware"),
     ("architecture",),
-    ("settings",),
+    ("settings", "recomputing"),
     ("run",),
     ("partition",),
     ("compute", "parallel"),

@@ -136,7 +136,7 @@ def test_the_four_changes_from_gpt2_to_llama():
 
 def test_shares_of_the_tables_are_as_the_caption_says():
     assert all(tables(m) > 70 for m in DENSE if m.parameters.total < 1e8)
-    assert all(tables(m) < 1.1 for m in DENSE if m.parameters.total > 1e11)
+    assert all(tables(m) < 2.1 for m in DENSE if m.parameters.total > 1e11)
     for gemma in (m for m in DENSE if "gemma" in m.name):
         n, shares = gemma.parameters.total, []
         for m in DENSE:
@@ -174,9 +174,13 @@ def test_lesson_and_calculator_have_the_same_spread_of_published_runs():
 
 
 def test_the_mfu_of_lesson_02_is_of_the_ceiling_of_lesson_00():
+    """And the revealed ratio of the speeds is the recording's."""
     ceiling = max(row["flops_per_second"] for row in PRODUCTS if row["dtype"] == "fp32")
     steps = sizing.experiments.load("model-size", sizing.experiments.REFERENCE).ok
-    (mfu,) = printed("02", r"02\.mfu: it is ([\d.]+) %")
+    (mfu,) = printed("02", r"pythia-160m reaches ([\d.]+) % of the best product")
+    (slower,) = printed("02", r"02\.slower: it is ([\d.]+) times")
+    speeds = [step["tokens_per_second"] for step in steps]
+    assert slower == pytest.approx(speeds[0] / speeds[-1], abs=0.005)
     assert mfu == pytest.approx(100 * steps[-1]["flops_per_second"] / ceiling, abs=0.005)
     (roof,) = printed("00", r"fp32: ([\d.]+) GFLOP/s at n")
     assert roof == pytest.approx(ceiling / 1e9, abs=0.05)

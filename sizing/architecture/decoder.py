@@ -186,7 +186,7 @@ def _mixture(f: Fields, t: Traits, hidden) -> tuple[Weight, ...]:
             e.bias,
             dtype="fp32" if e.router == "fp32 softmax" else None,
         ),
-        *_stacks(e, experts, hidden, width, chosen),
+        *stacks(e, experts, hidden, width, chosen),
     ]
     if e.router == "fp32 softmax":  # a correction that is set, not trained
         weights.append(
@@ -207,7 +207,7 @@ def _mixture(f: Fields, t: Traits, hidden) -> tuple[Weight, ...]:
     return tuple(weights)
 
 
-def _stacks(e: Experts, experts, hidden, width, chosen) -> Iterable[Weight]:
+def stacks(e: Experts, experts, hidden, width, chosen) -> Iterable[Weight]:
     """Each expert a gated MLP, gate and up in one tensor."""
     shapes = {
         "gate_up_proj": (experts, 2 * width, hidden),

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from . import classic
 from .decoder import assemble, decoder
 from .fields import Fields
+from .gemma4 import gemma4
 from .traits import TRAITS
 from .weights import Architecture, linear, rms_norm
 
@@ -55,6 +56,7 @@ _OWN: dict[str, Callable[[Fields], Architecture]] = {
     "bloom": classic.bloom,
     "mpt": classic.mpt,
     "falcon": classic.falcon,
+    "gemma4_text": gemma4,
     "deepseek_v2": _latent,
     "deepseek_v3": _latent,
 }

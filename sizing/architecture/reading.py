@@ -92,6 +92,15 @@ def read(source, any_family: bool = False) -> Text:
     return _text(dict(source), name, any_family)
 
 
+def without_formula(source) -> str | None:
+    """The model type if only a trace can size it: transformers knows it, there is no formula."""
+    try:
+        family = read(source, any_family=True).config["model_type"]
+    except ValueError:
+        return None
+    return family if family in known()["causal"] and family not in FAMILIES else None
+
+
 # -- finding and decoding
 
 

@@ -135,16 +135,18 @@ def unknown(family, config: Mapping, outer: Mapping) -> str:
         return f"model_type: None given; {_what_it_is(outer)}"
     if not isinstance(family, str):
         return f"model_type: {family!r} given; allowed: text, such as 'llama'"
+    formulas = ", ".join(sorted(FAMILIES))
+    if family in known()["causal"]:
+        return (
+            f"model_type: {family!r} given, which has no formula here; allowed: "
+            "sizing.trace.model(config), which builds and traces the real model (seconds, with "
+            f"torch and transformers), or a type with a formula: {formulas}"
+        )
     near = difflib.get_close_matches(family, FAMILIES, n=3, cutoff=0.6)
-    words = f"model_type: unknown architecture {family!r}; allowed: {', '.join(sorted(FAMILIES))}"
+    words = f"model_type: unknown architecture {family!r}; allowed: {formulas}"
     if near:
         words += f"; near it: {', '.join(near)}"
-    if family in known()["causal"]:
-        words += (
-            f"; no formula for {family!r} here: sizing.trace.model(config) traces it (seconds, "
-            "with torch and transformers)"
-        )
-    elif "auto_map" in outer:
+    if "auto_map" in outer:
         words += "; its code comes with the model, not with transformers"
     return words
 

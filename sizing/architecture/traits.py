@@ -439,6 +439,20 @@ TRAITS: dict[str, Traits] = {
         experts=replace(_SIGMOID, router="fp32 softmax, scaled"),
     ),
     # -- written in functions of their own
+    "gemma4_text": replace(
+        _GEMMA2,
+        norm="rms, all in fp32",
+        rotary_sets=True,
+        softcaps=False,
+        capped_by_kernel=False,
+        experts=Experts(
+            count="num_experts",
+            chosen="top_k_experts",
+            router="scaled softmax",
+            gate="router.proj",
+            stack="experts",
+        ),
+    ),
     "gpt2": Traits(
         norm="layer",
         may_upcast_scores=True,

@@ -56,7 +56,8 @@ class Block:
     `query_dim` and `value_dim` are the widths of a head in the two attention matmuls; `window` is
     the sliding window in tokens (None: all). `last_matmul` names the weight that PyTorch's
     checkpointing does not multiply again (no tensor is saved after it), None if it must. `rotated`
-    says whether queries and keys have rotary positions, where the family rotates at all.
+    says whether queries and keys have rotary positions, where the family rotates at all; with
+    `shares_keys` a layer projects no keys and values, but reads those of one before it.
     """
 
     count: int
@@ -67,6 +68,7 @@ class Block:
     window: int | None = None
     last_matmul: str | None = None
     rotated: bool = True
+    shares_keys: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from ..architecture.model import Model, presets
+from ..architecture.reading import without_formula
 from ..hardware import gpu as find_gpu
 from ..hardware import gpus
 from ..units import BYTES, count
@@ -13,6 +14,11 @@ from .base import Calculator, Result, dropdown, text
 from .html import Limit
 
 PARTS = ("embedding", "attention", "mlp", "norm", "head", "router")
+
+TRACE = "trace the real model"
+SECONDS = 8  # to load torch and transformers and to build a model without its weights
+EXACT = "exact. Tests hold it equal to the transformers model of every preset."
+TRACED = "counted on the real transformers model, built from its config without weights."
 
 # A dimension's name in the configs of the families.
 DIMENSIONS = {
@@ -58,7 +64,8 @@ def doubled(model: Model) -> list[tuple[str, int]]:
 
 class ParameterCalculator(Calculator):
     """Parameters of a preset or of a pasted config.json. Settings: model, config (the text of a
-    config.json; empty: the preset), dtype, gpu (whose memory the weights are held against)."""
+    config.json; empty: the preset), unknown (what to do with a type that has no formula), dtype,
+    gpu (whose memory the weights are held against)."""
 
     title = "Parameters"
 
@@ -68,13 +75,16 @@ class ParameterCalculator(Calculator):
             "config": text(
                 "or config.json", "paste a config.json, a path or a Hub id; empty: the model above"
             ),
+            "unknown": dropdown("no formula", ["say so", TRACE], "say so"),
             "dtype": dropdown("stored as", ["fp32", "bf16", "fp8"], "bf16"),
             "gpu": dropdown("GPU", [(find_gpu(g).label, g) for g in gpus()], "h100-sxm"),
         }
 
-    def result(self, model, config, dtype, gpu) -> Result:
-        chosen = _pasted(config) if config.strip() else Model(model)
+    def result(self, model, config, unknown, dtype, gpu) -> Result:
+        chosen = _pasted(config, unknown == TRACE) if config.strip() else Model(model)
         p, card = chosen.parameters, find_gpu(gpu)
+        traced = getattr(chosen, "traced", False)
+        mark = ", traced" if traced else ""
         parts = {name: getattr(p, name) for name in PARTS}
         size = BYTES[dtype] * p.total
         rows = tuple((f"{name}", f"{n:,}", f"{n / p.total:.1%}") for name, n in parts.items())
@@ -82,9 +92,10 @@ class ParameterCalculator(Calculator):
             ("total", f"{p.total:,}", "100.0%"),
             ("active for a token", f"{p.active:,}", f"{p.active / p.total:.1%}"),
         )
+        rows = tuple((name, number + mark, share) for name, number, share in rows)
         rows += tuple(
             (f"twice the {name}", f"{total:,}", f"{total / p.total:.3f} ×")
-            for name, total in doubled(chosen)
+            for name, total in (() if traced else doubled(chosen))
         )
         active = "all" if p.active == p.total else count(p.active)
         notes = (f"{count(p.total)}, {active} of them active for a token.",)
@@ -94,9 +105,10 @@ class ParameterCalculator(Calculator):
         largest = max(parts, key=parts.get)
         return Result(
             value=p.total,
-            headline=f"{p.total:,} parameters",
+            headline=f"{p.total:,} parameters{mark}",
             formula=(
-                " + ".join(f"{n:,} {name}" for name, n in parts.items() if n) + f" = {p.total:,}"
+                " + ".join(f"{n:,} {name}" for name, n in parts.items() if n)
+                + f" = {p.total:,}{mark}"
             ),
             columns=(chosen.name, "parameters", "share"),
             rows=rows,
@@ -105,8 +117,8 @@ class ParameterCalculator(Calculator):
                 f"{chosen.name}."
             ),
             notes=notes,
-            accuracy="exact. Tests hold it equal to the transformers model of every preset.",
-            limit=Limit(f"the weights alone in {dtype}", size, card.memory, card.label),
+            accuracy=TRACED if traced else EXACT,
+            limit=Limit(f"the weights alone in {dtype}{mark}", size, card.memory, card.label),
             data=parts,
         )
 
@@ -128,21 +140,32 @@ class ParameterCalculator(Calculator):
             label.set_x(share)
 
 
-def _pasted(text: str) -> Model:
+def _pasted(text: str, may_trace: bool) -> Model:
     """The model of a pasted config.json, of a path, or of a Hub id that a preset has."""
-    config = text.strip()
-    if not config.startswith(("{", "[")):
-        return Model(config)
-    try:
-        config = json.loads(config)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"config.json: not JSON: {error}") from error
-    except (RecursionError, ValueError):
-        pass  # `Model` says what is wrong with the text
-    return Model(config, name="the pasted config")
+    config, name = text.strip(), None
+    if config.startswith(("{", "[")):
+        name = "the pasted config"
+        try:
+            config = json.loads(config)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"config.json: not JSON: {error}") from error
+        except (RecursionError, ValueError):
+            pass  # `Model` says what is wrong with the text
+    family = without_formula(config)
+    if family is None:
+        return Model(config, name=name)
+    if not may_trace:
+        raise ValueError(
+            f'config: there is no formula for {family!r} here; allowed: to trace it: set "no '
+            f'formula" to "trace the real model", which takes about {SECONDS} s'
+        )
+    from ..trace import model as traced  # brings torch and transformers
+
+    return traced(config, name=name)
 
 
 def _said(model: Model) -> tuple[str, ...]:
-    """What was assumed or left out on the way from the config to the model."""
+    """What was assumed or left out on the way to the model, and the limits of a traced one."""
     assumed = ", ".join(f"{name} {value}" for name, value in model.assumed.items())
-    return model.notes + ((f"Not in the config, taken as {assumed}.",) if assumed else ())
+    limits = tuple(f"Traced: {limit}." for limit in getattr(model, "limits", ()))
+    return model.notes + limits + ((f"Not in the config, taken as {assumed}.",) if assumed else ())

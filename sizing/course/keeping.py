@@ -2,12 +2,13 @@
 
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from ..measuring.recording import replace_text
 
 
 class Entries:
@@ -46,7 +47,7 @@ class Entries:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with locked(self.path):
             text = json.dumps([*self.read(), *entries], indent=1, ensure_ascii=False)
-            replace(self.path, text)
+            replace_text(self.path, text)
 
 
 @contextmanager
@@ -66,17 +67,3 @@ def locked(path: Path, patience: float = 2.0) -> Iterator[None]:
         yield
     finally:
         lock.unlink(missing_ok=True)
-
-
-def replace(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old text or the new one, never half of it."""
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError:
-        Path(part).unlink(missing_ok=True)
-        raise

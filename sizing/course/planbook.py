@@ -11,9 +11,9 @@ import time
 from html import escape
 from pathlib import Path
 
-from ..measuring.recording import learner_directory, recorded_only
+from ..measuring.recording import learner_directory, recorded_only, replace_text
 from . import story
-from .keeping import locked, replace
+from .keeping import locked
 
 QUESTION = "8 H100s for two weeks: which model, on how many tokens, and will it fit?"
 COLUMNS = ("lesson", "topic", "line")
@@ -92,7 +92,7 @@ class Plan:
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path):
             before = self._read(path)
-            replace(path, json.dumps(before | lines, indent=1, ensure_ascii=False))
+            replace_text(path, json.dumps(before | lines, indent=1, ensure_ascii=False))
         return before
 
     def _read(self, path: Path) -> dict[str, str]:

@@ -6,7 +6,7 @@ runs of every engine, `hours` cost against published runs. `python -m sizing.evi
 error table; `published(...)` hands out the published runs for plots.
 """
 
-from . import cuda, ultrascale
+from . import cuda, hours, ultrascale
 from .published_runs import published
 
-__all__ = ["cuda", "published", "ultrascale"]
+__all__ = ["cuda", "hours", "published", "ultrascale"]

@@ -60,15 +60,49 @@ class _Arrived:
         return self.gradient.users == 1 and not self.view
 
 
-def points(tape: Tape, end: dict[str, Size], resident: bool) -> list[Point]:
+@dataclass(frozen=True)
+class Away:
+    """What does not stay on the GPU.
+
+    Attributes:
+        gradients: whether a gradient goes as soon as it is complete: to the host, or into its
+            weight's update.
+        update: bytes that such an update allocates, in units of the gradient's.
+        activations: whether what the layers save lies in the host's memory until its operation's
+            backward pass; what the loss saves stays, and so do weights.
+    """
+
+    gradients: bool = False
+    update: int = 0
+    activations: bool = False
+
+
+HERE = Away()
+
+
+def points(tape: Tape, end: dict[str, Size], resident: bool, away: Away = HERE) -> list[Point]:
     """What is alive at the end of the forward pass and at each operation of the backward pass.
 
     Args:
         tape: the recorded forward pass, loss last.
         end: bytes by part that the forward pass holds at its end and the backward does not.
         resident: whether parameters already have gradients, into which new ones are added.
+        away: what leaves the GPU on the way.
     """
-    return _Walk(tape, resident).run(end)
+    return _Walk(tape, resident, away).run(end)
+
+
+def packed(nodes: list) -> Size:
+    """Bytes that the layers hand over to the host: each operation's own copy of what it saves."""
+    total = NONE
+    for node in nodes:
+        if isinstance(node, Skipped):
+            total = plus(total, node.packed)
+    plain = [node for node in nodes if isinstance(node, Node) and node.phase != "loss"]
+    for tensor, _ in saved(plain):
+        if tensor.part != "parameters":
+            total = plus(total, tensor.size)
+    return total
 
 
 def kept(nodes: list, of_region: bool = False) -> dict[str, Size]:
@@ -93,13 +127,14 @@ def saved(nodes: list, of_region: bool = False):
             if node.region not in regions:
                 regions.add(node.region)
                 yield from ((t.storage, "input of recompute") for t in node.region.inputs)
+                yield from ((t.storage, "kept from recompute") for t in node.region.kept)
             continue
         yield from ((tensor.storage, why) for tensor, why in node.saved)
 
 
 class _Walk:
-    def __init__(self, tape: Tape, resident: bool):
-        self.tape, self.resident = tape, resident
+    def __init__(self, tape: Tape, resident: bool, away: Away):
+        self.tape, self.resident, self.away = tape, resident, away
         self.live = dict.fromkeys(PARTS, NONE)
         self.users: dict[Tensor, int] = {}
         self.buffers: dict[Tensor, _Arrived] = {}
@@ -124,22 +159,31 @@ class _Walk:
             region = node.region
             if region is not None and region not in entered:
                 entered.add(region)
-                for tensor, _ in saved([n for n in nodes if _in(n, region)], of_region=True):
+                if self._elsewhere(node):
+                    for tensor in [*region.inputs, *region.kept]:
+                        self._hold(tensor.storage)
+                inside = [n for n in nodes if _in(n, region)]
+                for tensor, _ in saved(inside, of_region=True):
                     self._hold(tensor)
+                left = _left_over(region, inside)
+                for tensor in region.kept:  # taken instead of being computed again
+                    if tensor.storage not in left:
+                        self._drop(tensor.storage)
                 self._note(node.phase)
             self._step(node)
             if region is not None and first_of[region] is node:
-                for tensor in region.inputs:
+                for tensor in [*region.inputs, *_left_over(region, nodes)]:
                     self._drop(tensor.storage)
         return self.points
 
     def _hold_forward(self, nodes) -> None:
-        for tensor, _ in saved(nodes):
+        for tensor, _ in saved([n for n in nodes if not self._elsewhere(n)]):
             self._hold(tensor)
         for node in nodes:
             if isinstance(node, Skipped):
                 for part, size in node.saved.items():
-                    self._change(part, size)
+                    if not self.away.activations:
+                        self._change(part, size)
                 continue
             for tensor, _ in node.grads:
                 if tensor.part == "parameters":
@@ -147,6 +191,9 @@ class _Walk:
 
     def _step(self, node: Node) -> None:
         """Run the backward pass of one operation."""
+        if self._elsewhere(node) and node.region is None:
+            for tensor, _ in node.saved:
+                self._hold(tensor.storage)
         self._note(node.phase, {node.part: node.extra})
         incoming = [self.buffers.pop(out) for out in node.outputs if out in self.buffers]
         gradients = []
@@ -183,16 +230,26 @@ class _Walk:
 
     def _finish(self, gradient: _Gradient, phase: str) -> None:
         """The gradient of a parameter is complete."""
+        if self.away.gradients:
+            update = times(self.away.update, gradient.size)
+            self._note(phase, {"temporary": update})
         self._release(gradient)
+        if self.away.gradients:
+            return
         if not self.resident:
             self._change("gradients", gradient.size)
             self._note(phase)
 
     def _pass_over(self, layers: Skipped) -> None:
         for part, size in layers.saved.items():
-            self._change(part, times(-1, size))
-        if not self.resident:
+            if not self.away.activations:
+                self._change(part, times(-1, size))
+        if not self.resident and not self.away.gradients:
             self._change("gradients", layers.gradients)
+
+    def _elsewhere(self, node) -> bool:
+        """Whether what an operation saved has to be fetched from the host."""
+        return self.away.activations and isinstance(node, Node) and node.phase != "loss"
 
     def _new(self, tensor: Tensor) -> _Gradient:
         part = "logits" if tensor.part == "logits" else "temporary"
@@ -222,6 +279,21 @@ class _Walk:
         for part, size in (more or {}).items():
             parts[part] = plus(parts[part], size)
         self.points.append(Point(phase, parts))
+
+
+def _left_over(region: Region, nodes: list) -> list[Tensor]:
+    """Of what a region kept, that which it never asks for: recompute ends with the last tensor that
+    the backward pass needs."""
+    if not region.kept:
+        return []
+    inside = [node for node in nodes if _in(node, region)]
+    needed = {tensor for tensor, _ in saved(inside, of_region=True)}
+    last = max(
+        (i for i, n in enumerate(inside) if any(out.storage in needed for out in n.outputs)),
+        default=-1,
+    )
+    late = {out.storage for node in inside[last + 1 :] for out in node.outputs}
+    return [t.storage for t in region.kept if t.storage in late and t.storage not in needed]
 
 
 def _in(node, region: Region) -> bool:

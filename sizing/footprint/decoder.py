@@ -18,16 +18,17 @@ def decoder(f, x: Tensor) -> Tensor:
     attention = _latent_attention if "kv_lora_rank" in f.config else _attention
     before, after, before_mlp, after_mlp = traits.norms
     normed = f.norm(x, before) if before else x
-    y = t.dropout(attention(f, normed), f.rate(traits.dropouts[0]))
+    mlp = _module_of_mlp(f)
+    y = t.dropout(f.module("self_attn", attention, normed), f.rate(traits.dropouts[0]))
     y = _residual(f, y, after)
     if f.switched(traits.parallel):
-        z = t.dropout(_mlp(f, normed), f.rate(traits.dropouts[1]))
+        z = t.dropout(f.module(mlp, _mlp, normed), f.rate(traits.dropouts[1]))
         if traits.residual_last:
             return t.add(t.add(y, z), x, "residual")
         return t.add(t.add(x, y, "residual"), z, "residual")
     x = t.add(x, y, "residual")
     y = f.norm(x, before_mlp) if before_mlp else x
-    y = t.dropout(_mlp(f, y), f.rate(traits.dropouts[1]))
+    y = t.dropout(f.module(mlp, _mlp, y), f.rate(traits.dropouts[1]))
     return t.add(x, _residual(f, y, after_mlp), "residual")
 
 
@@ -145,6 +146,12 @@ def _latent_attention(f, x: Tensor) -> Tensor:
 
 
 # -- MLP
+
+
+def _module_of_mlp(f) -> str:
+    experts = f.traits.experts
+    sparse = experts and f"{experts.gate}.weight" in f.named
+    return (experts.gate if sparse else f.traits.mlp_root).split(".")[0]
 
 
 def _mlp(f, x: Tensor) -> Tensor:

@@ -27,17 +27,24 @@ def mixture(f, x: Tensor, gated_mlp) -> Tensor:
 
 
 def routed(f, x: Tensor) -> Tensor:
-    """Tokens sorted by expert (transformers' grouped_mm_experts_forward)."""
+    """Tokens sent to the experts that their router chooses."""
+    e = f.traits.experts
+    if f.rate(e.jitter):
+        noise = Tensor(x.shape, x.dtype, "noise on the tokens", grad=False)
+        noisy = Tensor(x.shape, x.dtype, x.name, storage=x)
+        x = f.tape.emit("mul_", noisy, [(x, NEW)], [(noise, "noise")])
+    experts, *_ = f.named[f"{e.stack}.down_proj"].shape
+    chosen = f.named[f"{e.stack}.down_proj"].chosen
+    return dispatch(f, x, ROUTERS[e.router](f, x, experts, chosen))
+
+
+def dispatch(f, x: Tensor, weights: Tensor) -> Tensor:
+    """Tokens sorted by expert (transformers' grouped_mm_experts_forward), weighted, summed."""
     t, hidden, e = f.tape, f.model.hidden, f.traits.experts
     up, down = f.weight(f"{e.stack}.gate_up_proj"), f.weight(f"{e.stack}.down_proj")
     chosen = f.named[f"{e.stack}.down_proj"].chosen
     width = down.shape[1] if e.transposed else down.shape[2]
     pairs = ("b", "s", chosen)  # (token, expert)
-    if f.rate(e.jitter):
-        noise = Tensor(x.shape, x.dtype, "noise on the tokens", grad=False)
-        noisy = Tensor(x.shape, x.dtype, x.name, storage=x)
-        x = t.emit("mul_", noisy, [(x, NEW)], [(noise, "noise")])
-    weights = ROUTERS[e.router](f, x, up.shape[0], chosen)
     rows = t.gather(x, (*pairs, hidden), "tokens by expert", pairs)
     weights = t.gather(weights, (*pairs, 1), "routing weights by expert", pairs)
     which = Tensor(pairs, "int64", "expert of each row", grad=False) if e.bias else None

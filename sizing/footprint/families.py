@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from .classic import CLASSIC
 from .decoder import decoder
+from .gemma4 import gemma4, per_layer_inputs
 from .layers import LAYERS
 
 # Their attention is written into the layer: no other can be put in its place.
 OWN_ATTENTION = ("bloom", "falcon", "gpt_neo", "gptj", "mpt")
-_OWN = {**LAYERS, **CLASSIC}
+_OWN = {**LAYERS, **CLASSIC, "gemma4_text": gemma4}
+# What all layers read beside the hidden states: a function (forward, embedding) -> tensor.
+BESIDE = {"gemma4_text": per_layer_inputs}
 
 
 def layer_of(family: str):

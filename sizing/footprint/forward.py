@@ -6,12 +6,16 @@ from functools import lru_cache
 
 from ..architecture.model import Model
 from ..architecture.weights import Block
+from ..recomputing import every_layer
 from ..run import Run
+from ..settings import Dpo
 from . import kernels, rotary
 from .activations import activation
-from .backward import kept
-from .families import OWN_ATTENTION, layer_of
+from .backward import kept, packed
+from .decoder import decoder
+from .families import BESIDE, OWN_ATTENTION, layer_of
 from .norms import NORMS
+from .objectives import distillation_loss, preference_loss
 from .tape import NONE, Size, Skipped, Tape, Tensor, plus, size_of, times
 
 
@@ -46,17 +50,26 @@ class Forward:
                 f"recompute: 'selective' given; allowed with {self.family!r}: 'none', 'full' (its "
                 "attention is not apart from its layer)"
             )
+        self.per_operation = run.recompute == "selective" and not self.eager
+        if not isinstance(run.recompute, str) and layer_of(self.family) is not decoder:
+            raise ValueError(
+                f"recompute: {run.recompute!r} given; allowed with {self.family!r}: 'none', "
+                "'selective', 'full', 'every-2', ... (its layers are not made of modules here)"
+            )
         self.dtype = run.recipe.weights
         self.tape = Tape(
             autocast=run.recipe.autocast,
             device=device,
             batched=run.micro_batch > 1,
             tokens=self.tokens,
+            fp8=run.recipe.products == "fp8",
         )
         self.outer = {w.name.removesuffix(".weight"): w for w in self.model.outer}
         self.tables: dict[str, Tensor] = {}
         self.layers: dict[Block, list] = {}
+        self.recorded: dict[tuple[Block, bool], list] = {}
         self.weights: dict[Block, list[Tensor]] = {}
+        self.shared_keys: dict[int | None, tuple[Tensor, Tensor]] = {}
         self.end: dict[str, Size] = {}
         self.uncast: Size = NONE
         self._record()
@@ -67,11 +80,14 @@ class Forward:
         t = self.tape
         x = self._embed()
         self._shared()
-        for block, skipped in self._representatives():
+        steps = self._representatives()
+        for place, (block, skipped, again) in enumerate(steps, 1):
             if skipped:
-                t.nodes.append(self._skipped(block, skipped))
-            else:
-                x = self._layer(block, x)
+                t.nodes.append(self._skipped(block, skipped, again))
+                continue
+            last = not any(later is block and not skip for later, skip, _ in steps[place:])
+            self.kept_for_others = last and any(b.shares_keys for b in self.model.blocks)
+            x = self._layer(block, x, again)
         x = self._final(x)
         self._loss(x)
 
@@ -81,6 +97,7 @@ class Forward:
         if self.traits.scaled_embedding:
             x = t.scale(x, "scaled embedding")
         t.phase = "layers"
+        self.all_inputs = BESIDE[self.family](self, x) if self.family in BESIDE else None
         if "project_in" in self.outer:
             x = self._outer_linear(x, "project_in", self.model.hidden)
         for positions, span in (("wpe", (1, "s")), ("embed_positions", ("b", "s"))):
@@ -152,6 +169,9 @@ class Forward:
             logits = t.unary("tanh", t.scale(logits, "logits / cap"), keeps="output")
             logits = t.scale(logits, "capped logits")
             held = [logits]
+        if self.run.objective != "lm":
+            self._other_loss(x, logits, held)
+            return
         wide = t.cast(logits, "fp32")
         if wide is not logits:
             held.append(wide)
@@ -159,9 +179,24 @@ class Forward:
         labels = Tensor(("b", "s"), "int64", "labels", grad=False)
         loss = Tensor((1,), "fp32", "loss")
         t.emit("nll_loss", loss, [(log_probabilities, False)], [(labels, "targets")])
-        # The forward pass ends with these alive beside what is saved: the logits, the last hidden
-        # state if the head did not save it, autocast's copies of weights to be recomputed.
-        sizes = NONE
+        self._end(x, held)
+
+    def _other_loss(self, x: Tensor, logits: Tensor, held: list[Tensor]) -> None:
+        """That of the run's objective; what its frozen model adds is in `asked`, in bytes of logits
+        and of a sequence at work."""
+        logits.part = "logits"
+        self.asked = (logits.size, NONE)
+        if isinstance(self.run.objective, Dpo):
+            more, row = preference_loss(self.tape, logits)
+            self.asked = (logits.size, row)
+        else:
+            more = distillation_loss(self.tape, logits)
+        self._end(x, list(dict.fromkeys([*held[:-1], *more])))
+
+    def _end(self, x: Tensor, held: list[Tensor]) -> None:
+        """The forward pass ends with these alive beside what is saved: the logits, the last hidden
+        state if the head did not save it, autocast's copies of weights to be recomputed."""
+        t, sizes = self.tape, NONE
         for tensor in held:
             sizes = plus(sizes, tensor.size)
         own_copy = t.autocast and x.dtype == "fp32"
@@ -202,9 +237,9 @@ class Forward:
         span = "b" if self.tape.batched else 1
         self.causal_table = Tensor((span, 1, "s", "s"), "bool", "mask", grad=False, shared=True)
         if rotary.width(self.model):
-            sets = {block.window for block in self.model.blocks}
-            for kind in sets if self.traits.rotary_sets else {None}:
-                self.rope[kind] = rotary.angles(self.model, self.dtype)
+            sets = {block.window: block.query_dim for block in self.model.blocks}
+            for kind, head in (sets if self.traits.rotary_sets else {None: None}).items():
+                self.rope[kind] = rotary.angles(self.model, self.dtype, head)
 
     def _capped(self) -> bool:
         """Whether the fused kernel caps the scores, and then takes no mask."""
@@ -218,50 +253,89 @@ class Forward:
         return self.block.rotated and (joined or self.traits.rotary == "two halves")
 
     def _representatives(self):
-        """(block, skipped): a layer to record, or how many to skip that equal the last recorded.
+        """(block, skipped, again): a layer to record, or how many to skip that equal the last
+        recorded; again says which of them a layer-wise recompute takes.
 
         The first and the last of each kind are recorded, since a peak is at one end. With frozen
         embeddings the model's first layer keeps less than others: a second one stands for those.
         """
-        lead = 2 if self.rank else 1
-        blocks = self.model.blocks
-        order = [(block, 0) for block in blocks for _ in range(min(lead, block.count))]
-        order += [(b, b.count - lead - 1) for b in blocks if b.count > lead + 1]
-        return order + [(block, 0) for block in blocks if block.count > lead]
+        lead, order = (2 if self.rank else 1), []
+        for sharing in (False, True):  # layers that read others' keys come after those
+            kinds = [kind for kind in self._kinds() if kind[0].shares_keys == sharing]
+            order += [(block, 0, a) for block, n, a in kinds for _ in range(min(lead, n))]
+            order += [(block, n - lead - 1, a) for block, n, a in kinds if n > lead + 1]
+            order += [(block, 0, a) for block, n, a in kinds if n > lead]
+        return order
 
-    def _skipped(self, block: Block, count: int) -> Skipped:
-        sizes = {part: times(count, size) for part, size in kept(self.layers[block]).items()}
+    def _kinds(self) -> list[tuple[Block, int, bool]]:
+        """Kinds of layer, how many, and whether these are run again as a whole."""
+        blocks, layers = self.model.blocks, self.model.layers
+        every = every_layer(self.run.recompute)
+        if every <= 1:
+            again = every == 1 or self.per_operation
+            return [(block, block.count, again) for block in blocks]
+        found = []
+        for block in blocks:
+            again = round(block.count * (layers // every) / layers)
+            pair = [(block, block.count - again, False), (block, again, True)]
+            # every n-th layer is: the last one of the model where n divides their number
+            found += pair if layers % every == 0 else pair[::-1]
+        return [kind for kind in found if kind[1]]
+
+    def _skipped(self, block: Block, count: int, again: bool) -> Skipped:
+        nodes = self.recorded[block, again]
+        sizes = {part: times(count, size) for part, size in kept(nodes).items()}
         gradients = NONE
         for tensor in self.weights[block]:
             if tensor.grad:
                 gradients = plus(gradients, tensor.size)
-        if self.run.recompute == "full":
-            self.uncast = plus(self.uncast, times(count, self._casts(block)))
-        return Skipped(count, sizes, times(count, gradients))
+        self.uncast = plus(self.uncast, times(count, self._casts(nodes)))
+        return Skipped(count, sizes, times(count, gradients), times(count, packed(nodes)))
 
-    def _casts(self, block: Block) -> Size:
-        """Autocast's copies of a layer's weights."""
+    def _casts(self, nodes: list) -> Size:
+        """Autocast's copies of weights that a layer will cast again: cached until the forward pass
+        ends."""
         if self.rank:  # only weights that are trained stay in autocast's cache
             return NONE
-        return kept(self.layers[block], of_region=True).get("temporary", NONE)
+        again = [node for node in nodes if node.region is not None]
+        return kept(again, of_region=True).get("temporary", NONE)
 
     # -- one layer
 
-    def _layer(self, block: Block, x: Tensor) -> Tensor:
+    def _layer(self, block: Block, x: Tensor, again: bool) -> Tensor:
         t = self.tape
         start = len(t.nodes)
         self.block = block
         self.weights[block] = []
         self.named = {w.name.split("*.", 1)[1]: w for w in block.weights}
-        if self.run.recompute == "full":
-            mask = self.masks[block.window]
-            t.begin_recompute([x, *self.rotary(), *([mask] if mask is not None else [])])
+        whole = self.all_inputs
+        self.layer_input = whole and t.slice(whole, ("b", "s", whole.shape[-1]))
+        if again:
+            beside = [self.layer_input] if self.layer_input is not None else []
+            t.begin_recompute([x, *self._around(), *beside], self.per_operation)
         x = layer_of(self.family)(self, x)
         t.end_recompute()
-        self.layers[block] = t.nodes[start:]
-        if self.run.recompute == "full":
-            self.uncast = plus(self.uncast, self._casts(block))
+        nodes = t.nodes[start:]
+        self.layers.setdefault(block, nodes)
+        self.recorded[block, again] = nodes
+        self.uncast = plus(self.uncast, self._casts(nodes))
         return x
+
+    def _around(self) -> list[Tensor]:
+        """What a layer is given beside its input: rotary angles, a mask, others' keys."""
+        mask, block = self.masks[self.block.window], self.block
+        keys = self.shared_keys[block.window] if block.shares_keys else ()
+        return [*self.rotary(), *([mask] if mask is not None else []), *keys]
+
+    def module(self, name: str, call, x: Tensor) -> Tensor:
+        """A module of the layer, run again in the backward pass where the run names it."""
+        if name not in self.run.recompute or isinstance(self.run.recompute, str):
+            return call(self, x)
+        attention = self._around() if name == "self_attn" else []
+        self.tape.begin_recompute([x, *attention])
+        out = call(self, x)
+        self.tape.end_recompute()
+        return out
 
     def weight(self, name: str) -> Tensor | None:
         """The layer's weight or bias of that name, None where the model has none."""
@@ -291,7 +365,11 @@ class Forward:
     def norm(self, x: Tensor, name: str) -> Tensor:
         """The layer's norm of that name, as the family writes it."""
         weight, bias = self.weight(f"{name}.weight"), self.weight(f"{name}.bias")
-        return NORMS[self.traits.norm](self.tape, x, weight, bias, name)
+
+        def call(f, x):
+            return NORMS[f.traits.norm](f.tape, x, weight, bias, name)
+
+        return self.module(name, call, x)
 
     def activation(self, x: Tensor) -> Tensor:
         field = self.traits.activation

@@ -10,6 +10,7 @@ from __future__ import annotations
 Scratch = tuple[float, int]
 NOTHING: Scratch = (0, 0)
 
+WIDEST = 256  # heads that FlashAttention-2 takes (flash_api.cpp)
 THREADS = 132 * 2048  # that an H100 holds at once; an A100 holds 108 * 2048
 
 

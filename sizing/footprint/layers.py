@@ -32,7 +32,8 @@ def _flash(f, q, k, v, mask) -> Tensor:
     on_cuda = t.device == "cuda"
     dtype = "bf16" if t.autocast else q.dtype
     # On CUDA FlashAttention-2 takes bf16 without a mask, memory-efficient attention the rest.
-    efficient = on_cuda and (mask is not None or dtype == "fp32")
+    wide = max(q.shape[-1], v.shape[-1]) > kernels.WIDEST
+    efficient = on_cuda and (wide or mask is not None or dtype == "fp32")
     if k.shape[1] != heads and (mask is not None or efficient):
         copied = k.shape[1] > 1  # a single head is seen from every query head without a copy
         k, v = (t.expand_heads(x, ("b", heads, "s", x.shape[-1]), copied) for x in (k, v))
@@ -51,6 +52,8 @@ def _flash(f, q, k, v, mask) -> Tensor:
     out = Tensor(("b", heads, "s", v.shape[-1]), q.dtype, "attention output")
     sums = Tensor(("b", heads, "s"), "fp32", "log-sum-exp of scores", grad=False)
     saved += [(out, "output"), (sums, "normalisation of each row")]
+    if t.region and t.region.chooses:
+        t.region.kept += [out, sums]
     # Two kernels lay their output out as the queries, which concatenation left head by head.
     by_head = f.laid_out_by_head and not efficient
     scratch = NONE

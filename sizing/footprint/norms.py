@@ -28,6 +28,19 @@ def rms_plus_one(t: Tape, x: Tensor, weight, bias, name) -> Tensor:
     return t.cast(t.mul(normal, weight, *_scaled(name)), x.dtype)
 
 
+def rms_all_in_fp32(t: Tape, x: Tensor, weight, bias, name) -> Tensor:
+    """Gemma 4's: scaled in fp32 with the weight, if it has one; a power in the place of rsqrt."""
+    given, x = x.dtype, t.cast(x, "fp32")
+    squares = t.unary("pow", x, temporaries=3)
+    mean = t.emit("mean", Tensor((*x.shape[:-1], 1), "fp32", "mean"), [(squares, NEW)])
+    normal = t.mul(x, t.unary("pow", mean), f"normalised input of {name}", f"factor in {name}")
+    if weight is not None:
+        wide = t.cast(weight, "fp32")
+        wide.part = "activations" if wide is not weight else wide.part
+        normal = t.mul(normal, wide, *_scaled(name))
+    return t.cast(normal, given)
+
+
 def rms_alone(t: Tape, x: Tensor, name) -> Tensor:
     """Llama 4's norm of queries and keys: no weights."""
     return t.cast(_normal(t, x, name), x.dtype)
@@ -89,6 +102,7 @@ NORMS = {
     "rms": rms,
     "rms, scaled in fp32": rms_in_fp32,
     "rms, 1 + weight": rms_plus_one,
+    "rms, all in fp32": rms_all_in_fp32,
     "layer": layer,
     "layer, no weights": layer_alone,
     "layer, 1 + weight": layer_plus_one,

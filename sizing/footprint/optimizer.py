@@ -52,7 +52,7 @@ def state_bytes(name: str, tensors: list[Trained], master: bool) -> int:
     for t in tensors:
         width = 4 if master else t.width
         total += t.count * (_galore(t, width, rank) if rank else _STATE[family](t, width))
-        if master:
+        if master and t.width < 4:  # adapters in fp32 are their own masters
             total += t.total * 4
     return total
 

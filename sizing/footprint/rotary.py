@@ -27,9 +27,9 @@ def width(model: Model) -> int:
     return int(model.head_dim * (traits.rotary_share if share is None else share))
 
 
-def angles(model: Model, dtype: str) -> list[Tensor]:
-    """The cosines and sines that all layers (of a kind) share."""
-    traits, rotated = model.traits, width(model)
+def angles(model: Model, dtype: str, head: int | None = None) -> list[Tensor]:
+    """The cosines and sines that all layers (of a kind, with heads of its own width) share."""
+    traits, rotated = model.traits, head or width(model)
     if traits.rotary == "complex":  # one complex number for two elements: as large as both in fp32
         return [Tensor((1, "s", rotated), "fp32", "angles", grad=False, shared=True)]
     kept = rotated // 2 if traits.rotary == "two halves" else rotated

@@ -22,6 +22,7 @@ from ..parallel import (
     stages,
 )
 from ..run import Run
+from .offload import kept_gradients
 
 
 def zero_state(
@@ -40,6 +41,11 @@ def zero_state(
         gradients / (ranks if run.zero >= 2 else 1),
         optimizer / (ranks if run.zero >= 1 else 1),
     )
+
+
+def gathers(run: Run) -> bool:
+    """Whether a layer's weights are fetched for it: from the other ranks, or from the host."""
+    return run.zero == 3 and (run.data * run.context > 1 or "parameters" in run.offload)
 
 
 def in_flight(run: Run, rank: int) -> float:
@@ -112,6 +118,7 @@ class Share:
     Attributes:
         stage: its layers.
         state: (parameters, gradients, optimizer), each as a share of the whole model's bytes.
+        whole: the stage's share of the model.
         tokens: share of logits and their like that tensor and context parallelism leave.
         kept, inside: the same of what the forward pass keeps, and of what is inside a layer.
         layers: share of the layers.
@@ -120,10 +127,12 @@ class Share:
         buffers: {phase: bytes that data parallelism adds}.
         gathered_width: bytes for each token of the micro-batch that tensor parallelism gathers.
         under_zero_3: what FSDP2 gathers, None under the other stages or on one rank.
+        mixed: whether gradients are reduced in another dtype than they are made in.
     """
 
     stage: Stage
     state: tuple[float, float, float]
+    whole: float
     tokens: float
     kept: float | np.ndarray
     inside: float | np.ndarray
@@ -133,27 +142,33 @@ class Share:
     buffers: Mapping[str, float]
     gathered_width: float
     under_zero_3: UnderZero3 | None
+    mixed: bool = False
 
     @classmethod
     def of(cls, run: Run, stage: Stage, rank: int, trained: float, whole: Whole) -> Share:
         held, routed = held_parameters(run, stage)
-        gathers = run.tensor > 1 and run.sequence_parallel
-        width = run.model.hidden * run.recipe.activation_bytes if gathers else 0.0
-        state = _state(run, held - routed, routed)
-        divided = run.zero == 3 and run.data * run.context > 1
+        gathered = run.tensor > 1 and run.sequence_parallel
+        width = run.model.hidden * run.recipe.activation_bytes if gathered else 0.0
+        parameters, gradients, optimizer = _state(run, held - routed, routed)
+        if "parameters" in run.offload:
+            parameters = 0.0
+        gradients *= kept_gradients(run)
+        divided = gathers(run)
         phases = ("forward", "loss", "layers", "embedding", "optimizer")
         return cls(
             stage=stage,
-            state=state,
+            state=(parameters, gradients, optimizer),
+            whole=held / run.model.parameters.total,
             tokens=1 / (run.tensor * run.context),
             kept=_left(run, whole.kept),
             inside=_left(run, whole.inside),
             layers=stage.layers / run.model.layers,
             others=in_flight(run, rank) - 1,
-            updated=state[2],
+            updated=optimizer,
             buffers={name: _buffers(run, stage, held, trained, name) for name in phases},
             gathered_width=width,
             under_zero_3=UnderZero3.of(run, stage, held, trained) if divided else None,
+            mixed=run.gathers_products,
         )
 
     def moments(self, phase: str, parts, forward, tokens, one=1) -> Iterator[dict]:
@@ -172,12 +187,16 @@ class Share:
         kept = forward["activations"] * (self.layers * self.kept)
         if phase == "layers" and self.under_zero_3 and self.stage.layers:
             first = self._divided(phase, parts, kept, tokens, 0 * one, forward["activations"])
-            yield from self.under_zero_3.layers(first, kept, self.stage.layers, one)
+            made = parts["gradients"] * self.whole
+            yield from self.under_zero_3.layers(first, made, kept, self.stage.layers, one)
             return
         divided = self._divided(
             phase, parts, kept, tokens, self.buffers[phase] * one, forward["activations"]
         )
         yield divided
+        if phase == "embedding" and self.under_zero_3 and self.mixed:
+            last = self.under_zero_3.last * one
+            yield {**divided, "activations": 0 * one, "logits": 0 * one, "temporary": last}
         if phase == "forward" and self.under_zero_3:
             state = {part: divided[part] for part in ("parameters", "gradients", "optimizer")}
             gather = self.under_zero_3.first_gather * one
@@ -229,37 +248,49 @@ class UnderZero3:
     """The moments of a pass whose weights are gathered layer by layer, as FSDP2 takes it.
 
     Attributes:
-        ranks: that the state is divided by.
         accumulates: whether gradients of earlier micro-batches are there all along.
         outer, layer: bytes of the weights outside the layers, and of one layer.
-        gradients, head: bytes of a layer's unreduced gradients, and of an untied head's.
+        gradients: bytes of a layer's gradients in the dtype in which they are reduced.
+        shard: bytes that a rank keeps of them.
+        narrow: an unreduced gradient's bytes over those of its shard's elements.
+        head: bytes of an untied head's unreduced gradient.
+        last: bytes of the gradients of everything outside the layers, as they came and copied to
+            be reduced.
         first_gather: bytes as the forward pass begins.
     """
 
-    ranks: int
     accumulates: bool
     outer: float
     layer: float
     gradients: float
+    shard: float
+    narrow: float
+    last: float
     head: float
     first_gather: float
 
     @classmethod
     def of(cls, run: Run, stage: Stage, held: float, trained: float) -> UnderZero3:
         outer, layer = _units(run, stage, held)
-        width, gradient = run.recipe.weight_bytes, trained * gradient_bytes(run)
+        width, gradient = run.gathered_bytes, trained * unreduced_bytes(run)
         return cls(
-            ranks=run.data * run.context,
             accumulates=run.accumulation > 1 or (run.gradients == "fp32" and width == 2),
             outer=outer * width,
             layer=layer * width,
-            gradients=layer * gradient,
+            gradients=layer * trained * gradient_bytes(run),
+            shard=layer
+            * trained
+            * (run.recipe.weight_bytes if run.gathers_products else gradient_bytes(run))
+            / (run.data * run.context)
+            * kept_gradients(run),
+            narrow=unreduced_bytes(run) / run.recipe.weight_bytes if run.gathers_products else 1.0,
+            last=outer * trained * (unreduced_bytes(run) + gradient_bytes(run)),
             head=_head_gradient(run, stage) * gradient,
             # the first layer and what lies outside, in a flat buffer and copied from it
             first_gather=2 * (outer + layer) * width,
         )
 
-    def layers(self, first, kept, count: int, one) -> Iterator[dict]:
+    def layers(self, first, made, kept, count: int, one) -> Iterator[dict]:
         """The moments of the layers' backward pass that can be its worst.
 
         While a layer is at work its weights are gathered, those of the next are on their way, and
@@ -269,17 +300,18 @@ class UnderZero3:
 
         Args:
             first: parts in the first layer visited, without these buffers.
+            made: bytes of gradients that are complete there, divided by no rank.
             kept: bytes that all layers saved for the backward pass.
             count: layers of the stage.
             one: a byte, as in `Share.moments`.
         """
         # The layer's own gradients so far, unless gradients are there all along.
-        own = first["gradients"] * self.ranks - self.head * one
+        own = made * self.narrow - self.head * one
         own = 0 * one if self.accumulates else own * (own > 0)  # of no tokens: a constant
         whole = first["temporary"] + own + (self.outer + self.layer + self.head) * one
         for visited in sorted({1, 2, count - 1, count} & set(range(1, count + 1))):
             before = visited - 1
-            reduced = before * self.gradients / self.ranks * one
+            reduced = before * self.shard * one
             yield {
                 **first,
                 "gradients": first["gradients"] if self.accumulates else reduced,
@@ -292,7 +324,7 @@ class UnderZero3:
 
 def _buffers(run: Run, stage: Stage, held: float, trained: float, phase: str) -> float:
     """Bytes that data parallelism adds in a phase."""
-    if run.data * run.context == 1:
+    if run.data * run.context == 1 and not gathers(run):
         return 0.0
     weight = run.recipe.weight_bytes
     if run.zero <= 1:
@@ -302,7 +334,12 @@ def _buffers(run: Run, stage: Stage, held: float, trained: float, phase: str) ->
     if run.zero == 2 and phase == "layers":
         unreduced += min(2, stage.layers) * layer
     gathered = outer + layer if run.zero == 3 and phase != "optimizer" else 0.0
-    return gathered * weight + unreduced * trained * gradient_bytes(run)
+    return gathered * run.gathered_bytes + unreduced * trained * unreduced_bytes(run)
+
+
+def unreduced_bytes(run: Run) -> int:
+    """Bytes of a gradient element as the backward pass makes it, where it is reduced at once."""
+    return run.gathered_bytes if run.gathers_products else gradient_bytes(run)
 
 
 def _head_gradient(run: Run, stage: Stage) -> float:

@@ -21,14 +21,17 @@ import numpy as np
 from ..architecture.model import Model
 from ..hardware import GPU
 from ..parallel import check_degrees, gradient_bytes
-from ..run import RECIPES, Lora, Run, usual_alone, usual_recompute
+from ..run import RECIPES, Lora, Run, usual_alone
+from ..settings import Dpo, asked_model, frozen_model
 from ..units import BYTES
-from .backward import Point, points
+from .backward import Away, Point, packed, points
 from .classic import buffers
 from .fit import Fit, communicators, fit
 from .forward import Forward, turning_points
+from .objectives import as_one_batch, asked
+from .offload import Beside, host_bytes, leaves_at_once, traffic, updates_copy
 from .optimizer import Trained, state_bytes, temporary_bytes
-from .sharding import Whole, shares
+from .sharding import Whole, gathers, shares
 from .tape import NONE, SAME_BYTES, Size, plus, size_of, value
 from .undivided import undivided
 
@@ -50,6 +53,8 @@ class Memory:
         temporary: copies, casts and gradients on their way, at the peak.
         peak_phase: the phase with the most alive; `total` is its bytes.
         groups: NCCL communicators that the GPU is in.
+        host: bytes in the host's memory for this GPU: what is offloaded, and paged state.
+        bus: bytes between host and GPU in an optimizer step, both directions added.
     """
 
     parameters: int
@@ -62,6 +67,8 @@ class Memory:
     total: int
     _moments: Callable[[], dict[str, dict[str, int]]] = field(repr=False, compare=False)
     groups: int = 0
+    host: int = 0
+    bus: int = 0
 
     @cached_property
     def phases(self) -> dict[str, dict[str, int]]:
@@ -116,14 +123,28 @@ def memory(run: Run, *, device: str = "cuda") -> Memory:
         ValueError: an activation function that the formula does not know, an unknown device,
             degrees that do not divide the model (see `parallel.check_degrees`).
     """
-    usual_recompute(run, "memory")
-    if run.objective != "lm" or run.offload or run.optimizer_in_backward:
-        usual_alone(run, "memory", "objective", "offload", "optimizer_in_backward")
+    if run.objective != "lm":
+        run = as_one_batch(run)
     plan, batch, sequence = _plan_of(run, device), run.micro_batch, run.sequence
-    if run.gpus == 1:
-        return plan.evaluate(batch, sequence)
-    check_degrees(run)
-    return _sharded_plan_of(run, plan).evaluate(batch, sequence)
+    if run.gpus == 1 and "parameters" not in run.offload:
+        found = plan.evaluate(batch, sequence)
+    else:
+        check_degrees(run)
+        found = _sharded_plan_of(run, plan).evaluate(batch, sequence)
+    if run.offload or plan.beside.host.optimizer:
+        return _with_host(found, run, plan)
+    return found
+
+
+def _with_host(found: Memory, run: Run, plan: _Plan) -> Memory:
+    """With what lies on the host, of the GPU's largest stage."""
+    share, tokens = 1.0, 1.0
+    if run.gpus > 1:
+        largest = max(_sharded_plan_of(run, plan).shares, key=lambda one: one.whole)
+        share, tokens = largest.whole, largest.layers * largest.tokens * (1 + largest.others)
+    saved = value(plan.beside.saved, run.micro_batch, run.sequence) * tokens
+    host, bus = traffic(run, plan.beside, share, saved)
+    return replace(found, host=host, bus=bus)
 
 
 def memory_grid(run: Run, micro_batch, sequence, *, device: str = "cuda") -> np.ndarray:
@@ -144,6 +165,8 @@ def memory_grid(run: Run, micro_batch, sequence, *, device: str = "cuda") -> np.
     batches, sequences = np.broadcast_arrays(
         _whole_numbers("micro_batch", micro_batch), _whole_numbers("sequence", sequence)
     )
+    if isinstance(run.objective, Dpo):
+        batches = 2 * batches
     totals = np.zeros(batches.shape, np.int64)
     if not totals.size:
         return totals
@@ -158,7 +181,8 @@ def memory_grid(run: Run, micro_batch, sequence, *, device: str = "cuda") -> np.
         b, s = batches[here], sequences[here]
         at = replace(run, micro_batch=int(b[0]), sequence=int(s[0]))
         plan = _plan_of(at, device)
-        plan = plan if run.gpus == 1 else _sharded_plan_of(at, plan)
+        if run.gpus > 1 or "parameters" in run.offload:
+            plan = _sharded_plan_of(at, plan)
         totals[here] = plan.totals_of(b, s)
     return totals
 
@@ -169,6 +193,8 @@ def model_state(run: Run) -> ModelState:
     Mixed-precision Adam ("bf16-master") has 2 + 2 + 12 bytes a parameter (Rajbhandari et al.,
     arXiv:1910.02054, section 3.1).
     """
+    if run.offload or run.optimizer_in_backward:
+        run = replace(run, offload=(), optimizer_in_backward=False)
     return ModelState(**_plan_of(run, "cuda").state)
 
 
@@ -188,8 +214,8 @@ def _plan_of(run: Run, device: str) -> _Plan:
         raise ValueError(f"lora: {run.lora!r} given; allowed: a rank; no more is sized yet")
     return _plan(
         run.model,
-        SAME_BYTES.get(run.precision, run.precision),
-        run.gradients,
+        "bf16" if run.gathers_products else SAME_BYTES.get(run.precision, run.precision),
+        "fp32" if run.gathers_products else run.gradients,
         run.optimizer,
         run.recompute,
         run.attention,
@@ -199,6 +225,12 @@ def _plan_of(run: Run, device: str) -> _Plan:
         run.lora,
         device,
         _representative(run.model, run.micro_batch * sequence) if device == "cuda" else 1,
+        run.gathers_products,
+        run.objective,
+        run.offload,
+        run.optimizer_in_backward,
+        run.zero >= 2 and (run.gpus > 1 or gathers(run)),
+        leaves_at_once(run) and not (run.zero >= 2 and (run.gpus > 1 or gathers(run))),
     )
 
 
@@ -211,7 +243,7 @@ def _sharded_plan_of(run: Run, plan: _Plan) -> _ShardedPlan:
         run.model,
         run.precision,
         run.gradients,
-        run.accumulation,
+        (run.accumulation, run.offload, run.optimizer_in_backward),
         tuple(getattr(run, name) for name in _DEGREES),
         trained,
     )
@@ -219,20 +251,20 @@ def _sharded_plan_of(run: Run, plan: _Plan) -> _ShardedPlan:
 
 _DEGREES = (
     "data", "zero", "tensor", "pipeline", "context", "expert", "sequence_parallel", "interleave",
-    "engine",
+    "engine", "reduce",
 )  # fmt: skip
 
 
 @lru_cache(maxsize=1024)
-def _sharded_plan(
-    plan, model, precision, gradients, accumulation, degrees, trained
-) -> _ShardedPlan:
+def _sharded_plan(plan, model, precision, gradients, ways, degrees, trained) -> _ShardedPlan:
     run = Run(
         model,
         sequence=1,
         precision=precision,
         gradients=gradients,
-        accumulation=accumulation,
+        accumulation=ways[0],
+        offload=ways[1],
+        optimizer_in_backward=ways[2],
         **dict(zip(_DEGREES, degrees, strict=True)),
     )
     return _ShardedPlan(plan, run, trained)
@@ -249,7 +281,7 @@ class _ShardedPlan:
         forward = _coefficients(plan.phases["forward"][0])
         tokens = np.array([0, 0, 1 / run.context, 0, 0])
         byte = np.array([1.0, 0, 0, 0, 0])
-        by_layer = run.zero == 3 and run.data * run.context > 1
+        by_layer = gathers(run)
         # Of each phase the moments, one of which is the worst of the whole model on one GPU.
         self.moments = {
             name: plan.first_layer if name == "layers" and by_layer else moments
@@ -354,8 +386,8 @@ def _coefficients(moment: Point) -> dict[str, np.ndarray]:
 class _Plan:
     """The moments of a step that can be its peak, as polynomials in micro-batch and sequence."""
 
-    def __init__(self, state: dict[str, int], moments: list[Point], count: int, whole: Whole):
-        self.state = state
+    def __init__(self, state, moments: list[Point], count: int, whole: Whole, beside: Beside):
+        self.state, self.beside = state, beside
         present = [name for name in PHASES if any(m.phase == name for m in moments)]
         self.phases = {
             name: _undominated([m for m in moments if m.phase == name]) for name in present
@@ -411,8 +443,10 @@ def _until_gradients_of_one(layers: list[Point], count: int) -> list[Point]:
 @lru_cache(maxsize=512)
 def _plan(
     model, precision, gradients, optimizer, recompute, attention, accumulated, batched, beyond,
-    lora, device, tokens,
+    lora, device, tokens, divided, objective, offload, in_backward, divided_by_zero, leaves,
 ) -> _Plan:  # fmt: skip
+    """`divided`: fp32 shards are gathered in the precision's dtype (FSDP2's policy); `leaves`: so
+    do gradients, when they are complete."""
     sequence = _sequence_beyond(model, beyond)
     run = Run(
         model,
@@ -422,23 +456,48 @@ def _plan(
         recompute=recompute,
         attention=attention,
         lora=lora,
+        objective=objective,
     )
     forward = Forward(run, device, tokens)
     trained = _trained(forward)
-    recipe = RECIPES[precision]
+    recipe = RECIPES["fp32" if divided else precision]
+    if divided:
+        trained = [replace(t, width=4) for t in trained]
     master = recipe.master
     wide = gradients == "fp32" and recipe.weight_bytes == 2
     weights = sum(w.bytes(recipe.weights) * n for w, n in model.weights) + buffers(model)
+    beside = frozen_model(run)
+    if beside:
+        weights += sum(w.bytes(recipe.weights) * n for w, n in beside.weights) + buffers(beside)
     state = {
         "parameters": weights + (sum(t.total * t.width for t in trained) if lora else 0),
         "gradients": sum(t.total * (4 if wide else t.width) for t in trained),
         "optimizer": state_bytes(optimizer, trained, master),
     }
-    resident = wide or accumulated
+    host = host_bytes(offload, optimizer, trained, state, master)
+    packed_bytes = packed(forward.tape.nodes) if "activations" in offload else NONE
+    if "optimizer" in offload:
+        state["optimizer"] = 0
+    gone = leaves or (in_backward and not divided_by_zero)
+    if gone:
+        state["gradients"] = 0
+    away = Away(gone, updates_copy(optimizer), "activations" in offload)
+    resident = (wide or accumulated) and not leaves
     held = {**state, "gradients": state["gradients"] if resident else 0}
-    moments = [_with_state(point, held) for point in points(forward.tape, forward.end, resident)]
-    moments += _updates(optimizer, master, wide, trained, state)
-    return _Plan(state, moments, model.layers, undivided(forward))
+    walked = points(forward.tape, forward.end, resident, away)
+    if isinstance(objective, Dpo) and asked_model(run):
+        end = forward.end["logits"]
+        walked.insert(1, Point("forward", asked(walked[0].parts, end, *forward.asked)))
+    if divided:  # a gradient that is complete is kept as an fp32 shard
+        walked = [_widened(point) for point in walked]
+    moments = [_with_state(point, held) for point in walked]
+    if "optimizer" in offload:
+        moments.append(_update(state, 0))  # on the host
+    elif not in_backward:
+        moments += _updates(optimizer, master, wide, trained, state)
+    return _Plan(
+        state, moments, model.layers, undivided(forward), Beside(host, packed_bytes, weights)
+    )
 
 
 def _updates(optimizer, master, wide, trained, state) -> list[Point]:
@@ -455,6 +514,11 @@ def _updates(optimizer, master, wide, trained, state) -> list[Point]:
         worst = max(worst, 2 * count + 2 * done + 2 * t.elements)
     released = {**state, "gradients": 0}
     return [_update(released, max(worst, 4 * count + temporary))]
+
+
+def _widened(point: Point) -> Point:
+    made = point.parts.get("gradients", NONE)
+    return Point(point.phase, {**point.parts, "gradients": plus(made, made)})
 
 
 def _update(state: dict[str, int], temporary: int) -> Point:

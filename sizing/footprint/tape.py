@@ -100,9 +100,22 @@ class Node:
 
 @dataclass(eq=False)
 class Region:
-    """Operations that are run again in the backward pass, and the inputs kept for that."""
+    """Operations that are run again in the backward pass, and the inputs kept for that.
+
+    With `chooses` not all are: attention's output and every second matrix product's are `kept`, as
+    torchtitan's policy for torch.utils.checkpoint.create_selective_checkpoint_contexts says.
+    """
 
     inputs: list[Tensor]
+    chooses: bool = False
+    kept: list[Tensor] = field(default_factory=list)
+    products: int = 0
+
+    def product(self, out: Tensor) -> None:
+        """Count a matrix product and keep it if it is the first, third, ..."""
+        self.products += 1
+        if self.chooses and self.products % 2:
+            self.kept.append(out)
 
 
 @dataclass(eq=False)
@@ -112,6 +125,7 @@ class Skipped:
     count: int
     saved: dict[str, Size]
     gradients: Size
+    packed: Size = NONE  # the same, a copy for each operation that saved it
 
 
 @dataclass(eq=False)
@@ -120,13 +134,14 @@ class Tape:
 
     `batched` says whether the micro-batch is above one: a transposed batch of heads must then be
     copied before a batched matmul. `tokens`, those of the micro-batch, decide how CUDA sums over
-    them.
+    them. `fp8`: the layers' linears are torchao's Float8Linear.
     """
 
     autocast: bool = False
     device: str = "cpu"
     batched: bool = True
     tokens: int = 1
+    fp8: bool = False
     phase: str = "embedding"
     nodes: list = field(default_factory=list)
     casts: dict = field(default_factory=dict)
@@ -286,8 +301,19 @@ class Tape:
     # -- matrix products
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, out_dim: int, name) -> Tensor:
-        """x @ weight (+ bias): keeps x for the weight's gradient, the weight for x's."""
-        if self.autocast:
+        """x @ weight (+ bias): keeps x for the weight's gradient, the weight for x's.
+
+        torchao's Float8Linear (0.18, tensorwise) keeps the 16-bit input and the weight itself, and
+        makes their fp8 copies anew where it multiplies; the weight's gradient comes in 16 bits.
+        """
+        scratch = NONE
+        if self.fp8 and self.phase == "layers" and x.shape[-1] != 1:
+            x = self.cast(x, "bf16")
+            narrow = [(*x.shape[:-1], out_dim), x.shape]
+            scratch = size_of(weight.shape, "bf16")
+            for shape in narrow:
+                scratch = plus(scratch, size_of(shape, "fp8"))
+        elif self.autocast:
             weight = self._cast_weight(weight)
             x = self.cast(x, "bf16")
             bias = self._cast_weight(bias) if bias is not None else None
@@ -296,7 +322,10 @@ class Tape:
         saved += [(weight, f"weight of {name}")] if x.grad else []
         # the product is of two dimensions: gradients come back through reshape and transpose
         grads = [(x, NEW_VIEW), (weight, NEW_VIEW)] + ([(bias, NEW)] if bias is not None else [])
-        return self.emit(name, out, grads, saved, scratch=self._summed(bias))
+        if self.region:
+            self.region.product(out)
+        scratch = plus(scratch, self._summed(bias))
+        return self.emit(name, out, grads, saved, scratch=scratch)
 
     def matmul(self, x: Tensor, y: Tensor, shape: tuple, name) -> Tensor:
         out = Tensor(shape, x.dtype, name)
@@ -331,8 +360,8 @@ class Tape:
 
     # -- recompute
 
-    def begin_recompute(self, inputs: list[Tensor]) -> None:
-        self.region = Region(inputs)
+    def begin_recompute(self, inputs: list[Tensor], chooses: bool = False) -> None:
+        self.region = Region(inputs, chooses)
 
     def end_recompute(self) -> None:
         self.region = None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -88,10 +89,40 @@ def write(recording: Recording, path: Path) -> Path:
     table.writeheader()
     table.writerows(recording.rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(text.getvalue(), encoding="utf-8")
-    part.replace(path)
+    replace_text(path, text.getvalue())
     return path
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file so that a reader, or a power cut, sees the old text or the new, never half.
+
+    Raises:
+        OSError: it cannot be written, on a full disk for one; names the file, which is as it was.
+    """
+    part = None
+    try:
+        handle, part = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(part, 0o666 & ~_umask())  # mkstemp's files are for their owner alone
+        os.replace(part, path)
+    except OSError as error:
+        if part:
+            Path(part).unlink(missing_ok=True)
+        raise OSError(
+            error.errno,
+            f"{error.strerror}: what was to be kept in {path.name} is not; what it held before is. "
+            "Free some space, or name another folder in SIZING_LEARNER_DIR",
+        ) from error
+
+
+def _umask() -> int:
+    """The process's file mode mask, which can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
 
 
 def read(path: Path) -> Recording:
@@ -120,8 +151,17 @@ def new_file(name: str, device: str) -> Path:
     directory = learner_directory() / device
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     path = directory / f"{name}.{stamp}.csv"
-    directory.mkdir(parents=True, exist_ok=True)
-    path.touch(exist_ok=False)  # two runs in one microsecond: an error, not a lost run
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        path.touch(exist_ok=False)  # two runs in one microsecond: an error, not a lost run
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{error.strerror}: {directory} cannot be written to, so nothing was measured. Name a "
+            "folder of your own in SIZING_LEARNER_DIR",
+        ) from error
     return path
 
 

@@ -18,6 +18,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -177,6 +178,7 @@ def _failure(codes: dict[int, int], ranks: int, files: Path) -> WorkerFailed:
 
 def _worker(rank: int, work: Work, point: Row, ranks: int, device: Device, files: Path) -> None:
     _redirect(files / f"{rank}.log")
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         with _world(rank, ranks, device, files) as world:
             row = work(point, world)
@@ -190,6 +192,13 @@ def _worker(rank: int, work: Work, point: Row, ranks: int, device: Device, files
         }
         (files / f"{rank}.failure").write_text(json.dumps(failure))
         sys.exit(1)
+
+
+def _end_with_parent() -> None:
+    """Leave when the process that started this rank is gone: nobody waits for its row any more."""
+    if parent := multiprocessing.parent_process():
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 def _redirect(log: Path) -> None:

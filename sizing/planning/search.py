@@ -302,7 +302,7 @@ def _axes(template: Run, fixed: Mapping, vary: Mapping) -> dict[str, tuple]:
             axes[name] = CONTEXTS if template.sequence >= 32_768 else (1,)
         elif name not in COUNTED:
             axes[name] = (getattr(template, name),)
-    # With fused attention there is no core to recompute: "selective" is "none".
+    # With fused attention "selective" is per operation, which the search leaves to `vary`.
     if axes.get("attention") == ("flash",) and "recompute" not in vary:
         axes["recompute"] = tuple(v for v in axes["recompute"] if v != "selective")
     axes["fixed"] = tuple(name for name in COUNTED if name in fixed)

@@ -61,7 +61,7 @@ def _exposed(run, at: Setting, stage: Stage, one: Pass, elements, ranks, stride)
     crosses = ranks * stride > rate.node
     network = rate.crossing(ranks, stride) if crosses else rate.link
     share = (ranks - 1) / ranks
-    gathered, summed = _widths(run)
+    gathered, summed = run.gathered_bytes, gradient_bytes(run)
     weights = share * elements * gathered / network
     reduction = share * elements * summed / network
     # What is lost goes with the bytes: a slow network moves fewer of them in a second.
@@ -93,15 +93,6 @@ def _exposed(run, at: Setting, stage: Stage, one: Pass, elements, ranks, stride)
     return exposed + weights
 
 
-def _widths(run: Run) -> tuple[int, int]:
-    """Bytes of a weight as it is gathered and of a gradient as it is reduced: under ZeRO-3 a mixed
-    precision keeps fp32 shards and gathers 16 bits (torch, FSDP2's MixedPrecisionPolicy)."""
-    if run.zero == 3 and run.recipe.autocast:
-        width = run.recipe.activation_bytes
-        return width, 4 if run.reduce == "fp32" else width
-    return run.recipe.weight_bytes, gradient_bytes(run)
-
-
 def _copies(run: Run, at: Setting, elements: float) -> float:
     """Seconds in which FSDP2 copies gathered weights, twice a micro-batch, out of the buffer that
     they arrived in, and gradients into the buffer that is reduced (torch, fsdp/_fully_shard,
@@ -111,7 +102,7 @@ def _copies(run: Run, at: Setting, elements: float) -> float:
     width = run.recipe.activation_bytes
     moved = 2 * 2 * width
     if run.lora is None:
-        moved += width + _widths(run)[1]
+        moved += width + gradient_bytes(run)
     return elements * moved / at.rate.memory
 
 
@@ -158,8 +149,8 @@ def update(run: Run, rate: Rates, stage: Stage, elements: float) -> float:
     if run.lora is not None:
         return 0.0
     ranks = run.data * run.context if run.zero else 1
-    gradient = gradient_bytes(run)
     weight = run.recipe.weight_bytes
+    gradient = weight if run.gathers_products else gradient_bytes(run)  # shards are fp32
     master = run.recipe.master
     state = _BYTES_OF_STATE.get(run.optimizer)
     if state is None:

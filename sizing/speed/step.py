@@ -15,10 +15,12 @@ from collections import Counter
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
 
+from ..architecture.model import Model
 from ..hardware import GPU
 from ..hardware import gpu as find_gpu
 from ..parallel import check_degrees, held_parameters, stages
 from ..run import Run, usual_alone
+from ..settings import asked_model, sequences_of
 from .ends import data_parallel, messages, update
 from .engines import engine_of
 from .layer import Setting, Work, head, layer, stage_parts
@@ -35,6 +37,7 @@ class StepTime(Work):
         pipeline_bubble: filling and draining the pipeline.
         data_parallel: gradients and gathered weights, what computation does not hide.
         optimizer: clipping, update, copy to the working weights.
+        frozen: forward passes of a reference or a teacher.
 
     `trust` says whether it interpolates between published runs or extrapolates, and `band` how far
     the total may be off.
@@ -46,15 +49,17 @@ class StepTime(Work):
     optimizer: float
     _run: Run = field(repr=False, compare=False)
     _card: str = field(repr=False, compare=False)
+    frozen: float = 0.0
 
     @property
     def parts(self) -> dict[str, float]:
         """Seconds by part; they sum to the total."""
-        return {name: getattr(self, name) for name in STEP_PARTS}
+        parts = {name: getattr(self, name) for name in STEP_PARTS}
+        return {**parts, "frozen": self.frozen} if self.frozen else parts
 
     @property
     def total(self) -> float:
-        return sum([getattr(self, name) for name in STEP_PARTS])
+        return sum([getattr(self, name) for name in STEP_PARTS]) + self.frozen
 
     @cached_property
     def trust(self) -> Trust:
@@ -71,7 +76,7 @@ class StepTime(Work):
         return run.tokens / self.total / run.gpus
 
 
-STEP_PARTS = tuple(f.name for f in fields(StepTime) if f.name[0] != "_")
+STEP_PARTS = tuple(f.name for f in fields(StepTime) if f.name[0] != "_" and f.name != "frozen")
 
 
 @lru_cache(maxsize=256)
@@ -105,7 +110,7 @@ def step_time(
 
     Left out: an allocator near the end of its memory, congestion, stragglers, an uneven router.
     """
-    usual_alone(run, "step_time", "objective", "offload")
+    usual_alone(run, "step_time", "offload")
     if run.optimizer.startswith("galore"):
         raise ValueError(
             f"optimizer: {run.optimizer!r} given; allowed: any other, because the seconds of its "
@@ -122,6 +127,10 @@ def step_time(
     engine = engine_of(run)
     rate = _rates(gpu, run.recipe.products, network, node, engine.matmul_share)
     at = Setting(engine, gpu.name, rate, host)
+    asked = asked_model(run)
+    frozen = run.accumulation * _forward_alone(run, asked, at) if asked else 0.0
+    if sequences_of(run.objective) > 1:
+        run = replace(run, micro_batch=sequences_of(run.objective) * run.micro_batch)
     one, last = layer(run, at), head(run, at)
     kinds = Counter(stages(run))
     held = {stage: held_parameters(run, stage) for stage in kinds}
@@ -147,4 +156,12 @@ def step_time(
         optimizer=updating,
         _run=run,
         _card=gpu.name,
+        frozen=frozen,
     )
+
+
+def _forward_alone(run: Run, model: Model, at: Setting) -> float:
+    """Seconds of a micro-batch's forward pass through a reference or a teacher."""
+    micro = sequences_of(run.objective) * run.micro_batch
+    run = replace(run, model=model, micro_batch=micro, objective="lm", recompute="none", lora=None)
+    return model.layers * layer(run, at).forward + head(run, at).forward

@@ -50,12 +50,13 @@ def memory(run: Run, *, device: str = "cuda") -> Trace:
         raise ValueError(f"device: {device!r} given; allowed: {', '.join(DEVICES)}")
     with _fake_tensors(), cuda_operators() if device == "cuda" else nullcontext():
         step = Step(run)
-        logits = (run.micro_batch * run.sequence, run.model.vocab)
+        logits = (step.batch.numel(), run.model.vocab)
         tracker = LiveBytes(logits, scratch) if device == "cuda" else LiveBytes(logits)
         with tracker:
             tracker.tag(step.batch, "activations")
-            for tensor in (*step.model.parameters(), *step.model.buffers()):
-                tracker.tag(tensor, "parameters")
+            for network in filter(None, (step.model, step.frozen)):
+                for tensor in (*network.parameters(), *network.buffers()):
+                    tracker.tag(tensor, "parameters")
             for tensor in step.buffers:
                 tracker.tag(tensor, "gradients")
             _mark_phases(step, tracker)
@@ -86,21 +87,36 @@ def flops(run: Run) -> Flops:
     for field in ("tensor", "pipeline", "context"):
         _require_one(run, field)
     may_run(run)
+    if run.recompute == "selective" and run.attention != "eager":
+        return _per_operation(run)
     eager = "recomputed_core" if run.recompute == "selective" else "eager"
-    with _fake_tensors():
-        step = Step(run, attention=eager)
-        with flop_counter() as forward:
-            loss = step.forward()
-        with flop_counter() as backward:
-            loss.backward()
-        del loss
+    ahead, back = _counted(run, eager)
     count = run.accumulation * run.data
-    ahead, back = forward.get_total_flops(), backward.get_total_flops()
     if getattr(run.model, "traced", False):  # scans and loops are no two products backward
         plain = back if run.recompute == "none" else _plain_backward(run)
         return Flops(count * ahead, count * plain, count * (back - plain))
     # The backward pass multiplies each matrix of the forward pass twice; more is recompute.
     return Flops(count * ahead, count * 2 * ahead, count * (back - 2 * ahead))
+
+
+def _counted(run: Run, attention: str | None) -> tuple[int, int]:
+    """FLOPs of one forward and one backward pass."""
+    with _fake_tensors():
+        step = Step(run, attention=attention)
+        with flop_counter() as forward:
+            loss = step.forward()
+        with flop_counter() as backward:
+            loss.backward()
+    return forward.get_total_flops(), backward.get_total_flops()
+
+
+def _per_operation(run: Run) -> Flops:
+    """Attention is kept, so that what is run again can be counted with the fused kernel, for which
+    the counter has no FLOPs in either pass."""
+    plain = flops(replace(run, recompute="none"))
+    ahead, back = _counted(run, None)
+    again = run.accumulation * run.data * (back - 2 * ahead)
+    return Flops(plain.forward, plain.backward, again)
 
 
 def _plain_backward(run: Run) -> int:

@@ -25,7 +25,9 @@ from transformers import __version__ as version
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.pytorch_utils import Conv1D
 
+from ..footprint import kernels
 from ..run import Run
+from . import checkpoints
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -50,8 +52,7 @@ def model(run: Run, attention: str | None = None) -> torch.nn.Module:
         network = _built(
             run.model, config, dtype=DTYPES[run.recipe.weights], attn_implementation=implementation
         )
-        if run.recompute == "full":
-            network.gradient_checkpointing_enable({"use_reentrant": False})
+        checkpoints.enable(network, run)
     # GPT-2's class name does not say its loss: transformers would warn, and take this one.
     network.loss_type = "ForCausalLM"
     return network.train()
@@ -167,9 +168,10 @@ def on_cuda(tensor: torch.Tensor) -> bool:
 
 
 def _without_grouping(query: torch.Tensor) -> bool:
-    """Whether the kernel that takes this query knows no grouped heads."""
+    """Whether the kernel that takes this query, memory-efficient attention, knows no groups."""
     lowered = torch.is_autocast_enabled(query.device.type)
-    return on_cuda(query) and query.dtype == torch.float32 and not lowered
+    wide = query.shape[-1] > kernels.WIDEST
+    return on_cuda(query) and (wide or (query.dtype == torch.float32 and not lowered))
 
 
 def _fused_kernels(query: torch.Tensor):

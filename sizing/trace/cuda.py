@@ -21,7 +21,13 @@ _aten = torch.ops.aten
 
 # Operators that autocast runs in fp32 on CUDA and leaves alone on the CPU, of those that the
 # models use ("CUDA Ops that can autocast to float32" in torch's automatic mixed precision docs).
-_FP32 = ((torch, "pow"), (functional, "softmax"), (functional, "layer_norm"))
+_FP32 = (
+    (torch, "pow"),
+    (torch, "logsumexp"),
+    (functional, "softmax"),
+    (functional, "log_softmax"),
+    (functional, "layer_norm"),
+)
 
 
 @contextmanager
@@ -67,7 +73,8 @@ def _attention(query, key, value, attn_mask=None, *args, **kwargs):
     if torch.is_autocast_enabled("cpu"):
         lower = torch.get_autocast_dtype("cpu")
         query, key, value = (x.to(lower) for x in (query, key, value))
-    efficient = attn_mask is not None or query.dtype == torch.float32
+    wide = query.shape[-1] > kernels.WIDEST
+    efficient = wide or attn_mask is not None or query.dtype == torch.float32
     bias = None if attn_mask is None else torch.zeros_like(attn_mask, dtype=query.dtype)
     return _Fused.apply(query, key, value, bias, efficient)
 

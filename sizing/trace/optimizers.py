@@ -193,6 +193,28 @@ class MasterWeights:
             master.grad = None
 
 
+class InBackward:
+    """An optimizer for each parameter, which steps when its gradient is complete and drops it, as
+    in torchtune's full fine-tuning on one device."""
+
+    def __init__(self, named, build):
+        self.inner = [build([pair]) for pair in named]
+        for (_, p), optimizer in zip(named, self.inner, strict=True):
+
+            def update(p, optimizer=optimizer):
+                optimizer.step()
+                p.grad = None
+
+            p.register_post_accumulate_grad_hook(update)
+
+    @property
+    def state(self) -> dict:
+        return {p: state for part in self.inner for p, state in part.state.items()}
+
+    def step(self):
+        pass  # it has all happened
+
+
 def build(name: str, named: list[tuple[str, nn.Parameter]], hidden: set[str]):
     """The optimizer that `Run.optimizer` names.
 

@@ -7,8 +7,9 @@ from contextlib import nullcontext
 import torch
 from torch import nn
 
+from ..footprint.objectives import as_one_batch
 from ..run import Run
-from . import build, optimizers
+from . import build, objectives, offload, optimizers
 
 
 class Step:
@@ -29,11 +30,14 @@ class Step:
         self.model = build.model(run, attention)
         if run.lora:
             build.add_adapters(self.model, run.lora.rank)
-        self.batch = torch.zeros(run.micro_batch, run.sequence, dtype=torch.long)
+        sequences = as_one_batch(run).micro_batch
+        self.batch = torch.zeros(sequences, run.sequence, dtype=torch.long)
+        self.frozen = objectives.frozen(run)
         self.micro_batches = min(run.accumulation, 2)
         self.named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
         self.buffers = self._gradient_buffers()
         self.optimizer = self._optimizer()
+        self.away = offload.Activations(self.model) if "activations" in run.offload else None
 
     def _optimizer(self):
         outer = [self.model.get_input_embeddings(), self.model.get_output_embeddings()]
@@ -48,6 +52,8 @@ class Step:
 
         if self.run.recipe.master:
             return optimizers.MasterWeights(self.named, make)
+        if self.run.optimizer_in_backward:
+            return optimizers.InBackward(self.named, make)
         return make(self.named)
 
     def _gradient_buffers(self) -> list[torch.Tensor]:
@@ -69,7 +75,10 @@ class Step:
     def forward(self) -> torch.Tensor:
         recipe, device = self.run.recipe, self.batch.device.type
         products = build.DTYPES[recipe.products]
-        with torch.autocast(device, products) if recipe.autocast else nullcontext():
+        away = self.away or nullcontext()
+        with torch.autocast(device, products) if recipe.autocast else nullcontext(), away:
+            if self.run.objective != "lm":
+                return objectives.loss(self.run, self.model, self.frozen, self.batch)
             return self.model(input_ids=self.batch, labels=self.batch, use_cache=False).loss
 
     def update(self) -> None:

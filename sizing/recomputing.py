@@ -1,0 +1,97 @@
+"""What of a layer's forward pass is run again for the backward pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from fractions import Fraction
+from functools import lru_cache
+
+from .architecture.model import Model
+from .architecture.weights import Weight
+
+
+@dataclass(frozen=True)
+class Again:
+    """Shares of the layers' forward pass that are run again for the backward pass.
+
+    Attributes:
+        matmul: of the FLOPs of the matrices in the layers.
+        scores: of attention's two products.
+        attention, mlp, norms: whether what else attention, MLP and norms do is done again, as a
+            share of the layers.
+    """
+
+    matmul: Fraction | float = 0
+    scores: Fraction | float = 0
+    attention: float = 0.0
+    mlp: float = 0.0
+    norms: float = 0.0
+
+
+@lru_cache(maxsize=1024)
+def recomputed(model: Model, recompute, attention: str) -> Again:
+    """`recomputed_exactly`, in numbers that are quick, with every product that is run again."""
+    again = recomputed_exactly(model, recompute, attention, textbook=True)
+    return Again(*(float(getattr(again, field.name)) for field in fields(Again)))
+
+
+def recomputed_exactly(model: Model, recompute, attention: str, textbook: bool = False) -> Again:
+    """What a run's `recompute` and `attention` mean for the work of its layers.
+
+    torch.utils.checkpoint ends with the last tensor that the backward pass needs: the last product
+    of what it runs again is not made. Per operation ("selective" with flash attention) every second
+    product is kept, in the order of the modules.
+    """
+    share = _share_of_layers(model, recompute)
+    if recompute == "none":
+        return Again()
+    if recompute == "selective" and attention == "eager":
+        return Again(scores=Fraction(1 if textbook else "1/2"))
+    fused = recompute == "selective"
+    done = whole = 0
+    for block in model.blocks:
+        matrices = [w for w in block.weights if w.kind == "matrix"]
+        whole += sum(w.multiplied for w in matrices) * block.count
+        skipped = set() if textbook else {block.last_matmul}
+        if not isinstance(recompute, str):
+            chosen = [w for w in matrices if _module(w.name) in recompute]
+            skipped = set() if textbook else _last_of_modules(chosen)
+            matrices = chosen
+        if fused:
+            plain = [w for w in matrices if not w.chosen]  # experts' products are grouped
+            skipped |= {w.name for w in plain[::2]}
+        done += sum(w.multiplied for w in matrices if w.name not in skipped) * block.count
+    matmul = share * Fraction(done, whole)
+    if fused:
+        return Again(matmul, 0, 1, 1, 1)
+    if isinstance(recompute, str):
+        return Again(matmul, share, share, share, share)
+    attends = Fraction("self_attn" in recompute)
+    norms = [_module(w.name) for b in model.blocks for w in b.weights if w.part == "norm"]
+    outside = [name for name in norms if name not in ("self_attn",)]
+    again = sum(name in recompute for name in outside) / len(outside) if outside else 0.0
+    mlp = float(any(name != "self_attn" and name not in norms for name in recompute))
+    return Again(matmul, attends, attends, mlp, again)
+
+
+def _last_of_modules(matrices: list[Weight]) -> set[str]:
+    """The last product of each module, but not experts', whose output is kept to be weighted."""
+    last = {_module(w.name): w for w in matrices}
+    return {w.name for w in last.values() if not w.chosen}
+
+
+def every_layer(recompute) -> int:
+    """n where every n-th layer is run again as a whole: 1 for all of them, 0 for none."""
+    if recompute == "full":
+        return 1
+    return int(recompute.removeprefix("every-")) if str(recompute).startswith("every-") else 0
+
+
+def _share_of_layers(model: Model, recompute) -> Fraction:
+    every = every_layer(recompute)
+    return Fraction(model.layers // every, model.layers) if every else Fraction(1)
+
+
+def _module(name: str) -> str:
+    """Of "model.layers.*.mlp.up_proj.weight" the "mlp"."""
+    return name.split("*.", 1)[1].split(".")[0]

@@ -1,0 +1,39 @@
+"""Hold zero-to-jupyterhub.yaml against the chart's own schema.
+
+    helm pull jupyterhub/jupyterhub --untar
+    python workshop/hub/check_values.py jupyterhub/values.schema.json
+
+Needs jsonschema and PyYAML, which JupyterLab and JupyterHub bring. Exit code 1 with each error.
+"""
+
+import sys
+from pathlib import Path
+
+import yaml
+from jsonschema import Draft7Validator
+
+VALUES = Path(__file__).with_name("zero-to-jupyterhub.yaml")
+
+
+def partial(schema):
+    """The schema without its lists of required fields, which the chart's own values fill in."""
+    if isinstance(schema, dict):
+        return {
+            key: partial(value)
+            for key, value in schema.items()
+            if not (key == "required" and isinstance(value, list))
+        }
+    return [partial(value) for value in schema] if isinstance(schema, list) else schema
+
+
+def errors(schema: dict, values: dict) -> list[str]:
+    """What the schema does not accept, each with its place."""
+    found = Draft7Validator(partial(schema)).iter_errors(values)
+    return [f"{'.'.join(map(str, error.absolute_path))}: {error.message}" for error in found]
+
+
+if __name__ == "__main__":
+    chart = yaml.safe_load(Path(sys.argv[1]).read_text(encoding="utf-8"))  # JSON is YAML
+    wrong = errors(chart, yaml.safe_load(VALUES.read_text(encoding="utf-8")))
+    print("\n".join(wrong) or f"{VALUES.name}: accepted")
+    sys.exit(bool(wrong))
