@@ -44,7 +44,7 @@ RECIPES = {
 HOSTS = {"ahead of the GPU": 0.0, "one by one, as nanotron does": 1.0}
 SHOWN = {"tokens/s a GPU": "speed", "MFU": "mfu", "memory (GB)": "memory"}
 BEST = "best"
-TIME_PARTS = tuple(StepTime.__dataclass_fields__)
+TIME_PARTS = tuple(name for name in StepTime.__dataclass_fields__ if name != "frozen")
 TIME_COLOURS = dict.fromkeys(TIME_PARTS, style.BLUE) | dict.fromkeys(
     ("tensor_parallel", "context_parallel", "pipeline_transfer", "data_parallel"), style.ORANGE
 )
