@@ -214,9 +214,7 @@ def test_tiles_cover_every_pair_that_counts():
     assert len(tiles.visits(4, causal=False)) == 16
     assert set(tiles.visits(4, causal=True)) == {(q, k) for q in range(4) for k in range(q + 1)}
     assert "6 of 16 tiles were never touched" in drawings.flash().steps[-1].words
-    eager = sizing.calculators.layer_bytes(sizing.Model("llama-3.1-8b"), 8192, "eager")
-    (said,) = re.findall(r"keeps ([\d.]+) GB", drawings.flash().steps[0].words)
-    assert 0.8 * eager < float(said) * 1e9 < eager
+    assert "8,192 × 8,192 scores of each of 32 heads" in drawings.flash().steps[0].words
     with pytest.raises(ValueError, match="tile: 3000 given"):
         drawings.flash(8192, tile=3000)
 

@@ -19,20 +19,19 @@ def flash(tokens: int = 8192, tile: int = 2048, heads: int = 32, causal: bool = 
         raise ValueError(f"tile: {tile!r} given; allowed: a divisor that makes 2 to 8 tiles")
     tiles = tokens // tile
     order = visits(tiles, causal)
-    whole = 6 * heads * tokens**2  # bytes of scores that eager keeps per layer (lesson 04)
     steps = []
     for number in range(len(order) + 1):
         done = order[:number]
-        words = _words(number, order, tiles, tokens, tile, heads, whole, causal)
+        words = _words(number, order, tiles, tokens, tile, heads, causal)
         steps.append(Step(_picture(done, tiles, tile, causal, words), words))
     return Drawing(f"Attention of {tokens:,} tokens in tiles of {tile:,}", tuple(steps), "tile")
 
 
-def _words(number, order, tiles, tokens, tile, heads, whole, causal) -> str:
+def _words(number, order, tiles, tokens, tile, heads, causal) -> str:
     if number == 0:
         return (
             f"Queries down, keys across. Eager attention writes all {tokens:,} × {tokens:,} scores "
-            f"of {heads} heads and keeps {whole / 1e9:.1f} GB per layer. Flash works tile by tile."
+            f"of each of {heads} heads to memory. Flash works tile by tile."
         )
     q, k = order[number - 1]
     text = (
