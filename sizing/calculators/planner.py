@@ -438,8 +438,8 @@ def _formula(each: Cell) -> str:
         f"{run.sequence:,} = {run.tokens:,} tokens; step = {time} = {duration(total)}; "
         f"{run.tokens:,} / {duration(total)} / {run.gpus:,} GPUs = "
         f"{decimals(each.time.tokens_per_second(run), 0)} tokens/s"
-        f"{'' if each.possible else ' if that were possible'}; memory in {each.memory.peak_phase} = {held} = "
-        f"{gb(each.memory.total)}"
+        f"{'' if each.possible else ' if that were possible'}; "
+        f"memory in {each.memory.peak_phase} = {held} = {gb(each.memory.total)}"
     )
 
 
