@@ -201,7 +201,7 @@ def _mark_phases(step: Step, tracker: LiveBytes) -> None:
     step.model.get_input_embeddings().register_forward_hook(
         lambda module, args, out: enter_on_gradient(out, "embedding")
     )
-    if not step.buffers:
+    if not step.buffers and not step.run.optimizer_in_backward:
         for _, p in step.named:
             p.register_post_accumulate_grad_hook(lambda p: tracker.tag(p.grad, "gradients"))
 
