@@ -96,17 +96,7 @@ def flops(run: Run) -> Flops:
     if run.recompute == "selective" and run.attention != "eager":
         return _per_operation(run)
     eager = "recomputed_core" if run.recompute == "selective" else "eager"
-<<<<<<< HEAD
     ahead, back = _counted(run, eager)
-=======
-    with _patience(run), _fake_tensors(), _routes(run):
-        step = Step(run, attention=eager)
-        with flop_counter() as forward:
-            loss = step.forward()
-        with flop_counter() as backward:
-            loss.backward()
-        del loss
->>>>>>> a4c40ee (Traces of models that loop over experts or ask for lengths; a bar while a model without a formula is traced; rows of families in a file of their own; five rows more against the CUDA allocator)
     count = run.accumulation * run.data
     if getattr(run.model, "traced", False):  # scans and loops are no two products backward
         plain = back if run.recompute == "none" else _plain_backward(run)
@@ -115,15 +105,15 @@ def flops(run: Run) -> Flops:
     return Flops(count * ahead, count * 2 * ahead, count * (back - 2 * ahead))
 
 
-<<<<<<< HEAD
 def _counted(run: Run, attention: str | None) -> tuple[int, int]:
     """FLOPs of one forward and one backward pass."""
-    with _fake_tensors():
+    with _patience(run), _fake_tensors(), _routes(run):
         step = Step(run, attention=attention)
         with flop_counter() as forward:
             loss = step.forward()
         with flop_counter() as backward:
             loss.backward()
+        del loss
     return forward.get_total_flops(), backward.get_total_flops()
 
 
@@ -134,7 +124,8 @@ def _per_operation(run: Run) -> Flops:
     ahead, back = _counted(run, None)
     again = run.accumulation * run.data * (back - 2 * ahead)
     return Flops(plain.forward, plain.backward, again)
-=======
+
+
 def _patience(run: Run):
     """A bar for a model without a formula: nobody knows how large it is."""
     traced = getattr(run.model, "traced", False)
@@ -146,7 +137,6 @@ def _routes(run: Run):
     if not getattr(run.model, "traced", False):
         return nullcontext()
     return EvenRoutes(run, build.config_of(run.model))
->>>>>>> a4c40ee (Traces of models that loop over experts or ask for lengths; a bar while a model without a formula is traced; rows of families in a file of their own; five rows more against the CUDA allocator)
 
 
 def _plain_backward(run: Run) -> int:
