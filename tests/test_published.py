@@ -261,7 +261,7 @@ def test_fast_enough_for_a_search():
 
 
 def _seconds(run) -> float:
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in range(10):
         step_time(run)
-    return (time.perf_counter() - began) / 10
+    return (time.process_time() - began) / 10
