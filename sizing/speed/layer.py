@@ -11,7 +11,7 @@ from ..parallel import Stage, expert_slices, gradient_bytes, tokens
 from ..recomputing import recomputed
 from ..run import Run
 from .engines import Engine, engines
-from .kernels import CAST, attention, kernels_of, loss, moved, permuted
+from .kernels import CAST, attention, chip, kernels_of, loss, moved, permuted
 from .rates import KERNEL, Rates, constants
 
 _C = constants()
@@ -232,7 +232,10 @@ def _tensor_parallel(run: Run, at: Setting, forward: float) -> tuple[float, floa
         one = at.rate.collective("all_reduce", t, 1, payload)
         return 2 * one, 2 * one, 0.0 if kept else 2 * more * one
     one = at.rate.collective("all_gather", t, 1, payload)
-    if at.engine.overlaps_tensor:  # in t pieces, all but the first beside the matmul that they feed
+    newer = at.engine.overlaps_tensor == "hopper" and chip(at.card) != "a100"
+    if (
+        newer or at.engine.overlaps_tensor == "yes"
+    ):  # in t pieces, all but the first beside the matmul that they feed
         one = max(one / t, one - forward / 4)
     return 4 * one, 6 * one, (2 if kept else 4) * more * one
 
