@@ -2,9 +2,12 @@
 
 import json
 import random
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from reference import build, random_config
 
 import sizing
@@ -14,6 +17,7 @@ from sizing.architecture.fields import DEFAULTS_FILE, known
 from sizing.architecture.reading import hub_ids
 from sizing.footprint import memory
 from sizing.trace import memory as traced
+from sizing.trace import patience, tracker
 
 L = {
     "model_type": "llama",
@@ -331,10 +335,38 @@ def test_a_model_without_a_formula():
             formula(run)
 
 
+@pytest.mark.parametrize("family", ["jetmoe", "longcat_flash", "xlm"])
+def test_a_step_whose_code_asks_for_values(family):
+    config = {"model_type": family, "vocab_size": 100, "hidden_size": 32} | {
+        "jetmoe": {"num_hidden_layers": 2, "num_key_value_heads": 2, "kv_channels": 8}
+        | {"intermediate_size": 64, "num_local_experts": 4, "num_experts_per_tok": 2},
+        "longcat_flash": {"num_layers": 2, "num_hidden_layers": 4, "num_attention_heads": 4}
+        | {"ffn_hidden_size": 64, "q_lora_rank": 16, "kv_lora_rank": 16, "head_dim": 8}
+        | {"qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8, "qk_head_dim": 16}
+        | {"moe_topk": 2, "n_routed_experts": 6, "zero_expert_num": 2}
+        | {"expert_ffn_hidden_size": 16},
+        "xlm": {"emb_dim": 32, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 128},
+    }[family]
+    model = trace.model(config)
+    run = Run(model, sequence=64, attention="eager", optimizer="sgd")
+    counted = trace.flops(run)
+    assert counted.backward == 2 * counted.forward > 0
+    assert traced(run).total > 8 * model.parameters.total
+    if family == "jetmoe":
+        torch.manual_seed(0)
+        step = trace.Step(run, attention="eager")  # on real tensors
+        step.batch = torch.randint(0, 100, (1, 64))
+        with trace.flop_counter() as counter:
+            step.forward()
+        assert counter.get_total_flops() == counted.forward
+        with pytest.raises(ValueError, match="sequence: 63 given"):
+            trace.flops(replace(run, sequence=63))
+
+
 def test_a_step_that_no_trace_can_follow():
-    config = {"model_type": "jetmoe", "vocab_size": 100, "hidden_size": 32, "num_layers": 2}
-    config |= {"num_key_value_heads": 2, "kv_channels": 8, "intermediate_size": 64}
-    model = trace.model({**config, "num_hidden_layers": 2})
+    config = {"model_type": "xmod", "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2}
+    config |= {"num_attention_heads": 4, "intermediate_size": 64, "is_decoder": True}
+    model = trace.model(config)
     assert model.parameters.total > 0
     with pytest.raises(ValueError, match="cannot be traced"):
         traced(Run(model, sequence=32))
@@ -348,3 +380,23 @@ def test_the_readme_has_the_table_of_today():
     from sizing.trace.coverage import table
 
     assert table() in (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_wait_shows_itself_after_two_seconds(capfd, monkeypatch):
+    monkeypatch.delenv("SIZING_RECORDED", raising=False)
+    monkeypatch.setattr(patience, "SILENT", 0.05)
+    with patience.waiting("tracing mamba2"):
+        time.sleep(0.3)
+    assert "tracing mamba2: 0 s" in capfd.readouterr().err
+    with patience.waiting("quick"):
+        pass
+    assert "quick" not in capfd.readouterr().err
+
+
+def test_a_torch_that_does_not_tell_who_holds_a_tensor(monkeypatch):
+    monkeypatch.setattr(tracker, "_uses", lambda tensor: 0)
+    tracker._held_alone.cache_clear()
+    run = Run({**L, "tie_word_embeddings": True}, sequence=64, optimizer="sgd")
+    told = traced(run).total
+    tracker._held_alone.cache_clear()
+    assert told == pytest.approx(memory(run).total, rel=1e-3)

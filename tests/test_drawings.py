@@ -4,6 +4,7 @@ import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from html import unescape
+from itertools import pairwise
 
 import pytest
 
@@ -11,7 +12,9 @@ import sizing
 from sizing.calculators.style import COLOURS
 from sizing.course import drawings
 from sizing.course.drawings import all_reduce as rings
+from sizing.course.drawings import attention as tiles
 from sizing.course.drawings import decoder_layer as layers
+from sizing.course.drawings import overlap, schedules
 from sizing.course.drawings import zero_stages as stages
 from sizing.course.drawings.drawing import Drawing, Step
 from sizing.course.drawings.svg import contrast, on
@@ -23,6 +26,10 @@ MADE = {
     "saves": drawings.saves,
     "ring": drawings.ring,
     "zero": drawings.zero,
+    "pipeline": drawings.pipeline,
+    "flash": drawings.flash,
+    "lanes": drawings.lanes,
+    "splits": drawings.splits,
 }
 
 
@@ -159,3 +166,95 @@ def test_the_stages_hold_what_memory_says():
         assert stages.state(replace(run, data=8, zero=stage))["optimizer"] == found.optimizer
     with pytest.raises(ValueError, match="gpus: 1 given; allowed: 2 to 8"):
         drawings.zero(gpus=1)
+
+
+# Pipelines
+
+
+@pytest.mark.parametrize(("stages", "micro"), [(2, 4), (4, 8), (4, 16), (8, 32)])
+def test_idle_time_is_the_formulas(stages, micro):
+    for schedule, chunks in (("gpipe", 1), ("1f1b", 1), ("interleaved", 2)):
+        idle = (stages - 1) / chunks
+        assert schedules.bubble(schedule, stages, micro) == pytest.approx(idle / (micro + idle))
+    assert schedules.in_flight("gpipe", stages, micro) == micro
+    assert schedules.in_flight("1f1b", stages, micro) == min(stages, micro)
+
+
+@pytest.mark.parametrize("schedule", schedules.SCHEDULES)
+def test_nothing_begins_before_what_it_needs(schedule):
+    stages, micro, chunks = 4, 8, 2 if schedule == "interleaved" else 1
+    ends = schedules.timeline(schedule, stages, micro)
+    assert len(ends) == 2 * micro * stages * chunks
+    for (kind, i, chunk, stage), end in ends.items():
+        long = (1 if kind == "F" else 2) / chunks
+        before = schedules.needed(kind, i, chunk, stage, stages, chunks)
+        assert before is None or ends[before] <= end - long + 1e-9
+    for stage in range(stages):
+        spans = sorted(
+            (end - (1 if kind == "F" else 2) / chunks, end)
+            for (kind, _, _, at), end in ends.items()
+            if at == stage
+        )
+        assert all(one[1] <= two[0] + 1e-9 for one, two in pairwise(spans))
+
+
+def test_pipelines_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match="schedule: 'x' given; allowed: gpipe"):
+        schedules.orders("x", 4, 8)
+    with pytest.raises(ValueError, match="micro: 6 given; allowed: a multiple of the 4 stages"):
+        schedules.orders("interleaved", 4, 6)
+    with pytest.raises(ValueError, match="stages: 9 given"):
+        drawings.pipeline(9)
+
+
+# Attention's tiles
+
+
+def test_tiles_cover_every_pair_that_counts():
+    assert len(tiles.visits(4, causal=False)) == 16
+    assert set(tiles.visits(4, causal=True)) == {(q, k) for q in range(4) for k in range(q + 1)}
+    assert "6 of 16 tiles were never touched" in drawings.flash().steps[-1].words
+    assert "8,192 × 8,192 scores of each of 32 heads" in drawings.flash().steps[0].words
+    with pytest.raises(ValueError, match="tile: 3000 given"):
+        drawings.flash(8192, tile=3000)
+
+
+# Lanes and splits
+
+
+@pytest.mark.parametrize("sent", [0.0, 0.4, 1.0, 3.0])
+def test_lanes_keep_order_and_hide_what_they_can(sent):
+    ends = {}
+    for engine in overlap.ENGINES:
+        events = overlap.schedule(engine, 1.0, sent)
+        ends[engine] = max(event.end for event in events)
+        for lane in ("compute", "communicate"):
+            spans = [(e.begin, e.end) for e in events if e.lane == lane]
+            assert all(one[1] <= two[0] + 1e-9 for one, two in pairwise(spans))
+        passes = sum(e.end - e.begin for e in events if e.lane == "communicate")
+        layers = overlap.LAYERS
+        gathers = 2 * layers - 1  # the last layer is held for its backward pass
+        expected = 2 * layers if engine == "DDP" else gathers + layers
+        assert passes == pytest.approx(expected * sent)
+        assert ends[engine] >= 3 * layers
+    assert ends["FSDP, prefetch"] <= ends["FSDP, no prefetch"] + 1e-9
+    if sent == 0:
+        assert set(ends.values()) == {3 * overlap.LAYERS}
+
+
+def test_the_lanes_times_are_the_librarys():
+    run = sizing.Run(sizing.Model("llama-3.2-3b"), sequence=1024, precision="bf16", data=8, zero=3)
+    forward, sent = overlap.layer_seconds(run, rate=1.0)
+    card = sizing.hardware.gpu("h100-sxm")
+    work = sizing.flops(replace(run, data=1, zero=0)).forward / 28
+    assert forward == pytest.approx(work / card.peak_flops("bf16"))
+    assert sent == pytest.approx(sizing.communication(run).reduce_scatter / 28 / card.link)
+    with pytest.raises(ValueError, match="engine: 'x' given; allowed: DDP"):
+        overlap.schedule("x", 1, 1)
+
+
+def test_splits_say_the_models_shapes():
+    words = [step.words for step in drawings.splits("llama-3.1-8b", gpus=4).steps]
+    assert "each GPU holds 4096 × 3584" in words[1]
+    with pytest.raises(ValueError, match="gpus: 3 given; allowed: 2, 4 or 8"):
+        drawings.splits(gpus=3)

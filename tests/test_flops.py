@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sizing import Model, Run, flops, presets
 from sizing.architecture.families import FAMILIES
-from sizing.architecture.traits import TRAITS
+from sizing.architecture.family_rows import TRAITS
 from sizing.compute import matmuls, megatron, palm, query_key_pairs, six_nd
 
 SPARSE = [family for family in FAMILIES if TRAITS[family].experts]

@@ -106,7 +106,7 @@ def test_sizes_are_plausible(name):
     assert device.link is None or 10e9 <= device.link <= 1e12
     assert device.power is None or 50 <= device.power <= 1500
     assert 2017 <= device.year <= 2026
-    assert 70 <= device.ridge("bf16" if "bf16" in device.peak else "fp16") <= 600
+    assert 35 <= device.ridge("bf16" if "bf16" in device.peak else "fp16") <= 600
     assert device.source
 
 

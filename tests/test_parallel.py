@@ -13,7 +13,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.debug import CommDebugMode
 from torch.distributed.tensor.parallel import (
@@ -290,12 +290,38 @@ def test_fsdp2_holds_what_zero_3_says(
     assert peak(run) == pytest.approx(fsdp2_peak(run), rel=0.005)
 
 
+@pytest.mark.parametrize(
+    ("name", "layers", "ranks", "batch", "sequence", "recompute", "reduce"),
+    [
+        ("llama-3.1-8b", 16, 64, 1, 1024, "none", "fp32"),
+        ("llama-3.1-8b", 6, 8, 1, 2048, "selective", "fp32"),
+        ("qwen3-0.6b", 3, 1024, 4, 512, "none", "same"),
+    ],
+)
+def test_mixed_precision_under_zero_3_is_what_fsdp2_s_policy_holds(
+    name, layers, ranks, batch, sequence, recompute, reduce, monkeypatch
+):
+    """fp32 shards, gathered and computed in bf16, reduced in the dtype that the run says."""
+    monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda *a, **k: None)
+    run = Run(
+        Model(name).replace(num_hidden_layers=layers),
+        **{"sequence": sequence, "micro_batch": batch, "precision": "bf16-mixed"},
+        **{"optimizer": "adamw-fused", "recompute": recompute, "reduce": reduce},
+        **{"data": ranks, "zero": 3},
+    )
+    assert peak(run) == pytest.approx(fsdp2_peak(run), rel=0.005)
+
+
 def fsdp2_peak(run: Run) -> int:
     with fake_group(run.data) as mesh, FakeTensorMode(), torch.device("cpu"):
-        model = build_run(run)
+        model = build_run(replace(run, precision="fp32") if run.gathers_products else run)
+        policy = MixedPrecisionPolicy()
+        if run.gathers_products:
+            reduced = torch.float32 if run.reduce == "fp32" else torch.bfloat16
+            policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=reduced)
         for layer in model.model.layers:
-            fully_shard(layer, mesh=mesh)
-        fully_shard(model, mesh=mesh)
+            fully_shard(layer, mesh=mesh, mp_policy=policy)
+        fully_shard(model, mesh=mesh, mp_policy=policy)
         optimizer = torch.optim.AdamW(model.parameters(), foreach=False)
         tracker = FSDPMemTracker(model, optimizer)
         tracker.track_inputs((torch.zeros(1),))

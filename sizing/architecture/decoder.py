@@ -1,11 +1,12 @@
-"""The weights of Llama and of every family that differs from it by a row of `traits`."""
+"""The weights of Llama and of every family that differs from it by a row of `family_rows`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from .family_rows import TRAITS
 from .fields import Fields
-from .traits import TRAITS, Experts, Traits
+from .traits import Experts, Traits
 from .weights import Architecture, Block, Weight, head, layer_norm, linear, rms_norm
 
 Kind = tuple[bool, int | None, bool]  # of a layer: sparse, window, rotated

@@ -1,8 +1,8 @@
 """The architecture families that have closed forms, by transformers' model_type.
 
-A family that is built like Llama is a row of `traits`; the older ones are functions in `classic`;
-latent attention is below. Tensor names are transformers' own (the layer's number left out), so that
-each can be compared with the real model.
+A family that is built like Llama is a row of `family_rows`; the older ones are functions in
+`classic`, Gemma 4 has a file, latent attention is below. Tensor names are transformers' own (the
+layer's number left out), so that each can be compared with the real model.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 from . import classic
 from .decoder import assemble, decoder
+from .family_rows import TRAITS
 from .fields import Fields
 from .gemma4 import gemma4
-from .traits import TRAITS
 from .weights import Architecture, linear, rms_norm
 
 

@@ -15,8 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .decoder import gated_mlp, stacks
+from .family_rows import TRAITS
 from .fields import Fields
-from .traits import TRAITS
 from .weights import Architecture, Block, Weight, head, linear, rms_norm
 
 _PREFIX = "layers.*"

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from .families import FAMILIES
+from .family_rows import TRAITS
 from .fields import Fields, aliases
 from .reading import Text, presets, read
-from .traits import TRAITS, Traits
+from .traits import Traits
 from .weights import Architecture, Block, Weight
 
 

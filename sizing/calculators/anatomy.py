@@ -7,12 +7,14 @@ from dataclasses import replace
 from functools import cache
 from math import floor, log10
 from statistics import fmean
+from typing import ClassVar
 
 from ..architecture.model import Model, presets
 from ..evidence import cuda
 from ..footprint.step import PARTS, PHASES, Memory, memory
 from ..measuring.recording import own, recordings
-from ..run import CHOICES, Run
+from ..run import CHOICES, RECIPES, Run
+from ..settings import OBJECTIVES
 from ..units import DATA, GB, count, gb
 from . import style
 from .base import Calculator, Result, dropdown, powers_of_two, scale
@@ -31,33 +33,82 @@ MOMENTS = {
 TICKS = 5
 
 
+# What the memory savers' controls say.
+WEIGHTS = {
+    "all of them": None,
+    "LoRA, rank 8": 8,
+    "LoRA, rank 16": 16,
+    "LoRA, rank 64": 64,
+}
+AWAY = {
+    "nothing": (),
+    "optimizer": ("optimizer",),
+    "activations": ("activations",),
+    "optimizer and activations": ("optimizer", "activations"),
+}
+RECOMPUTE = {
+    "none": "none",
+    "selective": "selective",
+    "every second layer": "every-2",
+    "full": "full",
+}
+
+
 def changes(run: Run) -> list[tuple[str, Run]]:
-    """(what is changed, the run after it) for each single change that can save memory."""
+    """(what is changed, the run after it) for each single change that can save memory and that an
+    engine runs, in order of what it costs: first what costs nothing, then time, then a training
+    that is another one, then the bus."""
     half = {"micro_batch": run.micro_batch // 2, "accumulation": 2 * run.accumulation}
+    wide = run.optimizer in ("adamw", "adamw-fused")
     tried = [
-        ("full recompute", run.recompute != "full", {"recompute": "full"}),
+        ("fused loss", run.loss is None, {"loss": "fused"}),
+        ("compiled", run.kernels == "eager", {"kernels": "compiled"}),
+        ("flash attention", run.attention == "eager", {"attention": "flash"}),
+        ("AdamW fused", run.optimizer == "adamw", {"optimizer": "adamw-fused"}),
+        ("half the micro-batch, twice the accumulation", run.micro_batch > 1, half),
+        ("autocast to bf16", run.precision == "fp32", {"precision": "bf16-mixed"}),
         (
-            "recompute of the attention core",
-            run.attention == "eager" and run.recompute == "none",
+            "recompute of the attention core"
+            if run.attention == "eager"
+            else "selective recompute, per operation",
+            run.recompute == "none",
             {"recompute": "selective"},
         ),
-        ("flash attention", run.attention == "eager", {"attention": "flash"}),
-        ("half the micro-batch, twice the accumulation", run.micro_batch > 1, half),
-        ("half the sequence length", run.sequence > 1, {"sequence": run.sequence // 2}),
-        ("AdamW fused", run.optimizer == "adamw", {"optimizer": "adamw-fused"}),
-        (
-            "AdamW in 8 bits",
-            run.optimizer in ("adamw", "adamw-fused"),
-            {"optimizer": "adamw-8bit"},
-        ),
-        ("autocast to bf16", run.precision == "fp32", {"precision": "bf16-mixed"}),
+        ("full recompute", run.recompute != "full", {"recompute": "full"}),
+        ("LoRA, rank 16", run.lora is None, {"lora": 16}),
+        ("AdamW in 8 bits", wide, {"optimizer": "adamw-8bit"}),
         (
             "bf16 weights, gradients and moments",
             run.precision != "bf16",
             {"precision": "bf16", "gradients": "same"},
         ),
+        (
+            "QLoRA, rank 16",
+            run.quantization is None,
+            {"lora": run.lora or 16, "quantization": "nf4"},
+        ),
+        ("half the sequence length", run.sequence > 1, {"sequence": run.sequence // 2}),
+        (
+            "activations on the host",
+            "activations" not in run.offload,
+            {"offload": (*run.offload, "activations")},
+        ),
+        (
+            "optimizer on the host",
+            "optimizer" not in run.offload,
+            {"offload": (*run.offload, "optimizer")},
+        ),
     ]
-    return [(what, replace(run, **fields)) for what, possible, fields in tried if possible]
+    found = []
+    for what, possible, fields in tried:
+        if possible:
+            try:
+                after = replace(run, **fields)
+                memory(after)
+            except ValueError:  # no engine runs it
+                continue
+            found.append((what, after))
+    return found
 
 
 def everything(run: Run) -> Run:
@@ -71,6 +122,7 @@ def everything(run: Run) -> Run:
         optimizer="adamw-8bit",
         recompute="full",
         attention="flash",
+        offload=tuple(name for name in run.offload if name != "optimizer"),
     )
 
 
@@ -117,9 +169,17 @@ def kind_of(gpu: str) -> str:
 
 class MemoryCalculator(Calculator):
     """Bytes by phase and part. Settings: model, sequence, micro_batch, accumulation, precision,
-    gradients, optimizer, recompute, attention (as in `sizing.Run`) and gpu."""
+    gradients, optimizer, recompute, attention, lora, offload, objective (as in `sizing.Run`) and
+    gpu."""
 
     title = "Memory anatomy"
+    groups: ClassVar[dict[str, tuple[str, ...]]] = {
+        "Model": ("model", "objective"),
+        "Batch": ("sequence", "micro_batch", "accumulation"),
+        "Precision": ("precision", "gradients", "optimizer"),
+        "Memory savers": ("recompute", "attention", "lora", "offload"),
+        "GPU": ("gpu",),
+    }
     size = (8.8, 3.9)
 
     def make_controls(self):
@@ -128,6 +188,7 @@ class MemoryCalculator(Calculator):
 
         return {
             "model": dropdown("model", presets(), "llama-3.2-1b"),
+            "objective": dropdown("objective", OBJECTIVES, "lm"),
             "sequence": scale(
                 "sequence", powers_of_two(128, 131072), 2048, lambda v: f"{v:,} tokens"
             ),
@@ -136,22 +197,32 @@ class MemoryCalculator(Calculator):
             "precision": choice("precision", "precision"),
             "gradients": choice("gradients", "gradients"),
             "optimizer": choice("optimizer", "optimizer"),
-            "recompute": choice("recompute", "recompute"),
+            "recompute": dropdown("recompute", list(RECOMPUTE.items()), "none"),
             "attention": choice("attention", "attention"),
+            "lora": dropdown("trained", list(WEIGHTS.items()), None),
+            "offload": dropdown("on the host", list(AWAY.items()), ()),
             "gpu": dropdown("GPU", device_options(), "h100-sxm"),
         }
+
+    def without_effect(self, precision, lora, **settings) -> set[str]:
+        """Gradients of fp32 weights and of adapters are fp32 anyway."""
+        fp32 = RECIPES[precision].weight_bytes == 4 or lora is not None
+        return {"gradients"} if fp32 else set()
 
     def result(self, model, gpu, **settings) -> Result:
         run, card, kind = Run(Model(model), **settings), device(gpu), kind_of(gpu)
         now = memory(run, device=kind)
 
+        def judged(held: Memory) -> str:
+            if kind == "cuda":
+                return held.on(card).verdict
+            return "fits" if held.total <= card.memory else "does not fit"
+
         def row(what: str, after: Memory) -> tuple[str, ...]:
-            verdict = "fits" if after.total <= card.memory else "does not fit"
             ratio = f"{after.total / now.total:.2f} ×"
-            return what, gb(after.total), ratio, after.peak_phase, verdict
+            return what, gb(after.total), ratio, after.peak_phase, judged(after)
 
         tried = [(what, memory(after, device=kind)) for what, after in changes(run)]
-        tried.sort(key=lambda change: change[1].total)
         least = memory(everything(run), device=kind)
         totals = {name: sum(parts.values()) for name, parts in now.phases.items()}
         largest = max(now.phases[now.peak_phase].items(), key=lambda part: part[1])
@@ -172,9 +243,9 @@ class MemoryCalculator(Calculator):
                 f"is {largest[0]}, {largest[1] / now.total:.0%}."
             ),
             accuracy=accuracy(),
-            limit=Limit("the tensors of one step", now.total, card.memory, card.label),
-            notes=_notes(now, totals, card.memory, dict(tried), least),
-            data=(now, card.memory, card.label),
+            limit=Limit("the tensors of one step", now.total, card.memory, card.label, judged(now)),
+            notes=_notes(now, judged, dict(tried), least),
+            data=(now, card.memory, card.label, judged(now)),
         )
 
     def prepare(self, figure):
@@ -201,7 +272,7 @@ class MemoryCalculator(Calculator):
         return [*rectangles, *self._ticks, *self._totals, self._line, self._word]
 
     def update(self, result):
-        now, available, label = result.data
+        now, available, label, verdict = result.data
         shown = available <= 3 * now.total  # further right the bars would be too small to read
         full = round_up(max(1.2 * now.total, 1.02 * available if shown else 0))
         for i, tick in enumerate(self._ticks):
@@ -215,11 +286,10 @@ class MemoryCalculator(Calculator):
             peak = " peak" if phase == now.peak_phase else ""
             self._totals[i].set(x=left, text=f" {gb(left * full)}{peak}")
         self._line.set_data([available / full] * 2 if shown else [], [-0.45, 4.6] if shown else [])
-        self._place_word(now.total, available, label, full, shown)
+        self._place_word(available, label, verdict, full, shown)
 
-    def _place_word(self, total, available, label, full, shown) -> None:
+    def _place_word(self, available, label, verdict, full, shown) -> None:
         """The device's limit in words: on its line, or at the edge that it lies beyond."""
-        verdict = "fits" if total <= available else "does not fit"
         text = f"{label}: {gb(available)}, {verdict}"
         if not shown:
             far = f"its limit lies {available / full:.1f} such pictures to the right"
@@ -251,7 +321,7 @@ def _formula(run: Run, now: Memory) -> str:
     return f"{now.peak_phase}: {' + '.join(terms)} = {gb(now.total)}"
 
 
-def _notes(now, totals, available, tried, least) -> tuple[str, ...]:
+def _notes(now: Memory, judged, tried: dict[str, Memory], least: Memory) -> tuple[str, ...]:
     state = sum(getattr(now, part) for part in MODEL_STATE)
     added = state + now.activations + now.logits + now.temporary
     notes = [
@@ -260,13 +330,20 @@ def _notes(now, totals, available, tried, least) -> tuple[str, ...]:
         if added > 1.005 * now.total
         else f"Model state alone: {gb(state)}.",
     ]
-    if now.total > available:
-        fitting = sum(after.total <= available for after in tried.values())
-        if fitting:
-            notes.append(f"Of {len(tried)} single changes below, {fitting} make it fit.")
-        else:
-            together = "all together do" if least.total <= available else "nor do all together"
-            notes.append(f"No single change below makes it fit; {together}.")
-    elif now.total > 0.9 * available:
-        notes.append("Tight: the context, workspaces and fragmentation of a GPU come on top.")
+    if now.host:
+        notes.append(f"{gb(now.host)} lie on the host, {gb(now.bus)} cross its bus in a step.")
+    fitting = [what for what, after in tried.items() if judged(after) != "does not fit"]
+    if judged(now) == "tight":
+        notes.append(
+            "Tight: the context, workspaces and fragmentation of a GPU come on top; it takes "
+            "expandable segments."
+        )
+    elif judged(now) == "does not fit" and fitting:
+        notes.append(
+            f"Of {len(tried)} single changes below, {len(fitting)} make it fit; the cheapest is: "
+            f"{fitting[0]}."
+        )
+    elif judged(now) == "does not fit":
+        together = "all together do" if judged(least) != "does not fit" else "nor do all together"
+        notes.append(f"No single change below makes it fit; {together}.")
     return tuple(notes)

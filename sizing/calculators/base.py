@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from html import escape
 from math import isfinite
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, ClassVar
 
 import ipywidgets as widgets
 import matplotlib
@@ -95,6 +95,7 @@ class Calculator(widgets.VBox):
     title = ""
     size = (8.8, 3.4)  # inches
     wide = False  # many controls: in two columns, the result beside them
+    groups: ClassVar[dict[str, tuple[str, ...]]] = {}  # headings over the controls, if any
 
     def __init__(self, **settings):
         self.controls: dict[str, widgets.ValueWidget] = self.make_controls()
@@ -102,6 +103,7 @@ class Calculator(widgets.VBox):
         self._picture = Picture(format="png", layout={"max_width": "100%"})
         self._changed_text = "Move a control: what changed is said here."
         self._last: tuple[dict, Result] | None = None
+        self.boxes: dict[str, widgets.Widget] = {}
         self.error = ""
         with matplotlib.rc_context(_RC):
             self._figure = Figure(figsize=self.size, dpi=DPI, layout="constrained")
@@ -120,12 +122,8 @@ class Calculator(widgets.VBox):
             for name, control in self.controls.items()
             if isinstance(control, Scale)
         }
-        left = widgets.VBox(
-            [
-                widgets.HBox([control, self.entries[name]]) if name in self.entries else control
-                for name, control in self.controls.items()
-            ]
-        )
+        left = widgets.VBox(list(self._grouped()))
+        self._hide()
         right = widgets.VBox([self._headline, self._changed])
         panes = widgets.HBox([left, right])
         super().__init__([head, panes, self._picture, self._details])
@@ -137,6 +135,16 @@ class Calculator(widgets.VBox):
         right.add_class("sizing-result")
         self._changed.add_class("sizing-changed")
 
+    def _grouped(self):
+        """The controls, each with its entry, under the headings of `groups`."""
+        begins = {names[0]: heading for heading, names in self.groups.items()}
+        for name, control in self.controls.items():
+            if name in begins:
+                yield widgets.HTML(f"<b>{escape(begins[name])}</b>")
+            entry = self.entries.get(name)
+            self.boxes[name] = widgets.HBox([control, entry]) if entry else control
+            yield self.boxes[name]
+
     # --- what a subclass gives -----------------------------------------------------------
 
     def make_controls(self) -> dict[str, widgets.ValueWidget]:
@@ -144,6 +152,10 @@ class Calculator(widgets.VBox):
 
     def result(self, **settings) -> Result:
         raise NotImplementedError
+
+    def without_effect(self, **settings) -> set[str]:
+        """Names of controls that change nothing beside these settings, and are hidden."""
+        return set()
 
     def prepare(self, figure: Figure) -> list[Artist]:
         raise NotImplementedError
@@ -223,6 +235,7 @@ class Calculator(widgets.VBox):
     def refresh(self) -> None:
         """Compute and show. Settings that cannot be computed say why and leave the picture."""
         settings = self.settings
+        self._hide()
         try:
             result = self.result(**settings)
         except ValueError as error:
@@ -237,6 +250,14 @@ class Calculator(widgets.VBox):
         self._changed.value = escape(self._what_changed(settings, result))
         self._details.value = _details_html(result)
         self._last = (settings, result)
+
+    def _hide(self) -> None:
+        """Show the controls that have an effect."""
+        idle = self.without_effect(**self.settings)
+        for name, box in self.boxes.items():
+            hidden = "none" if name in idle else None
+            if box.layout.display != hidden:
+                box.layout.display = hidden
 
     def _refuse(self, why: str) -> None:
         """Say why there is no new result."""

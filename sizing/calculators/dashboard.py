@@ -19,7 +19,7 @@ from ..planning.costs import FASTEST, SLOWEST, cost, error_budget, usual_price
 from ..planning.scaling import TRAIN, optimal
 from ..planning.search import Candidate, frontier, plan, within
 from ..speed.step import StepTime, step_time
-from ..units import count, gb
+from ..units import count, decimals, gb
 from . import style
 from .base import Calculator, Result, decades, dropdown, powers_of_two, scale
 from .costs import cards
@@ -393,7 +393,8 @@ def _formula(chosen: Candidate, tokens: float) -> str:
     return (
         f"{count(tokens)} / {run.tokens:,} tokens = {spent.steps:,} steps; x {spent.step:.3g} s / "
         f"{spent.goodput.useful:.3f} useful = {days(spent.days)}; x {run.gpus:,} GPUs x 24 h x "
-        f"${spent.price:.2f} = ${spent.compute:,.0f}; + ${spent.storage:,.0f} storage"
+        f"${spent.price:.2f} = ${decimals(spent.compute, 0)}; "
+        f"+ ${decimals(spent.storage, 0)} storage"
     )
 
 

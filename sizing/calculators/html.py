@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 
 from ..units import gb
-from .style import GREEN, RED
+from .style import GREEN, RED, YELLOW
 
 # What ipywidgets cannot do, done when the style sheet is loaded. A key without Ctrl or Enter stays
 # in the calculator: JupyterLab would take those in a drop-down for shortcuts on the cell (arrows
@@ -70,22 +70,28 @@ _STYLE = """
 
 @dataclass(frozen=True)
 class Limit:
-    """How much of a device's memory is asked for, in bytes."""
+    """How much of a device's memory is asked for, in bytes; `judged`, by `Memory.on`, where what
+    lies beside the tensors is known: "fits", "tight" or "does not fit"."""
 
     what: str
     used: float
     available: float
     device: str
+    judged: str = ""
+
+    @property
+    def verdict(self) -> str:
+        return self.judged or ("fits" if self.used <= self.available else "does not fit")
 
     @property
     def fits(self) -> bool:
-        return self.used <= self.available
+        return self.verdict != "does not fit"
 
     @property
     def words(self) -> str:
         """Such as ``'fits: the weights alone take 16.06 GB of the 85.52 GB (19%) of ...'``."""
         return (
-            f"{'fits' if self.fits else 'does not fit'}: {self.what} take {gb(self.used)} of the "
+            f"{self.verdict}: {self.what} take {gb(self.used)} of the "
             f"{gb(self.available)} ({self.used / self.available:.0%}) of {self.device}"
         )
 
@@ -100,7 +106,8 @@ def title(text: str) -> str:
 
 def bar(limit: Limit) -> str:
     """The share of the device's memory as a bar, and in words."""
-    colour, share = (GREEN if limit.fits else RED), min(limit.used / limit.available, 1)
+    colours = {"fits": GREEN, "tight": YELLOW, "does not fit": RED}
+    colour, share = colours[limit.verdict], min(limit.used / limit.available, 1)
     verdict, rest = escape(limit.words).split(":", 1)
     return (
         "<div style='border:1px solid #888;height:12px;max-width:340px'>"

@@ -444,8 +444,9 @@ def _formula(each: Cell) -> str:
         f"{run.data} data x {run.accumulation} micro-batches x {run.micro_batch} x "
         f"{run.sequence:,} = {run.tokens:,} tokens; step = {time} = {duration(total)}; "
         f"{run.tokens:,} / {duration(total)} / {run.gpus:,} GPUs = "
-        f"{decimals(each.speed, 0)} tokens/s; memory in {each.memory.peak_phase} = {held} = "
-        f"{gb(each.memory.total)}"
+        f"{decimals(each.time.tokens_per_second(run), 0)} tokens/s"
+        f"{'' if each.possible else ' if that were possible'}; "
+        f"memory in {each.memory.peak_phase} = {held} = {gb(each.memory.total)}"
     )
 
 

@@ -64,6 +64,14 @@ _LONGER = (
 )
 _MODELS = ("gpt2", "pythia-410m", "qwen3-0.6b", "gemma-3-270m", "llama-3.2-1b", "gemma-2-2b")
 _LONGER_MODELS = ("tinyllama-1.1b", "opt-1.3b", "smollm2-360m")
+# Heads wider than FlashAttention-2 takes, latent attention, experts.
+_OTHERS = (
+    ("gemma-4-e2b", {"precision": "bf16", "recompute": "full"}),
+    ("gemma-4-e2b", {"precision": "bf16"}),
+    ("gemma-4-e2b", {"micro_batch": 2}),
+    ("deepseek-v2-lite", {"sequence": 2048, "precision": "bf16", "recompute": "full"}),
+    ("olmoe-1b-7b", {"sequence": 2048, "precision": "bf16"}),
+)
 
 
 def grid(more: int = 60, seed: int = 11) -> list[Run]:
@@ -72,6 +80,8 @@ def grid(more: int = 60, seed: int = 11) -> list[Run]:
     runs = [Run(name, **{**base, **recipe}) for name in _MODELS for recipe in _RECIPES]
     base = {"sequence": 2048, "precision": "bf16-mixed", "optimizer": "sgd"}
     runs += [Run(name, **{**base, **step}) for name in _LONGER_MODELS for step in _LONGER]
+    base = {"sequence": 1024, "precision": "bf16-mixed", "optimizer": "sgd"}
+    runs += [Run(name, **{**base, **step}) for name, step in _OTHERS]
     draw = random.Random(seed)
     models = [m for m in map(Model, presets()) if m.parameters.total < 9e9]
     families = sorted({m.family for m in models})

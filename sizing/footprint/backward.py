@@ -169,10 +169,14 @@ class _Walk:
                 for tensor in region.kept:  # taken instead of being computed again
                     if tensor.storage not in left:
                         self._drop(tensor.storage)
+                if self._elsewhere(node):  # what was fetched is no longer needed
+                    for tensor in region.inputs:
+                        self._drop(tensor.storage)
                 self._note(node.phase)
             self._step(node)
             if region is not None and first_of[region] is node:
-                for tensor in [*region.inputs, *_left_over(region, nodes)]:
+                inputs = [] if self._elsewhere(node) else region.inputs
+                for tensor in [*inputs, *_left_over(region, nodes)]:
                     self._drop(tensor.storage)
         return self.points
 

@@ -1,4 +1,4 @@
-"""A layer of Llama and of every family that is a row of `sizing.architecture.traits`, on a tape.
+"""A layer of Llama and of every family of `sizing.architecture.family_rows`, on a tape.
 
 A line an operation: to check it against the model, lay modeling_<family>.py beside it.
 """

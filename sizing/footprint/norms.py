@@ -5,7 +5,7 @@ from __future__ import annotations
 from .tape import NEW, SAME, Tape, Tensor
 
 # Each takes (tape, input, weight, bias, name); the families' names for them are in
-# `sizing.architecture.traits`.
+# `sizing.architecture.family_rows`.
 
 
 def rms(t: Tape, x: Tensor, weight, bias, name) -> Tensor:

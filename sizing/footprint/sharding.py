@@ -153,6 +153,8 @@ class Share:
         if "parameters" in run.offload:
             parameters = 0.0
         gradients *= kept_gradients(run)
+        if run.gathers_products:  # made in 16 bits, kept as shards of the weights' dtype
+            gradients *= run.recipe.weight_bytes / run.gathered_bytes
         divided = gathers(run)
         phases = ("forward", "loss", "layers", "embedding", "optimizer")
         return cls(
@@ -252,10 +254,9 @@ class UnderZero3:
         outer, layer: bytes of the weights outside the layers, and of one layer.
         gradients: bytes of a layer's gradients in the dtype in which they are reduced.
         shard: bytes that a rank keeps of them.
-        narrow: an unreduced gradient's bytes over those of its shard's elements.
         head: bytes of an untied head's unreduced gradient.
-        last: bytes of the gradients of everything outside the layers, as they came and copied to
-            be reduced.
+        last: bytes of the gradients of everything outside the layers: as they came, copied to be
+            reduced, and the share that comes of it.
         first_gather: bytes as the forward pass begins.
     """
 
@@ -264,7 +265,6 @@ class UnderZero3:
     layer: float
     gradients: float
     shard: float
-    narrow: float
     last: float
     head: float
     first_gather: float
@@ -283,8 +283,9 @@ class UnderZero3:
             * (run.recipe.weight_bytes if run.gathers_products else gradient_bytes(run))
             / (run.data * run.context)
             * kept_gradients(run),
-            narrow=unreduced_bytes(run) / run.recipe.weight_bytes if run.gathers_products else 1.0,
-            last=outer * trained * (unreduced_bytes(run) + gradient_bytes(run)),
+            last=outer
+            * trained
+            * (unreduced_bytes(run) + gradient_bytes(run) * (1 + 1 / (run.data * run.context))),
             head=_head_gradient(run, stage) * gradient,
             # the first layer and what lies outside, in a flat buffer and copied from it
             first_gather=2 * (outer + layer) * width,
@@ -306,7 +307,7 @@ class UnderZero3:
             one: a byte, as in `Share.moments`.
         """
         # The layer's own gradients so far, unless gradients are there all along.
-        own = made * self.narrow - self.head * one
+        own = made - self.head * one
         own = 0 * one if self.accumulates else own * (own > 0)  # of no tokens: a constant
         whole = first["temporary"] + own + (self.outer + self.layer + self.head) * one
         for visited in sorted({1, 2, count - 1, count} & set(range(1, count + 1))):

@@ -20,7 +20,7 @@ import numpy as np
 
 from ..architecture.model import Model
 from ..hardware import GPU
-from ..parallel import check_degrees, gradient_bytes
+from ..parallel import check_degrees
 from ..run import RECIPES, Lora, Run, usual_alone
 from ..settings import Dpo, asked_model, frozen_model
 from ..units import BYTES
@@ -31,7 +31,7 @@ from .forward import Forward, turning_points
 from .objectives import as_one_batch, asked
 from .offload import Beside, host_bytes, leaves_at_once, traffic, updates_copy
 from .optimizer import Trained, state_bytes, temporary_bytes
-from .sharding import Whole, gathers, shares
+from .sharding import Whole, gathers, shares, unreduced_bytes
 from .tape import NONE, SAME_BYTES, Size, plus, size_of, value
 from .undivided import undivided
 
@@ -193,8 +193,8 @@ def model_state(run: Run) -> ModelState:
     Mixed-precision Adam ("bf16-master") has 2 + 2 + 12 bytes a parameter (Rajbhandari et al.,
     arXiv:1910.02054, section 3.1).
     """
-    if run.offload or run.optimizer_in_backward:
-        run = replace(run, offload=(), optimizer_in_backward=False)
+    if run.zero or run.offload or run.optimizer_in_backward:
+        run = replace(run, zero=0, offload=(), optimizer_in_backward=False)
     return ModelState(**_plan_of(run, "cuda").state)
 
 
@@ -237,7 +237,7 @@ def _plan_of(run: Run, device: str) -> _Plan:
 def _sharded_plan_of(run: Run, plan: _Plan) -> _ShardedPlan:
     trained = 1.0
     if run.lora is not None:
-        trained = plan.state["gradients"] / (run.model.parameters.total * gradient_bytes(run))
+        trained = plan.state["gradients"] / (run.model.parameters.total * unreduced_bytes(run))
     return _sharded_plan(
         plan,
         run.model,
@@ -471,7 +471,8 @@ def _plan(
         weights += sum(w.bytes(recipe.weights) * n for w, n in beside.weights) + buffers(beside)
     state = {
         "parameters": weights + (sum(t.total * t.width for t in trained) if lora else 0),
-        "gradients": sum(t.total * (4 if wide else t.width) for t in trained),
+        # of fp32 shards those that come, in 16 bits: what is kept of them, `sharding` knows
+        "gradients": sum(t.total * (4 if wide else 2 if divided else t.width) for t in trained),
         "optimizer": state_bytes(optimizer, trained, master),
     }
     host = host_bytes(offload, optimizer, trained, state, master)
@@ -488,8 +489,6 @@ def _plan(
     if isinstance(objective, Dpo) and asked_model(run):
         end = forward.end["logits"]
         walked.insert(1, Point("forward", asked(walked[0].parts, end, *forward.asked)))
-    if divided:  # a gradient that is complete is kept as an fp32 shard
-        walked = [_widened(point) for point in walked]
     moments = [_with_state(point, held) for point in walked]
     if "optimizer" in offload:
         moments.append(_update(state, 0))  # on the host
@@ -514,11 +513,6 @@ def _updates(optimizer, master, wide, trained, state) -> list[Point]:
         worst = max(worst, 2 * count + 2 * done + 2 * t.elements)
     released = {**state, "gradients": 0}
     return [_update(released, max(worst, 4 * count + temporary))]
-
-
-def _widened(point: Point) -> Point:
-    made = point.parts.get("gradients", NONE)
-    return Point(point.phase, {**point.parts, "gradients": plus(made, made)})
 
 
 def _update(state: dict[str, int], temporary: int) -> Point:

@@ -21,6 +21,8 @@ from ..run import Run
 from . import build
 from .cuda import cuda_operators, scratch
 from .fallback import TracedModel, may_run, model
+from .patience import waiting
+from .routes import EvenRoutes
 from .step import Step
 from .store import stored
 from .tracker import PARTS, LiveBytes, Trace
@@ -48,10 +50,14 @@ def memory(run: Run, *, device: str = "cuda") -> Trace:
     may_run(run)
     if device not in DEVICES:
         raise ValueError(f"device: {device!r} given; allowed: {', '.join(DEVICES)}")
-    with _fake_tensors(), cuda_operators() if device == "cuda" else nullcontext():
+    operators = cuda_operators() if device == "cuda" else nullcontext()
+    with _patience(run), _fake_tensors(), operators, _routes(run) as routes:
         step = Step(run)
         logits = (step.batch.numel(), run.model.vocab)
-        tracker = LiveBytes(logits, scratch) if device == "cuda" else LiveBytes(logits)
+        options = {"scratch": scratch} if device == "cuda" else {}
+        if routes is not None:
+            options["answer"] = routes.answer
+        tracker = LiveBytes(logits, **options)
         with tracker:
             tracker.tag(step.batch, "activations")
             for network in filter(None, (step.model, step.frozen)):
@@ -101,12 +107,13 @@ def flops(run: Run) -> Flops:
 
 def _counted(run: Run, attention: str | None) -> tuple[int, int]:
     """FLOPs of one forward and one backward pass."""
-    with _fake_tensors():
+    with _patience(run), _fake_tensors(), _routes(run):
         step = Step(run, attention=attention)
         with flop_counter() as forward:
             loss = step.forward()
         with flop_counter() as backward:
             loss.backward()
+        del loss
     return forward.get_total_flops(), backward.get_total_flops()
 
 
@@ -117,6 +124,19 @@ def _per_operation(run: Run) -> Flops:
     ahead, back = _counted(run, None)
     again = run.accumulation * run.data * (back - 2 * ahead)
     return Flops(plain.forward, plain.backward, again)
+
+
+def _patience(run: Run):
+    """A bar for a model without a formula: nobody knows how large it is."""
+    traced = getattr(run.model, "traced", False)
+    return waiting(f"tracing {run.model.family}") if traced else nullcontext()
+
+
+def _routes(run: Run):
+    """Answers to what the code of a model without a formula asks of its tokens' values."""
+    if not getattr(run.model, "traced", False):
+        return nullcontext()
+    return EvenRoutes(run, build.config_of(run.model))
 
 
 def _plain_backward(run: Run) -> int:
@@ -171,7 +191,7 @@ def _mark_phases(step: Step, tracker: LiveBytes) -> None:
     step.model.get_input_embeddings().register_forward_hook(
         lambda module, args, out: enter_on_gradient(out, "embedding")
     )
-    if not step.buffers:
+    if not step.buffers and not step.run.optimizer_in_backward:
         for _, p in step.named:
             p.register_post_accumulate_grad_hook(lambda p: tracker.tag(p.grad, "gradients"))
 

@@ -54,12 +54,18 @@ def contexts_of(make):
 
 def _policy(counts: dict[str, int], ctx, operator, *args, **kwargs) -> CheckpointPolicy:
     """torchtitan's: fused attention and every second matrix product are kept."""
-    keep = operator in _STAND_IN or "attention" in operator.name()
+    keep = "attention" in operator.name() or (operator in _STAND_IN and _traced_for_cuda())
     if operator in _PRODUCTS:
         way = "recompute" if ctx.is_recompute else "forward"
         counts[way] += 1
         keep = counts[way] % 2 == 1
     return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def _traced_for_cuda() -> bool:
+    from . import build  # which enables what is here
+
+    return build.on_cuda(torch.empty(0, device="meta"))
 
 
 def _checkpointed(forward):

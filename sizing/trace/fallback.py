@@ -13,7 +13,6 @@ import warnings
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM
 
 from ..architecture.model import Model, Parameters
@@ -21,17 +20,15 @@ from ..architecture.reading import Text, read
 from ..architecture.traits import Traits
 from ..architecture.weights import Weight
 from . import build
+from .patience import waiting
+from .routes import LOOPS
 
 # Where the route of a token depends on its value, tensors without data cannot go.
 DATA_DEPENDENT = (
     "blt",
-    "dbrx",
     "git",
-    "jetmoe",
-    "longcat_flash",
     "modernbert-decoder",
     "phi4_multimodal",
-    "xlm",
     "xmod",
 )
 # Written as a loop over tokens: minutes to trace at a training length.
@@ -122,6 +119,8 @@ class TracedModel(Model):
             )
         if self.family in TOKEN_LOOPS:
             said.append("a loop over tokens: keep the sequence below some hundred tokens")
+        if self.family in LOOPS:
+            said.append("its loop over experts is traced as if each were sent as many tokens")
         said.append("a sequence beyond a learned table of positions is not noticed")
         return tuple(said)
 
@@ -205,7 +204,7 @@ def model(config, name: str | None = None) -> TracedModel:
     digest = hashlib.sha256(json.dumps(text.config, sort_keys=True, default=str).encode())
     key = f"{digest.hexdigest()} {name or text.name}"
     if key not in _DONE:
-        with tqdm(total=1, desc=f"building {text.config['model_type']}", delay=2, leave=False):
+        with waiting(f"building {text.config['model_type']}"):
             _DONE[key] = TracedModel(text, name)
     return _DONE[key]
 

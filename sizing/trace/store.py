@@ -30,7 +30,7 @@ from .tracker import Trace
 ROOM = Path(__file__).parent
 SOURCES = (
     *(ROOM / f"{name}.py" for name in ("__init__", "build", "cuda", "fallback", "optimizers")),
-    *(ROOM / f"{name}.py" for name in ("step", "tracker")),
+    *(ROOM / f"{name}.py" for name in ("routes", "step", "tracker")),
     ROOM.parent / "footprint" / "kernels.py",
 )
 PACKAGES = ("torch", "transformers")

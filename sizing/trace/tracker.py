@@ -55,6 +55,8 @@ class LiveBytes(TorchDispatchMode):
         logits_shape: (tokens, vocabulary).
         scratch: from an operator and its arguments to the bytes that its kernel allocates and frees
             inside itself, of which a trace sees nothing.
+        answer: from a tensor of one element to the number that is read of it, which a fake one has
+            not.
 
     Attributes:
         phase: the name under which peaks are kept now; the caller moves it on.
@@ -63,8 +65,14 @@ class LiveBytes(TorchDispatchMode):
         timeline: [(phase, bytes)] after every operation that changed the total.
     """
 
-    def __init__(self, logits_shape: tuple[int, int], scratch=lambda operator, args: 0):
+    def __init__(
+        self,
+        logits_shape: tuple[int, int],
+        scratch=lambda operator, args: 0,
+        answer=lambda tensor: 1.0,
+    ):
         super().__init__()
+        self.answer = answer
         self.scratch = scratch
         self._alone = _held_alone()
         self.phase = "start"
@@ -78,7 +86,7 @@ class LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         # Optimizers read step counters and norms as Python numbers; a fake tensor holds none.
         if func is _aten._local_scalar_dense.default:
-            return 1.0
+            return self.answer(args[0])
         if func is _aten.add.Tensor and self._in_place(*args, **(kwargs or {})):
             func = _aten.add_.Tensor
         out = func(*args, **(kwargs or {}))
@@ -150,7 +158,13 @@ class LiveBytes(TorchDispatchMode):
         both = isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor)
         if not both or first.shape != second.shape or alpha != 1:
             return False
-        return not first._is_view() and first._use_count() == self._alone
+        return not first._is_view() and _uses(first) == self._alone
+
+
+def _uses(tensor: torch.Tensor) -> int:
+    """How often torch refers to a tensor. A torch that does not tell (before 2.12) is taken to hold
+    every gradient alone, which is wrong only for one that two operations hand on unchanged."""
+    return tensor._use_count() if hasattr(tensor, "_use_count") else 0
 
 
 @cache
@@ -161,7 +175,7 @@ def _held_alone() -> int:
     class Sums(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             if func is _aten.add.Tensor and not torch.is_grad_enabled():
-                counts.append(args[0]._use_count())
+                counts.append(_uses(args[0]))
             return func(*args, **(kwargs or {}))
 
     with torch.enable_grad(), Sums():

@@ -5,7 +5,11 @@ a screen reader.
 """
 
 from .all_reduce import ring
+from .attention import flash
 from .decoder_layer import layer, saves
+from .overlap import lanes
+from .schedules import pipeline
+from .tensor import splits
 from .zero_stages import zero
 
-__all__ = ["layer", "ring", "saves", "zero"]
+__all__ = ["flash", "lanes", "layer", "pipeline", "ring", "saves", "splits", "zero"]
