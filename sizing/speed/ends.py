@@ -60,6 +60,8 @@ def _exposed(run, at: Setting, stage: Stage, one: Pass, elements, ranks, stride)
     rate, engine = at.rate, at.engine
     crosses = ranks * stride > rate.node
     network = rate.crossing(ranks, stride) if crosses else rate.link
+    if crosses and run.zero == 3 and engine.rails == "one":
+        network = rate.network
     share = (ranks - 1) / ranks
     gathered, summed = run.gathered_bytes, gradient_bytes(run)
     weights = share * elements * gathered / network

@@ -27,11 +27,14 @@ class Engine:
         launch_head: s for head and loss.
         kernels: "eager" (an operation, a kernel), "fused" (norms, rotations, gates and residuals
             in a kernel each, as Megatron's and Liger's) or "compiled" (by torch.compile or XLA).
-        overlaps_tensor: whether tensor-parallel collectives run in pieces beside their matmuls.
+        overlaps_tensor: whether tensor-parallel collectives run in pieces beside their matmuls
+            ("hopper": on cards after the A100).
         overlaps_gradients: whether gradients are reduced beside the last backward pass.
         overlaps_weights: whether updated weights are gathered beside the next forward pass.
         overlaps_context: whether keys and values travel beside attention.
         bucket: bytes collected into one reduction or gathering; 0: each tensor alone.
+        rails: "all" where a group's ranks in a node cross the network side by side, "one" where
+            ZeRO-3 gathers as fast as one GPU's adapter.
         matmul_share: of the card's rate of large matmuls that the engine's reach.
         attention: the kernel that attention="flash" means, by chip ("a100", "h100", "b200").
         sources: {figure: where it is from}.
@@ -43,11 +46,12 @@ class Engine:
     launch_experts: float
     launch_head: float
     kernels: str
-    overlaps_tensor: bool
+    overlaps_tensor: str
     overlaps_gradients: bool
     overlaps_weights: bool
     overlaps_context: bool
     bucket: float
+    rails: str
     matmul_share: float
     attention: dict[str, str]
     sources: dict[str, str]
@@ -79,7 +83,9 @@ def _engine(row: dict[str, str]) -> Engine:
         launch_head=float(row["launch_head_s"]),
         kernels=row["kernels"],
         **{f"overlaps_{what}": row[f"overlaps_{what}"] == "yes" for what in _OVERLAPS},
+        overlaps_tensor=row["overlaps_tensor"],
         bucket=float(row["bucket_bytes"]),
+        rails=row["rails"],
         matmul_share=float(row["matmul_share"]),
         attention={chip: row[f"attention_{chip}"] for chip in ("a100", "h100", "b200")},
         sources={
@@ -90,4 +96,4 @@ def _engine(row: dict[str, str]) -> Engine:
     )
 
 
-_OVERLAPS = ("tensor", "gradients", "weights", "context")
+_OVERLAPS = ("gradients", "weights", "context")

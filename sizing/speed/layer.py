@@ -8,9 +8,10 @@ from math import ceil
 
 from ..architecture.model import Model
 from ..parallel import Stage, expert_slices, gradient_bytes, tokens
+from ..recomputing import recomputed
 from ..run import Run
 from .engines import Engine, engines
-from .kernels import CAST, attention, kernels_of, loss, moved, permuted
+from .kernels import CAST, attention, chip, kernels_of, loss, moved, permuted
 from .rates import KERNEL, Rates, constants
 
 _C = constants()
@@ -73,14 +74,12 @@ def layer(run: Run, at: Setting) -> Pass:
     rate, engine, t = at.rate, at.engine, run.tensor
     rows, width = tokens(run), run.recipe.activation_bytes
     low, kernels = rate.low is not None, kernels_of(run, engine)
-    forward = backward = again = cast = 0.0
+    forward = backward = cast = 0.0
     products = _matmuls(run.model, t, expert_slices(run))
-    for n, k, chosen, copies, narrow, share, every_second in products:
+    for n, k, chosen, copies, narrow, share in products:
         m = rows * chosen
         fp8 = low and narrow
-        one = rate.multiply(m, n, k, width, copies, fp8)
-        forward += share * one
-        again += every_second * one
+        forward += share * rate.multiply(m, n, k, width, copies, fp8)
         backward += share * rate.multiply(m, k, n, width, copies, fp8)
         if run.lora is None:
             backward += share * rate.multiply(n, k, m, width, 1, fp8)
@@ -98,7 +97,7 @@ def layer(run: Run, at: Setting) -> Pass:
     routed = _all_to_all(run, at)
     between += rows * permuted(run.model, run.expert) * width / rate.memory
     ring, ring_back = _ring(run, engine, rate, scores, scores_back)
-    again = _again(run, forward, again, scores, between)
+    again = _again(run, forward, scores, between)
     sent_back += sent_again
     ahead = forward + scores + between + cast / 3 + sent + ring + routed
     back = backward + scores_back + 2 * between + cast * 2 / 3 + sent_back + ring_back + again
@@ -119,22 +118,20 @@ def layer(run: Run, at: Setting) -> Pass:
     )
 
 
-def _again(run: Run, forward: float, alternate: float, scores: float, between: float) -> float:
+def _again(run: Run, forward: float, scores: float, between: float) -> float:
     """Seconds of what is computed a second time for the backward pass."""
-    if run.recompute == "none":
+    if _core_alone(run):
         return 0.0
-    if run.recompute == "full":
-        return forward + scores + between
-    if isinstance(run.recompute, tuple):
-        share, attends = _of_modules(run.model, run.recompute)
-        return share * (forward + between) + (scores if attends else 0.0)
-    if run.recompute.startswith("every-"):
-        return (forward + scores + between) / int(run.recompute.removeprefix("every-"))
-    if run.attention == "eager":
-        return scores
-    if run.engine in ("megatron", "megatron-deepspeed"):
-        return 0.0  # the core of attention alone, whose fused kernel keeps no scores
-    return alternate + between  # attention is kept, and every second product
+    again = recomputed(run.model, run.recompute, run.attention)
+    rest = (again.attention + again.mlp + again.norms) / 3
+    return again.matmul * forward + again.scores * scores + rest * between
+
+
+def _core_alone(run: Run) -> bool:
+    """Whether nothing is run again: Megatron's "selective" is the core of attention alone, of which
+    a fused kernel keeps no scores."""
+    megatron = run.engine in ("megatron", "megatron-deepspeed")
+    return run.recompute == "selective" and run.attention != "eager" and megatron
 
 
 @lru_cache(maxsize=256)
@@ -142,19 +139,6 @@ def _sparse(model: Model) -> float:
     """Share of the layers that have routed experts."""
     sparse = (b.count for b in model.blocks if any(w.chosen is not None for w in b.weights))
     return sum(sparse) / model.layers
-
-
-@lru_cache(maxsize=256)
-def _of_modules(model: Model, names: tuple[str, ...]) -> tuple[float, bool]:
-    """Share of a layer's matrix products that lie in these modules, and whether its attention."""
-    inside = every = 0.0
-    for block in model.blocks:
-        for weight in block.weights:
-            if weight.kind == "matrix":
-                every += weight.active * block.count
-                named = any(f".{name}." in weight.name for name in names)
-                inside += weight.active * block.count * named
-    return inside / every, any("attn" in name or name == "attention" for name in names)
 
 
 def _launches(run: Run, at: Setting) -> tuple[float, float]:
@@ -173,10 +157,9 @@ def _launches(run: Run, at: Setting) -> tuple[float, float]:
 
 @lru_cache(maxsize=512)
 def _matmuls(model: Model, tensor: int, slices: int) -> tuple:
-    """(n, k, rows a token, weights, fp8, number, of these every second) of each kind of matmul in
-    the mean layer on one rank."""
-    kinds: dict[tuple, list[float]] = {}
-    number = 0
+    """(n, k, rows a token, weights, fp8, number) of each kind of matmul in the mean layer on one
+    rank."""
+    kinds: dict[tuple, float] = {}
     for block in model.blocks:
         share = block.count / model.layers
         for weight in block.weights:
@@ -192,11 +175,9 @@ def _matmuls(model: Model, tensor: int, slices: int) -> tuple:
                     n, k = _sliced(n, k, model.hidden, tensor)
             elif weight.part != "router":
                 n, k = _sliced(n, k, model.hidden, tensor)
-            kind = kinds.setdefault((n, k, chosen, copies, weight.part != "router"), [0.0, 0.0])
-            kind[0] += share
-            kind[1] += share * (number % 2)
-            number += 1
-    return tuple((*kind, *counts) for kind, counts in kinds.items())
+            kind = (n, k, chosen, copies, weight.part != "router")
+            kinds[kind] = kinds.get(kind, 0.0) + share
+    return tuple((*kind, number) for kind, number in kinds.items())
 
 
 def _sliced(n: float, k: float, hidden: int, tensor: int) -> tuple[float, float]:
@@ -210,7 +191,7 @@ def _unpacked(run: Run) -> float:
     passes = 3 if run.recompute == "full" else 2
     elements = sum(
         n * k * copies * share
-        for n, k, _, copies, linear, share, _ in _matmuls(run.model, run.tensor, 1)
+        for n, k, _, copies, linear, share in _matmuls(run.model, run.tensor, 1)
         if linear
     )
     return passes * elements * (own + run.recipe.activation_bytes)
@@ -225,7 +206,7 @@ def _adapters(
     # Elements moved for each of input and output: scaled and added in one; or, as peft does, the
     # input cast to the adapter's fp32 and back by autocast, the update scaled, then added.
     inputs, outputs = (0, 3) if fused else (6, 5)
-    for n, k, chosen, copies, linear, share, _ in _matmuls(run.model, run.tensor, 1):
+    for n, k, chosen, copies, linear, share in _matmuls(run.model, run.tensor, 1):
         if not linear or copies > 1:
             continue
         m = rows * chosen
@@ -243,13 +224,20 @@ def _tensor_parallel(run: Run, at: Setting, forward: float) -> tuple[float, floa
     if t == 1:
         return 0.0, 0.0, 0.0
     payload = tokens(run) * run.model.hidden * run.recipe.activation_bytes
+    again = recomputed(run.model, run.recompute, run.attention)
+    more = 0.0 if _core_alone(run) else (again.attention + again.mlp) / 2
+    # Per operation what follows the products is kept: inputs are gathered again, no sums are made.
+    kept = run.recompute == "selective"
     if not run.sequence_parallel:
         one = at.rate.collective("all_reduce", t, 1, payload)
-        return 2 * one, 2 * one, 2 * one if run.recompute == "full" else 0.0
+        return 2 * one, 2 * one, 0.0 if kept else 2 * more * one
     one = at.rate.collective("all_gather", t, 1, payload)
-    if at.engine.overlaps_tensor:  # in t pieces, all but the first beside the matmul that they feed
+    newer = at.engine.overlaps_tensor == "hopper" and chip(at.card) != "a100"
+    if (
+        newer or at.engine.overlaps_tensor == "yes"
+    ):  # in t pieces, all but the first beside the matmul that they feed
         one = max(one / t, one - forward / 4)
-    return 4 * one, 6 * one, 4 * one if run.recompute == "full" else 0.0
+    return 4 * one, 6 * one, (2 if kept else 4) * more * one
 
 
 def _all_to_all(run: Run, at: Setting) -> float:
