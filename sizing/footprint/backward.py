@@ -122,11 +122,9 @@ class _Walk:
                 self._pass_over(node)
                 continue
             region = node.region
-            if region is not None and region not in entered:
-                entered.add(region)
-                for tensor, _ in saved([n for n in nodes if _in(n, region)], of_region=True):
-                    self._hold(tensor)
-                self._note(node.phase)
+            if region is not None and region not in entered and node.saved:
+                entered.add(region)  # run again when the first tensor is asked for
+                self._run_again([n for n in nodes if _in(n, region)], node)
             self._step(node)
             if region is not None and first_of[region] is node:
                 for tensor in region.inputs:
@@ -134,16 +132,43 @@ class _Walk:
         return self.points
 
     def _hold_forward(self, nodes) -> None:
-        for tensor, _ in saved(nodes):
-            self._hold(tensor)
+        regions = set()
         for node in nodes:
             if isinstance(node, Skipped):
                 for part, size in node.saved.items():
                     self._change(part, size)
                 continue
+            if node.region is None:
+                tensors = [tensor for tensor, _ in node.saved]
+            else:
+                tensors = [] if node.region in regions else node.region.inputs
+                regions.add(node.region)
+            for tensor in tensors:
+                self._hold(tensor.storage)
+            self._note_during(node, "forward")
             for tensor, _ in node.grads:
                 if tensor.part == "parameters":
                     self.waiting[tensor] = self.waiting.get(tensor, 0) + 1
+
+    def _run_again(self, nodes: list[Node], until: Node) -> None:
+        """A region's forward pass, which stops where it has saved its last tensor."""
+        for node in nodes:
+            for tensor, _ in node.saved:
+                self._hold(tensor.storage)
+            if node is until:
+                break
+            self._note_during(node, until.phase)
+        self._note(until.phase)
+
+    def _note_during(self, node: Node, phase: str) -> None:
+        """The moment in which an operation runs forward, where it can be the worst."""
+        if not node.during:
+            return
+        extra = NONE
+        for tensor in {t.storage: None for t in node.during}:
+            if not self.users.get(tensor):
+                extra = plus(extra, tensor.size)
+        self._note(phase, {"temporary": extra})
 
     def _step(self, node: Node) -> None:
         """Run the backward pass of one operation."""

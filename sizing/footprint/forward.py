@@ -7,7 +7,7 @@ from functools import lru_cache
 from ..architecture.model import Model
 from ..architecture.weights import Block
 from ..run import Run
-from . import kernels, rotary
+from . import adapters, kernels, rotary
 from .activations import activation
 from .backward import kept
 from .families import OWN_ATTENTION, layer_of
@@ -33,7 +33,7 @@ class Forward:
     def __init__(self, run: Run, device: str = "cuda", tokens: int | None = None):
         self.run, self.model, self.config = run, run.model, run.model.config
         self.family, self.traits = run.model.family, run.model.traits
-        self.rank = run.lora.rank if run.lora else 0
+        self.frozen = run.lora is not None
         if run.model.head != "language model":
             raise ValueError(
                 f"architectures: a model with head {run.model.head!r} given; allowed: a causal "
@@ -59,18 +59,22 @@ class Forward:
         self.weights: dict[Block, list[Tensor]] = {}
         self.end: dict[str, Size] = {}
         self.uncast: Size = NONE
+        # What the code refers to while a layer runs, kept or not: around it, and inside it.
+        self.around: tuple[Tensor, ...] = ()
+        self.frame: tuple[Tensor, ...] = ()
         self._record()
 
     # -- the model around its layers
 
     def _record(self) -> None:
         t = self.tape
-        x = self._embed()
+        x = embedded = self._embed()
         self._shared()
         for block, skipped in self._representatives():
             if skipped:
                 t.nodes.append(self._skipped(block, skipped))
             else:
+                self.around = (embedded, x)
                 x = self._layer(block, x)
         x = self._final(x)
         self._loss(x)
@@ -78,6 +82,7 @@ class Forward:
     def _embed(self) -> Tensor:
         t = self.tape
         x = self._lookup(_embedding_name(self.outer), ("b", "s"))
+        x.grad = x.grad or self.run.recompute == "full"  # transformers then asks for its gradient
         if self.traits.scaled_embedding:
             x = t.scale(x, "scaled embedding")
         t.phase = "layers"
@@ -165,13 +170,21 @@ class Forward:
         for tensor in held:
             sizes = plus(sizes, tensor.size)
         own_copy = t.autocast and x.dtype == "fp32"
-        last = x.size if own_copy or self.rank else NONE
+        last = x.size if own_copy or not self._outer_trained(head) else NONE
         self.end = {"logits": sizes, "temporary": self.uncast, "activations": last}
 
     def _outer_tensor(self, name: str) -> Tensor:
         if name not in self.tables:
-            self.tables[name] = self._parameter(self.outer[name].shape, name, not self.rank)
+            trained = self._outer_trained(name)
+            self.tables[name] = self._parameter(self.outer[name].shape, name, trained)
         return self.tables[name]
+
+    def _outer_trained(self, name: str) -> bool:
+        """Whether a weight outside the layers is trained: all of them, or those adapters name."""
+        if not self.frozen:
+            return True
+        known = {"embed_tokens": _embedding_name(self.outer), "lm_head": "lm_head"}
+        return name in [known[table] for table in self.run.lora.embeddings]
 
     def _outer_linear(self, x: Tensor, name: str, out: int, part="activations") -> Tensor:
         bias = self._outer_tensor(f"{name}.bias") if f"{name}.bias" in self.outer else None
@@ -223,7 +236,7 @@ class Forward:
         The first and the last of each kind are recorded, since a peak is at one end. With frozen
         embeddings the model's first layer keeps less than others: a second one stands for those.
         """
-        lead = 2 if self.rank else 1
+        lead = 2 if self.frozen else 1
         blocks = self.model.blocks
         order = [(block, 0) for block in blocks for _ in range(min(lead, block.count))]
         order += [(b, b.count - lead - 1) for b in blocks if b.count > lead + 1]
@@ -241,7 +254,7 @@ class Forward:
 
     def _casts(self, block: Block) -> Size:
         """Autocast's copies of a layer's weights."""
-        if self.rank:  # only weights that are trained stay in autocast's cache
+        if self.frozen:  # only weights that are trained stay in autocast's cache
             return NONE
         return kept(self.layers[block], of_region=True).get("temporary", NONE)
 
@@ -268,7 +281,7 @@ class Forward:
         if name not in self.named:
             return None
         known = self.named[name]
-        tensor = self._parameter(known.shape, name, known.trained and not self.rank, known.dtype)
+        tensor = self._parameter(known.shape, name, known.trained and not self.frozen, known.dtype)
         self.weights[self.block].append(tensor)
         return tensor
 
@@ -278,15 +291,15 @@ class Forward:
         bias = self.weight(f"{name}.bias") if biased else None
         transposed = self.family == "gpt2"
         out_dim = weight.shape[1] if transposed else weight.shape[0]
-        out = t.linear(x, weight, bias, out_dim, name)
-        if not self.rank:
-            return out
-        down = self._parameter((self.rank, x.shape[-1]), f"{name}.lora_A", dtype="fp32")
-        up = self._parameter((out_dim, self.rank), f"{name}.lora_B", dtype="fp32")
-        self.weights[self.block] += [down, up]
-        low = t.linear(t.cast(x, "fp32"), down, None, self.rank, f"{name}.lora_A")
-        high = t.scale(t.linear(low, up, None, out_dim, f"{name}.lora_B"))
-        return t.cast(t.add(out, high), out.dtype)
+        if self.frozen:
+            return adapters.linear(self, x, name, weight, bias, out_dim)
+        return t.linear(x, weight, bias, out_dim, name)
+
+    def adapter(self, shape: tuple, name: str) -> Tensor:
+        """A matrix of an adapter, which is trained."""
+        matrix = self._parameter(shape, name, dtype=self.run.lora.dtype)
+        self.weights[self.block].append(matrix)
+        return matrix
 
     def norm(self, x: Tensor, name: str) -> Tensor:
         """The layer's norm of that name, as the family writes it."""

@@ -21,13 +21,14 @@ import numpy as np
 from ..architecture.model import Model
 from ..hardware import GPU
 from ..parallel import check_degrees, gradient_bytes
-from ..run import RECIPES, Lora, Run, not_sized
+from ..run import Run, linear_layers, not_sized
 from ..units import BYTES
 from .backward import Point, points
 from .classic import buffers
 from .fit import Fit, fit
 from .forward import Forward, turning_points
 from .optimizer import Trained, state_bytes, temporary_bytes
+from .quantized import weight_bytes
 from .sharding import shares
 from .tape import NONE, SAME_BYTES, Size, plus, size_of, value
 
@@ -173,9 +174,7 @@ def _plan_of(run: Run, device: str) -> _Plan:
     if device not in DEVICES:
         raise ValueError(f"device: {device!r} given; allowed: {', '.join(map(repr, DEVICES))}")
     sequence = run.sequence
-    not_sized(run, "memory", "quantization", "kernels", "loss", "outputs")
-    if run.lora is not None and run.lora != Lora(run.lora.rank):
-        raise ValueError(f"lora: {run.lora!r} given; allowed: a rank; no more is sized yet")
+    not_sized(run, "memory", "kernels", "loss", "outputs")
     return _plan(
         run.model,
         SAME_BYTES.get(run.precision, run.precision),
@@ -187,6 +186,7 @@ def _plan_of(run: Run, device: str) -> _Plan:
         run.micro_batch > 1,
         tuple(sequence >= window for window in _windows(run.model)),
         run.lora,
+        run.quantization,
         device,
         _representative(run.model, run.micro_batch * sequence) if device == "cuda" else 1,
     )
@@ -392,7 +392,7 @@ def _until_gradients_of_one(layers: list[Point], count: int) -> list[Point]:
 @lru_cache(maxsize=512)
 def _plan(
     model, precision, gradients, optimizer, recompute, attention, accumulated, batched, beyond,
-    lora, device, tokens,
+    lora, quantization, device, tokens,
 ) -> _Plan:  # fmt: skip
     sequence = _sequence_beyond(model, beyond)
     run = Run(
@@ -403,13 +403,14 @@ def _plan(
         recompute=recompute,
         attention=attention,
         lora=lora,
+        quantization=quantization,
     )
     forward = Forward(run, device, tokens)
     trained = _trained(forward)
-    recipe = RECIPES[precision]
+    recipe = run.recipe
     master = recipe.master
     wide = gradients == "fp32" and recipe.weight_bytes == 2
-    weights = sum(w.bytes(recipe.weights) * n for w, n in model.weights) + buffers(model)
+    weights = _weight_bytes(run) + buffers(model)
     state = {
         "parameters": weights + (sum(t.total * t.width for t in trained) if lora else 0),
         "gradients": sum(t.total * (4 if wide else t.width) for t in trained),
@@ -420,6 +421,20 @@ def _plan(
     moments = [_with_state(point, held) for point in points(forward.tape, forward.end, resident)]
     moments += _updates(optimizer, master, wide, trained, state)
     return _Plan(state, moments, model.layers)
+
+
+def _weight_bytes(run: Run) -> int:
+    """Bytes of the model's own weights, those that are quantised included."""
+    width, kind = run.recipe.weights, run.quantization
+    if kind is None:
+        return sum(w.bytes(width) * n for w, n in run.model.weights)
+    packed = {f"{name}.weight" for name in linear_layers(run.model)}
+    total = sum(w.bytes(width) for w in run.model.outer)
+    for block in run.model.blocks:
+        for w in block.weights:
+            known = w.name.split("*.", 1)[1] in packed
+            total += block.count * (weight_bytes(kind, w.shape) if known else w.bytes(width))
+    return total
 
 
 def _updates(optimizer, master, wide, trained, state) -> list[Point]:
@@ -475,13 +490,19 @@ def _largest(sizes: list[Size]) -> list[Size]:
 def _trained(forward: Forward) -> list[Trained]:
     """Every tensor that gets a gradient, in the model's order: tables, layers, norm and head."""
     model = forward.model
-    if forward.rank:
-        return [
-            Trained(t.shape, block.count, 4, hidden=True)
+    if forward.frozen:
+        inner = [
+            Trained(t.shape, block.count, BYTES[t.dtype], hidden=True)
             for block in model.blocks
             for t in forward.weights[block]
             if t.grad
         ]
+        outer = [
+            Trained(t.shape, 1, BYTES[t.dtype], hidden=False)
+            for t in forward.tables.values()
+            if t.grad
+        ]
+        return inner + outer
 
     def trained(weight, count: int, hidden: bool) -> Trained:
         width = BYTES[weight.dtype or forward.dtype]

@@ -85,7 +85,8 @@ class Node:
     """One operation: what it saved, and what its backward pass makes.
 
     `grads` lists (input, kind): NEW, NEW_VIEW, SAME or VIEW. `extra` is what the backward pass
-    allocates at once, results included.
+    allocates at once, results included. `during` are tensors that exist while the operation runs
+    forward, for the few operations where that can be the step's worst moment.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Node:
     extra: Size
     part: str
     region: Region | None = None
+    during: tuple[Tensor, ...] = ()
 
 
 @dataclass(eq=False)
@@ -162,6 +164,11 @@ class Tape:
         if self.device != "cuda" or parameter is None or not parameter.grad:
             return NONE
         return self.rows(*kernels.summed(self.tokens, prod(parameter.shape)))
+
+    def during(self, *tensors: Tensor) -> None:
+        """Of the last operation: these exist while it runs, whether or not they are kept."""
+        if self.nodes and isinstance(self.nodes[-1], Node):
+            self.nodes[-1].during += tensors
 
     # -- views and copies
 

@@ -29,8 +29,11 @@ from .costs import Cost, cost, usual_price
 # Shares of a GPU's memory. CUDA's context and the allocator's gaps take the rest: some 1 to 3 GB.
 FITS, TIGHT = 0.90, 0.97
 
-# Fields whose values change what is trained and not only how fast: as the template has them.
-KEPT = ("model", "sequence", "precision", "gradients", "optimizer", "attention", "lora")
+# Fields whose values change what is trained or with which software: as the template has them.
+KEPT = (
+    *("model", "sequence", "precision", "gradients", "optimizer", "attention"),
+    *("lora", "quantization", "kernels", "loss", "outputs"),
+)
 # Fields with a number that the search sets from the count of GPUs and the batch.
 COUNTED = ("micro_batch", "accumulation", "data", "tensor", "pipeline", "context")
 MICRO_BATCHES = (1, 2, 4, 8, 16, 32)

@@ -56,7 +56,7 @@ class Trace:
         return sum(self.parts.values())
 
 
-def memory(run: Run, *, device: str = "cuda") -> Trace:
+def memory(run: Run, *, device: str = "cuda", library: bool = False) -> Trace:
     """Peak memory of one GPU in a steady training step, operation by operation.
 
     Phases: "forward"; "loss", the backward pass of loss and head; "layers", the backward pass of
@@ -66,6 +66,8 @@ def memory(run: Run, *, device: str = "cuda") -> Trace:
         run: the training run; its parallel degrees must be 1.
         device: whose operators: "cuda" (see sizing.trace.cuda; cuBLAS's workspaces and the
             allocator's rounding are not part of a trace), or "cpu".
+        library: adapters of peft and quantised layers of bitsandbytes, which must be installed,
+            instead of the same operations written out.
 
     Raises:
         ValueError: a parallel degree above 1, or an unknown device.
@@ -75,7 +77,7 @@ def memory(run: Run, *, device: str = "cuda") -> Trace:
     if device not in DEVICES:
         raise ValueError(f"device: {device!r} given; allowed: {', '.join(DEVICES)}")
     with _fake_tensors(), cuda_operators() if device == "cuda" else nullcontext():
-        step = Step(run)
+        step = Step(run, library=library)
         logits = (run.micro_batch * run.sequence, run.model.vocab)
         tracker = LiveBytes(logits, scratch) if device == "cuda" else LiveBytes(logits)
         with tracker:

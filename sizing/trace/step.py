@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..run import Run
-from . import build, optimizers
+from . import adapters, build, optimizers
 
 
 class Step:
@@ -22,13 +22,15 @@ class Step:
     Args:
         run: the training run on one GPU.
         attention: overrides transformers' attention implementation.
+        library: adapters of peft and quantised layers of bitsandbytes, which must be installed.
     """
 
-    def __init__(self, run: Run, attention: str | None = None):
+    def __init__(self, run: Run, attention: str | None = None, library: bool = False):
         self.run = run
         self.model = build.model(run, attention)
         if run.lora:
-            build.add_adapters(self.model, run.lora.rank)
+            add = adapters.add_with_peft if library else adapters.add
+            self.model = add(self.model, run)
         self.batch = torch.zeros(run.micro_batch, run.sequence, dtype=torch.long)
         self.micro_batches = min(run.accumulation, 2)
         self.named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
