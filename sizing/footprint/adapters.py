@@ -57,8 +57,10 @@ def _quantized(f, x: Tensor, name: str, kind: str, shape: tuple[int, int]) -> Te
     if kind == "int8":
         out = Tensor((*x.shape[:-1], shape[0]), given, f"output of {name}")
         size = dequantized_bytes(kind, shape, given, given)
-        kept = [(x, f"input of {name}")] if x.grad else []
-        return t.emit(name, out, [(x, NEW_VIEW)], kept, scratch=_once(size))
+        out = t.emit(name, out, [(x, NEW_VIEW)], scratch=_once(size))
+        if x.grad:
+            t.hold(x)
+        return out
     compute = f.run.recipe.products
     compute = "bf16" if BYTES[compute] == 2 else compute
     x = t.cast(x, compute)

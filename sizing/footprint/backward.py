@@ -90,6 +90,7 @@ def saved(nodes: list, of_region: bool = False):
         if not isinstance(node, Node):
             continue
         if node.region is not None and not of_region:
+            yield from ((tensor.storage, "held") for tensor in node.held)
             if node.region not in regions:
                 regions.add(node.region)
                 yield from ((t.storage, "input of recompute") for t in node.region.inputs)
@@ -143,7 +144,7 @@ class _Walk:
             else:
                 tensors = [] if node.region in regions else node.region.inputs
                 regions.add(node.region)
-            for tensor in tensors:
+            for tensor in (*tensors, *node.held):
                 self._hold(tensor.storage)
             self._note_during(node, "forward")
             for tensor, _ in node.grads:
@@ -183,7 +184,7 @@ class _Walk:
             gradients.append((tensor, _Arrived(gradient, bool(view))))
         for arrived in incoming:
             self._release(arrived.gradient)
-        for tensor, _ in node.saved:
+        for tensor in (*(tensor for tensor, _ in node.saved), *node.held):
             self._drop(tensor.storage)
         for tensor, arrived in gradients:
             self._deliver(tensor, arrived, node.phase)

@@ -86,7 +86,8 @@ class Node:
 
     `grads` lists (input, kind): NEW, NEW_VIEW, SAME or VIEW. `extra` is what the backward pass
     allocates at once, results included. `during` are tensors that exist while the operation runs
-    forward, for the few operations where that can be the step's worst moment.
+    forward, for the few operations where that can be the step's worst moment. `held` is kept
+    in a way that recompute does not see: from the first forward pass on.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Node:
     part: str
     region: Region | None = None
     during: tuple[Tensor, ...] = ()
+    held: tuple[Tensor, ...] = ()
 
 
 @dataclass(eq=False)
@@ -105,6 +107,7 @@ class Region:
     """Operations that are run again in the backward pass, and the inputs kept for that."""
 
     inputs: list[Tensor]
+    firsts: dict[Tensor, Tensor] = field(default_factory=dict)  # what it made the first time
 
 
 @dataclass(eq=False)
@@ -169,6 +172,16 @@ class Tape:
         """Of the last operation: these exist while it runs, whether or not they are kept."""
         if self.nodes and isinstance(self.nodes[-1], Node):
             self.nodes[-1].during += tensors
+
+    def hold(self, x: Tensor) -> None:
+        """The last operation holds on to x by itself, not through autograd: a region that is run
+        again makes another x, and both are there."""
+        node = self.nodes[-1]
+        if self.region is None:
+            node.saved.append((x, "held"))
+            return
+        first = self.region.firsts.setdefault(x.storage, Tensor(x.shape, x.dtype, x.name, x.part))
+        node.held += (x if x.storage in self.region.inputs else first,)
 
     # -- views and copies
 

@@ -21,6 +21,7 @@ from ..run import Run
 from . import build
 from .cuda import cuda_operators, scratch
 from .fallback import TracedModel, may_run, model
+from .quantized import as_on_cuda, scales
 from .step import Step
 from .tracker import PARTS, LiveBytes
 
@@ -67,7 +68,8 @@ def memory(run: Run, *, device: str = "cuda", library: bool = False) -> Trace:
         device: whose operators: "cuda" (see sizing.trace.cuda; cuBLAS's workspaces and the
             allocator's rounding are not part of a trace), or "cpu".
         library: adapters of peft and quantised layers of bitsandbytes, which must be installed,
-            instead of the same operations written out.
+            instead of the same operations written out. Quantised weights are real tensors: keep
+            such a model small.
 
     Raises:
         ValueError: a parallel degree above 1, or an unknown device.
@@ -76,13 +78,18 @@ def memory(run: Run, *, device: str = "cuda", library: bool = False) -> Trace:
     may_run(run)
     if device not in DEVICES:
         raise ValueError(f"device: {device!r} given; allowed: {', '.join(DEVICES)}")
-    with _fake_tensors(), cuda_operators() if device == "cuda" else nullcontext():
+    with (
+        _tensors_of(run),
+        _kernels_of(run),
+        cuda_operators() if device == "cuda" else nullcontext(),
+    ):
         step = Step(run, library=library)
         logits = (run.micro_batch * run.sequence, run.model.vocab)
         tracker = LiveBytes(logits, scratch) if device == "cuda" else LiveBytes(logits)
         with tracker:
             tracker.tag(step.batch, "activations")
-            for tensor in (*step.model.parameters(), *step.model.buffers()):
+            state = (*step.model.parameters(), *step.model.buffers(), *scales(step.model))
+            for tensor in state:
                 tracker.tag(tensor, "parameters")
             for tensor in step.buffers:
                 tracker.tag(tensor, "gradients")
@@ -167,6 +174,15 @@ def _fake_tensors():
         torch.device("cpu"),
     ):
         yield
+
+
+def _tensors_of(run: Run):
+    """Fake tensors; bitsandbytes' own kinds of weight are real ones, so that a model is small."""
+    return _fake_tensors() if run.quantization is None else build.not_packed()
+
+
+def _kernels_of(run: Run):
+    return nullcontext() if run.quantization is None else as_on_cuda()
 
 
 def _mark_phases(step: Step, tracker: LiveBytes) -> None:

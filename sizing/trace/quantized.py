@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+from contextlib import nullcontext
+from unittest.mock import patch
+
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -57,3 +61,26 @@ def _layer(module: nn.Module, run: Run) -> nn.Module:
     if biased:
         layer.bias = nn.Parameter(module.bias.data.to(compute), requires_grad=False)
     return layer.train()
+
+
+def scales(network: nn.Module) -> list[torch.Tensor]:
+    """What quantised weights need beside their codes: no parameters or buffers of a module."""
+    found = []
+    for module in network.modules():
+        state = getattr(getattr(module, "weight", None), "quant_state", None)
+        if state is not None:
+            found += [state.absmax, state.code]
+            if state.nested:
+                found += [state.offset, state.state2.absmax]
+        elif type(module).__name__ == "Linear8bitLt":
+            found.append(module.weight.SCB if module.weight.SCB is not None else module.state.SCB)
+    return found
+
+
+def as_on_cuda():
+    """bitsandbytes trains int8 layers on a CPU by a product of its own; here as on a GPU."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        return nullcontext()
+    from bitsandbytes.autograd import _functions
+
+    return patch.object(_functions, "MatMul8bitFp", _functions.MatMul8bitLt)
