@@ -60,3 +60,57 @@ def test_the_base_is_in_bf16_under_autocast():
     assert sizing.memory(run).parameters == 2 * model.parameters.total + adapters
     wide = sizing.memory(replace(run, lora=Lora(16, base="fp32"))).parameters
     assert wide == 4 * model.parameters.total + adapters
+
+
+# -- losses, outputs, the first step
+
+
+def test_the_table_of_cut_cross_entropy():
+    """arXiv:2411.09009, table 1: 8,192 tokens of Gemma 2 2B, MiB; the head's gradient is in it."""
+    run = Run("gemma-2-2b", sequence=8192, precision="bf16", recompute="full")
+    assert sizing.memory(run).phases["forward"]["logits"] == 24_000 * 2**20
+    assert sizing.memory(run).logits == 28_000 * 2**20
+    fused = sizing.memory(replace(run, loss="fused")).phases["loss"]
+    assert fused["logits"] == 0
+    assert fused["temporary"] == pytest.approx(1_164 * 2**20, rel=1e-3)
+    compiled = sizing.memory(replace(run, loss="compiled"))
+    assert compiled.phases["forward"]["logits"] == 4_000 * 2**20
+
+
+def test_ligers_chunks():
+    """As many chunks as the vocabulary is wider than the model, rounded to powers of two."""
+    from sizing.footprint.losses import chunk
+
+    assert chunk(8192, 256_000, 2304) == 128
+    assert chunk(4096, 128_256, 4096) == 128
+    assert chunk(3, 128_256, 4096) == 1
+    run = Run("llama-3.1-8b", sequence=4096, precision="bf16", recompute="full", loss="chunked")
+    vocab, hidden = run.model.vocab, run.model.hidden
+    forward = sizing.memory(run).phases["forward"]
+    assert forward["logits"] == 0
+    assert forward["temporary"] == 2 * (vocab * hidden + 4096 * hidden + 128 * vocab)
+
+
+def test_outputs_that_stay():
+    run = Run("llama-3.2-1b", sequence=1024, precision="bf16", recompute="full")
+    logits = 1024 * run.model.vocab
+    released, kept, wide = (
+        sizing.memory(replace(run, outputs=o)) for o in ("released", "kept", "fp32")
+    )
+    assert kept.phases["loss"]["logits"] - released.phases["loss"]["logits"] == 2 * logits
+    assert wide.phases["layers"]["logits"] == 4 * logits
+    without = replace(run, loss="fused")
+    assert sizing.memory(replace(without, outputs="fp32")) == sizing.memory(without)
+
+
+def test_the_first_step_has_no_moments_before_its_update():
+    """A public report: Llama-3-8B on one A100-80, about 45 GiB set up, 60 with its gradients."""
+    run = Run("llama-3-8b", sequence=128, precision="bf16-master", optimizer="adamw-fused")
+    run = replace(run, recompute="full")
+    first, steady = sizing.memory(run, step="first"), sizing.memory(run)
+    model = run.model.parameters.total
+    assert first.phases["forward"]["optimizer"] == 4 * model
+    assert sum(first.phases["embedding"].values()) == pytest.approx(59.8 * 2**30, rel=0.01)
+    assert first.total == steady.total and first.peak_phase == "optimizer"
+    with pytest.raises(ValueError, match="step: 'last' given; allowed: 'steady', 'first'"):
+        sizing.memory(run, step="last")

@@ -60,15 +60,21 @@ class _Arrived:
         return self.gradient.users == 1 and not self.view
 
 
-def points(tape: Tape, end: dict[str, Size], resident: bool) -> list[Point]:
+def points(
+    tape: Tape, end: dict[str, Size], resident: bool, outputs: tuple[Tensor, ...] = ()
+) -> list[Point]:
     """What is alive at the end of the forward pass and at each operation of the backward pass.
 
     Args:
         tape: the recorded forward pass, loss last.
         end: bytes by part that the forward pass holds at its end and the backward does not.
         resident: whether parameters already have gradients, into which new ones are added.
+        outputs: what somebody else keeps all along.
     """
-    return _Walk(tape, resident).run(end)
+    walk = _Walk(tape, resident)
+    for tensor in outputs:
+        walk._hold(tensor.storage)
+    return walk.run(end)
 
 
 def kept(nodes: list, of_region: bool = False) -> dict[str, Size]:

@@ -11,6 +11,7 @@ from . import adapters, kernels, rotary
 from .activations import activation
 from .backward import kept
 from .families import OWN_ATTENTION, layer_of
+from .losses import LOSSES, chunk_ends
 from .norms import NORMS
 from .tape import NONE, Size, Skipped, Tape, Tensor, plus, size_of, times
 
@@ -27,6 +28,7 @@ class Forward:
     Attributes:
         tape: the operations.
         end: bytes by part alive at the end of the forward pass only.
+        outputs: what the trainer keeps until the backward pass is over.
         layers, weights: {block: operations}, {block: parameters} of one layer of each kind.
     """
 
@@ -58,6 +60,7 @@ class Forward:
         self.layers: dict[Block, list] = {}
         self.weights: dict[Block, list[Tensor]] = {}
         self.end: dict[str, Size] = {}
+        self.outputs: tuple[Tensor, ...] = ()
         self.uncast: Size = NONE
         # What the code refers to while a layer runs, kept or not: around it, and inside it.
         self.around: tuple[Tensor, ...] = ()
@@ -87,7 +90,7 @@ class Forward:
             x = t.scale(x, "scaled embedding")
         t.phase = "layers"
         if "project_in" in self.outer:
-            x = self._outer_linear(x, "project_in", self.model.hidden)
+            x = self.outer_linear(x, "project_in", self.model.hidden)
         for positions, span in (("wpe", (1, "s")), ("embed_positions", ("b", "s"))):
             if positions in self.outer:
                 x = t.add(x, self._lookup(positions, span), "embedding + position")
@@ -104,7 +107,7 @@ class Forward:
         return bool(self.config.get(rule)) if isinstance(rule, str) else rule
 
     def _lookup(self, name: str, span: tuple) -> Tensor:
-        table = self._outer_tensor(name)
+        table = self.outer_tensor(name)
         out = Tensor((*span, self.outer[name].shape[1]), self.dtype, f"rows of {name}")
         scratch = NONE
         if self.tape.device == "cuda":
@@ -125,7 +128,7 @@ class Forward:
             x = NORMS[self.traits.norm](t, x, None, None, "norm")
         t.phase = "loss"
         if "project_out" in self.outer:
-            x = self._outer_linear(x, "project_out", self.outer["project_out"].shape[0])
+            x = self.outer_linear(x, "project_out", self.outer["project_out"].shape[0])
         return x
 
     def _opt_norm_without_weights(self) -> bool:
@@ -139,56 +142,30 @@ class Forward:
 
     def _outer_norm(self, x: Tensor, name: str) -> Tensor:
         bias = f"{name}.bias" in self.outer
-        weight = self._outer_tensor(name)
-        bias = self._outer_tensor(f"{name}.bias") if bias else None
+        weight = self.outer_tensor(name)
+        bias = self.outer_tensor(f"{name}.bias") if bias else None
         return NORMS[self.traits.norm](self.tape, x, weight, bias, name)
 
     def _loss(self, x: Tensor) -> None:
-        t = self.tape
         head = "lm_head" if "lm_head" in self.outer else _embedding_name(self.outer)
-        logits = self._outer_linear(x, head, self.model.vocab, "logits")
-        logits.part = "logits"
-        cap = self.config.get("final_logit_softcapping")
-        held = [logits]
-        if self.traits.scaled_logits:
-            logits = t.scale(logits, "scaled logits")
-            held = [logits]
-        if cap is not None:
-            logits = t.unary("tanh", t.scale(logits, "logits / cap"), keeps="output")
-            logits = t.scale(logits, "capped logits")
-            held = [logits]
-        wide = t.cast(logits, "fp32")
-        if wide is not logits:
-            held.append(wide)
-        log_probabilities = t.log_softmax(wide)
-        labels = Tensor(("b", "s"), "int64", "labels", grad=False)
-        loss = Tensor((1,), "fp32", "loss")
-        t.emit("nll_loss", loss, [(log_probabilities, False)], [(labels, "targets")])
-        # The forward pass ends with these alive beside what is saved: the logits, the last hidden
-        # state if the head did not save it, autocast's copies of weights to be recomputed.
-        sizes = NONE
-        for tensor in held:
-            sizes = plus(sizes, tensor.size)
-        own_copy = t.autocast and x.dtype == "fp32"
-        last = x.size if own_copy or not self._outer_trained(head) else NONE
-        self.end = {"logits": sizes, "temporary": self.uncast, "activations": last}
+        LOSSES[self.run.loss_kernel](self, x, head)
 
-    def _outer_tensor(self, name: str) -> Tensor:
+    def outer_tensor(self, name: str) -> Tensor:
         if name not in self.tables:
-            trained = self._outer_trained(name)
+            trained = self.outer_trained(name)
             self.tables[name] = self._parameter(self.outer[name].shape, name, trained)
         return self.tables[name]
 
-    def _outer_trained(self, name: str) -> bool:
+    def outer_trained(self, name: str) -> bool:
         """Whether a weight outside the layers is trained: all of them, or those adapters name."""
         if not self.frozen:
             return True
         known = {"embed_tokens": _embedding_name(self.outer), "lm_head": "lm_head"}
         return name in [known[table] for table in self.run.lora.embeddings]
 
-    def _outer_linear(self, x: Tensor, name: str, out: int, part="activations") -> Tensor:
-        bias = self._outer_tensor(f"{name}.bias") if f"{name}.bias" in self.outer else None
-        result = self.tape.linear(x, self._outer_tensor(name), bias, out, name)
+    def outer_linear(self, x: Tensor, name: str, out: int, part="activations") -> Tensor:
+        bias = self.outer_tensor(f"{name}.bias") if f"{name}.bias" in self.outer else None
+        result = self.tape.linear(x, self.outer_tensor(name), bias, out, name)
         result.part = part
         return result
 
@@ -316,11 +293,15 @@ class Forward:
 
 
 @lru_cache(maxsize=512)
-def turning_points(model: Model) -> tuple[int, ...]:
-    """Numbers of tokens at which a CUDA kernel of the model's step works another way."""
+def turning_points(model: Model, chunked: bool = False) -> tuple[int, ...]:
+    """Numbers of tokens at which a CUDA kernel of the model's step works another way, or chunks of
+    the loss grow."""
     columns = {w.elements for block in model.blocks for w in block.weights if len(w.shape) == 1}
     tables = {w.shape[0] for w in model.outer if len(w.shape) == 2}
-    return kernels.turning_points(columns, tables)
+    points = kernels.turning_points(columns, tables)
+    if not chunked:
+        return points
+    return tuple(sorted({*points, *chunk_ends(model.vocab, model.hidden)}))
 
 
 def _embedding_name(outer: dict) -> str:

@@ -35,6 +35,7 @@ from .tape import NONE, SAME_BYTES, Size, plus, size_of, value
 STATE = ("parameters", "gradients", "optimizer")
 PARTS = (*STATE, "activations", "logits", "temporary")
 DEVICES = ("cpu", "cuda")
+STEPS = ("steady", "first")
 PHASES = ("forward", "loss", "layers", "embedding", "optimizer")
 
 
@@ -90,7 +91,7 @@ class ModelState:
         return self.parameters + self.gradients + self.optimizer
 
 
-def memory(run: Run, *, device: str = "cuda") -> Memory:
+def memory(run: Run, *, device: str = "cuda", step: str = "steady") -> Memory:
     """Peak memory of a training step and what it is made of, in bytes, on the fullest GPU.
 
     Phases: "forward", its end; "loss", backward through loss and head; "layers", backward through
@@ -105,12 +106,14 @@ def memory(run: Run, *, device: str = "cuda") -> Memory:
             FlashAttention-2 on CUDA, and memory-efficient attention for fp32 and for masks, with
             grouped keys and values repeated first; transformers alone falls back to s x s scores
             for fp32 with grouped heads. What CUDA's kernels allocate is in `kernels`.
+        step: "steady", or "first": the optimizer's moments do not exist before its first update,
+            so that forward and backward pass are lighter and a run can fail at that update.
 
     Raises:
         ValueError: an activation function that the formula does not know, an unknown device,
             degrees that do not divide the model (see `parallel.check_degrees`).
     """
-    plan, batch, sequence = _plan_of(run, device), run.micro_batch, run.sequence
+    plan, batch, sequence = _plan_of(run, device, step), run.micro_batch, run.sequence
     if run.gpus == 1:
         return plan.evaluate(batch, sequence)
     check_degrees(run)
@@ -140,7 +143,7 @@ def memory_grid(run: Run, micro_batch, sequence, *, device: str = "cuda") -> np.
         return totals
     kinds = 2 * np.searchsorted(_windows(run.model), sequences, side="right") + (batches > 1)
     if device == "cuda":
-        points = turning_points(run.model)
+        points = turning_points(run.model, run.loss_kernel == "chunked")
         kinds = kinds * (len(points) + 1) + np.searchsorted(points, batches * sequences)
     for length in np.unique(sequences):
         check_degrees(replace(run, sequence=int(length)))
@@ -170,11 +173,14 @@ def _whole_numbers(field: str, values) -> np.ndarray:
     return numbers.astype(np.int64)
 
 
-def _plan_of(run: Run, device: str) -> _Plan:
+def _plan_of(run: Run, device: str, step: str = "steady") -> _Plan:
     if device not in DEVICES:
         raise ValueError(f"device: {device!r} given; allowed: {', '.join(map(repr, DEVICES))}")
+    if step not in STEPS:
+        raise ValueError(f"step: {step!r} given; allowed: {', '.join(map(repr, STEPS))}")
     sequence = run.sequence
-    not_sized(run, "memory", "kernels", "loss", "outputs")
+    if run.kernels != "eager":
+        not_sized(run, "memory", "kernels")
     return _plan(
         run.model,
         SAME_BYTES.get(run.precision, run.precision),
@@ -187,8 +193,12 @@ def _plan_of(run: Run, device: str) -> _Plan:
         tuple(sequence >= window for window in _windows(run.model)),
         run.lora,
         run.quantization,
+        run.kernels,
+        run.loss,
+        run.outputs,
         device,
-        _representative(run.model, run.micro_batch * sequence) if device == "cuda" else 1,
+        step,
+        _representative(run, run.micro_batch * sequence) if device == "cuda" else 1,
     )
 
 
@@ -392,7 +402,7 @@ def _until_gradients_of_one(layers: list[Point], count: int) -> list[Point]:
 @lru_cache(maxsize=512)
 def _plan(
     model, precision, gradients, optimizer, recompute, attention, accumulated, batched, beyond,
-    lora, quantization, device, tokens,
+    lora, quantization, kernels, loss, outputs, device, step, tokens,
 ) -> _Plan:  # fmt: skip
     sequence = _sequence_beyond(model, beyond)
     run = Run(
@@ -404,6 +414,9 @@ def _plan(
         attention=attention,
         lora=lora,
         quantization=quantization,
+        kernels=kernels,
+        loss=loss,
+        outputs=outputs,
     )
     forward = Forward(run, device, tokens)
     trained = _trained(forward)
@@ -418,7 +431,10 @@ def _plan(
     }
     resident = wide or accumulated
     held = {**state, "gradients": state["gradients"] if resident else 0}
-    moments = [_with_state(point, held) for point in points(forward.tape, forward.end, resident)]
+    if step == "first":  # of the optimizer's state there are fp32 copies of the weights alone
+        held["optimizer"] = sum(4 * t.total for t in trained) if master else 0
+    walked = points(forward.tape, forward.end, resident, forward.outputs)
+    moments = [_with_state(point, held) for point in walked]
     moments += _updates(optimizer, master, wide, trained, state)
     return _Plan(state, moments, model.layers)
 
@@ -519,9 +535,9 @@ def _trained(forward: Forward) -> list[Trained]:
     return [*tables, *inner, *(t for t, w in outer if w.part != "embedding")]
 
 
-def _representative(model: Model, tokens: int) -> int:
+def _representative(run: Run, tokens: int) -> int:
     """The same number for all between two turning points of CUDA's kernels, and one of them."""
-    points = turning_points(model)
+    points = turning_points(run.model, run.loss_kernel == "chunked")
     place = bisect_left(points, tokens)
     return points[place] if place < len(points) else points[-1] + 1
 
