@@ -114,3 +114,44 @@ def test_the_first_step_has_no_moments_before_its_update():
     assert first.total == steady.total and first.peak_phase == "optimizer"
     with pytest.raises(ValueError, match="step: 'last' given; allowed: 'steady', 'first'"):
         sizing.memory(run, step="last")
+
+
+# -- FLOPs
+
+OTHERS = {
+    "llama": SMALL,
+    "gpt_neox": {
+        "model_type": "gpt_neox",
+        "vocab_size": 1000,
+        "hidden_size": 128,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 512,
+    },
+    "gpt2": {"model_type": "gpt2", "vocab_size": 1000, "n_embd": 128, "n_head": 4, "n_layer": 3},
+}
+
+
+@pytest.mark.parametrize("recompute", ["none", "full"])
+@pytest.mark.parametrize(
+    ("family", "lora"),
+    [
+        ("llama", Lora(8)),
+        ("llama", Lora(8, ("q_proj", "v_proj"))),
+        ("llama", Lora(8, ("v_proj",))),
+        ("llama", Lora(8, ("o_proj", "gate_proj"))),
+        ("llama", Lora(8, ("down_proj",))),
+        ("llama", Lora(4, embeddings=("lm_head",))),
+        ("llama", Lora(4, embeddings=("embed_tokens",))),
+        ("gpt_neox", Lora(8)),
+        ("gpt2", Lora(8)),
+    ],
+)
+def test_flops_of_adapters(family, lora, recompute):
+    run = Run(OTHERS[family], sequence=64, micro_batch=2, lora=lora, recompute=recompute)
+    said, counted = sizing.flops(run), sizing.trace.flops(run)
+    assert (said.forward, said.backward, said.recompute) == (
+        counted.forward,
+        counted.backward,
+        counted.recompute,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -159,23 +160,29 @@ class _Walk:
 
     def _run_again(self, nodes: list[Node], until: Node) -> None:
         """A region's forward pass, which stops where it has saved its last tensor."""
+        held: dict[Tensor, None] = {}
         for node in nodes:
             for tensor, _ in node.saved:
                 self._hold(tensor.storage)
             if node is until:
                 break
-            self._note_during(node, until.phase)
-        self._note(until.phase)
+            held |= dict.fromkeys(node.again)
+            self._note_during(node, until.phase, held)
+        self._note(until.phase, {"temporary": self._beside(held)})
 
-    def _note_during(self, node: Node, phase: str) -> None:
+    def _note_during(self, node: Node, phase: str, held: Iterable[Tensor] = ()) -> None:
         """The moment in which an operation runs forward, where it can be the worst."""
-        if not node.during:
-            return
+        if node.during:
+            alive = (*(tensor.storage for tensor in node.during), *held)
+            self._note(phase, {"temporary": self._beside(alive)})
+
+    def _beside(self, tensors: Iterable[Tensor]) -> Size:
+        """Bytes of those tensors that nothing keeps."""
         extra = NONE
-        for tensor in {t.storage: None for t in node.during}:
+        for tensor in dict.fromkeys(tensors):
             if not self.users.get(tensor):
                 extra = plus(extra, tensor.size)
-        self._note(phase, {"temporary": extra})
+        return extra
 
     def _step(self, node: Node) -> None:
         """Run the backward pass of one operation."""

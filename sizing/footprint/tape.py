@@ -100,6 +100,7 @@ class Node:
     region: Region | None = None
     during: tuple[Tensor, ...] = ()
     held: tuple[Tensor, ...] = ()
+    again: tuple[Tensor, ...] = ()  # what is held while the operation's region is run again
 
 
 @dataclass(eq=False)
@@ -181,6 +182,7 @@ class Tape:
             node.saved.append((x, "held"))
             return
         first = self.region.firsts.setdefault(x.storage, Tensor(x.shape, x.dtype, x.name, x.part))
+        node.again += (x.storage,)
         node.held += (x if x.storage in self.region.inputs else first,)
 
     # -- views and copies

@@ -130,7 +130,8 @@ def flops(run: Run) -> Flops:
         del loss
     count = run.accumulation * run.data
     ahead, back = forward.get_total_flops(), backward.get_total_flops()
-    if getattr(run.model, "traced", False):  # scans and loops are no two products backward
+    # Scans and loops, and frozen weights, are no two products backward.
+    if getattr(run.model, "traced", False) or run.lora is not None:
         plain = back if run.recompute == "none" else _plain_backward(run)
         return Flops(count * ahead, count * plain, count * (back - plain))
     # The backward pass multiplies each matrix of the forward pass twice; more is recompute.
@@ -139,7 +140,16 @@ def flops(run: Run) -> Flops:
 
 def _plain_backward(run: Run) -> int:
     """FLOPs of one backward pass without recompute."""
-    return flops(replace(run, recompute="none", accumulation=1, data=1)).backward
+    plain = replace(run, recompute="none", accumulation=1, data=1)
+    if run.recompute != "full":
+        return flops(plain).backward
+    with _fake_tensors():
+        step = Step(plain, attention="eager")
+        step.model.enable_input_require_grads()  # as transformers does under recompute
+        loss = step.forward()
+        with flop_counter() as backward:
+            loss.backward()
+        return backward.get_total_flops()
 
 
 def flop_counter() -> FlopCounterMode:
