@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from .architecture.model import Model
 from .architecture.weights import Block
-from .run import Run, linear_layers, one_of
+from .run import Run, adapted_layers, one_of
 
 
 @dataclass(frozen=True)
@@ -136,25 +136,6 @@ def _recomputed(run: Run, products: tuple[Matmul, ...], textbook: bool) -> int:
 # --- Adapters --------------------------------------------------------------------------------
 
 
-def adapter_parameters(run: Run) -> int:
-    """Elements that are trained beside the frozen weights: (rank, in) and (out, rank) for each
-    adapted layer, and the tables that are trained whole."""
-    lora, total = run.lora, 0
-    for block in run.model.blocks:
-        total += block.count * sum(lora.rank * sum(shape) for _, shape in _adapted(run, block))
-    lookup = next(w for w in run.model.outer if w.kind == "lookup")
-    heads = [w for w in run.model.outer if w.part == "head" and w.kind == "matrix"]
-    tables = {"embed_tokens": [lookup], "lm_head": heads or [lookup]}
-    return total + sum(w.elements for name in lora.embeddings for w in tables[name])
-
-
-def _adapted(run: Run, block: Block) -> list[tuple[str, tuple[int, ...]]]:
-    """(name, shape) of the layers of a block that have an adapter."""
-    known = linear_layers(run.model)
-    names = [(w.name.split("*.", 1)[1].removesuffix(".weight"), w.shape) for w in block.weights]
-    return [(n, shape) for n, shape in names if n in known and run.lora.adapts(n)]
-
-
 def _with_adapters(run: Run, attention: str, textbook: bool) -> Flops:
     """FLOPs of a step that trains adapters alone, and tables where the run says so."""
     forward = backward = again = 0
@@ -167,7 +148,7 @@ def _with_adapters(run: Run, attention: str, textbook: bool) -> Flops:
             forward += times * ahead
             backward += times * back
             again += times * repeated
-            reached = reached or bool(_adapted(run, block))
+            reached = reached or bool(adapted_layers(run, block))
     head = sum(p.flops for p in matmuls(run.model, run.sequence) if p.part in ("head", "embedding"))
     trained = "lm_head" in run.lora.embeddings
     forward, backward = forward + head, backward + head * ((reached and 1) + trained)
@@ -180,7 +161,7 @@ def _adapted_layer(
 ) -> tuple[int, int, int]:
     """(forward, backward, recompute) FLOPs of one layer over one sequence; `reached` says whether
     its input has a gradient."""
-    adapted = {name for name, _ in _adapted(run, block)}
+    adapted = {name for name, _ in adapted_layers(run, block)}
     grads = _gradients_in(run.model, block, adapted, reached)
     forward = backward = skipped = 0
     for weight in block.weights:

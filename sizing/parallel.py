@@ -16,7 +16,8 @@ from functools import lru_cache
 
 from .architecture.model import Model
 from .architecture.weights import Weight
-from .run import Run, all_weights_trained
+from .run import Run, adapter_parameters
+from .units import BYTES
 
 # What a ring sends of n bytes over r ranks, as a share of n, on every rank: reduce-scatter and
 # all-gather (r-1)/r, all-reduce both in turn (Patarasuk and Yuan 2009,
@@ -106,6 +107,8 @@ def communication(run: Run) -> Communication:
       gradients reduce-scattered (DeepSpeed stage 3; FSDP2 when every module is resharded after
       forward): 3Ψ. Recompute gathers nothing more: it runs on the weights gathered for backward.
 
+    With adapters their gradients alone are reduced, and under zero=3 the frozen weights gathered.
+
     Gradients travel in their own dtype: fp32 with gradients="fp32", else the weights'. Norms of
     gradients, losses for the log and the like are left out: a few bytes each.
 
@@ -115,7 +118,6 @@ def communication(run: Run) -> Communication:
     Raises:
         ValueError: see `check_degrees`.
     """
-    all_weights_trained(run, "communication")
     check_degrees(run)
     candidates = (
         _transfers(run, stage, neighbours)
@@ -257,8 +259,10 @@ def _data_parallel(run: Run, stage: Stage) -> tuple[Transfer, ...]:
     if ranks == 1:
         return ()
     parameters = stage_parameters(run.model, stage, run.tensor)
-    weights = parameters * run.recipe.weight_bytes
+    weights = updated = parameters * run.recipe.weight_bytes
     gradients = parameters * gradient_bytes(run)
+    if run.lora is not None:  # frozen weights have no gradient, and are not updated
+        gradients = updated = trained_bytes(run, stage)
 
     def transfer(purpose, collective, payload, calls):
         return Transfer(purpose, collective, ranks, run.tensor, payload, calls)
@@ -268,12 +272,18 @@ def _data_parallel(run: Run, stage: Stage) -> tuple[Transfer, ...]:
         return (transfer("gradients", "all_reduce", gradients, 1),)
     reduced = transfer("gradients", "reduce_scatter", gradients, 1 if run.zero == 1 else micro)
     if run.zero < 3:
-        return reduced, transfer("updated weights", "all_gather", weights, 1)
+        return reduced, transfer("updated weights", "all_gather", updated, 1)
     return (
         reduced,
         transfer("weights for forward", "all_gather", weights, micro),
         transfer("weights for backward", "all_gather", weights, micro),
     )
+
+
+def trained_bytes(run: Run, stage: Stage) -> float:
+    """Bytes of the adapters' gradients on a stage, which has its share of them."""
+    share = stage_parameters(run.model, stage, run.tensor) / run.model.parameters.total
+    return adapter_parameters(run) * share * BYTES[run.lora.dtype]
 
 
 def gradient_bytes(run: Run) -> int:

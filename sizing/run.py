@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
 from .architecture.model import Model
+from .architecture.weights import Block
 from .units import BYTES
 
 
@@ -401,6 +402,27 @@ def linear_layers(model: Model) -> dict[str, tuple[int, ...]]:
 
 # Llama 4's router and Qwen 2's gate of its shared expert are linear layers like any other.
 _LINEAR_ROUTERS = ("feed_forward.router.weight", "shared_expert_gate.weight")
+
+
+def adapter_parameters(run: Run) -> int:
+    """Elements that are trained beside the frozen weights: (rank, in) and (out, rank) for each
+    adapted layer, and the tables that are trained whole."""
+    lora, total = run.lora, 0
+    for block in run.model.blocks:
+        total += block.count * sum(
+            lora.rank * sum(shape) for _, shape in adapted_layers(run, block)
+        )
+    lookup = next(w for w in run.model.outer if w.kind == "lookup")
+    heads = [w for w in run.model.outer if w.part == "head" and w.kind == "matrix"]
+    tables = {"embed_tokens": [lookup], "lm_head": heads or [lookup]}
+    return total + sum(w.elements for name in lora.embeddings for w in tables[name])
+
+
+def adapted_layers(run: Run, block: Block) -> list[tuple[str, tuple[int, ...]]]:
+    """(name, shape) of the layers of a block that have an adapter."""
+    known = linear_layers(run.model)
+    names = [(w.name.split("*.", 1)[1].removesuffix(".weight"), w.shape) for w in block.weights]
+    return [(n, shape) for n, shape in names if n in known and run.lora.adapts(n)]
 
 
 def not_sized(run: Run, what: str, *names: str) -> None:

@@ -116,6 +116,11 @@ def memory(run: Run, *, device: str = "cuda", step: str = "steady") -> Memory:
     plan, batch, sequence = _plan_of(run, device, step), run.micro_batch, run.sequence
     if run.gpus == 1:
         return plan.evaluate(batch, sequence)
+    if run.quantization is not None and run.zero == 3:
+        raise ValueError(
+            f"zero: 3 given with quantization {run.quantization!r}; allowed: 0 to 2 (packed "
+            "weights gathered layer by layer are not sized yet)"
+        )
     check_degrees(run)
     return _sharded_plan_of(run, plan).evaluate(batch, sequence)
 

@@ -25,8 +25,10 @@ from ..parallel import (
     stage_parameters,
     stages,
     tokens,
+    trained_bytes,
 )
-from ..run import Run, all_weights_trained
+from ..run import Run, adapted_layers
+from ..units import BYTES
 from .rates import NETWORK, NODE, Rates, constants, sustained_rates
 
 # --- The engine: nanotron, that is PyTorch kernel by kernel --------------------------------------
@@ -135,9 +137,9 @@ def step_time(
     recompute and eager attention follow the same reasoning but are in none of the runs that
     data/parallel_error.csv compares with; Megatron's and torchtitan's published runs on A100s check
     some of that (tests/test_step_time.py). Left out: an allocator near the end of its memory,
-    congestion, stragglers, interleaved pipelines.
+    congestion, stragglers, interleaved pipelines. Adapters and quantised weights: the products and
+    traffic that they add and spare, unmeasured.
     """
-    all_weights_trained(run, "step_time")
     check_degrees(run)
     gpu = find_gpu(gpu) if isinstance(gpu, str) else gpu
     if not host >= 0:
@@ -192,9 +194,13 @@ def _layer(run: Run, rate: Rates, host: float) -> _Pass:
         m = rows * chosen
         forward += share * rate.multiply(m, n, k, width, copies)
         backward += share * rate.multiply(m, k, n, width, copies)
-        backward += share * rate.multiply(n, k, m, width)
-    scores, scores_back = _attention(run, rate, shape)
+        if run.lora is None:  # a frozen weight has no gradient
+            backward += share * rate.multiply(n, k, m, width)
     moved = rows * shape.moved * width / memory
+    if run.lora is not None:
+        beside, beside_back, more = _adapters(run, rate)
+        forward, backward, moved = forward + beside, backward + beside_back, moved + more
+    scores, scores_back = _attention(run, rate, shape)
     one = rate.collective("all_gather", t, 1, rows * run.model.hidden * width)
     ring, ring_back = _ring(run, rate, scores, scores_back)
     again, gathered = 0.0, 0
@@ -222,6 +228,26 @@ def _layer(run: Run, rate: Rates, host: float) -> _Pass:
         forward=ahead + idle,
         backward=back + idle_back,
     )
+
+
+def _adapters(run: Run, rate: Rates) -> tuple[float, float, float]:
+    """Seconds of the mean layer's adapters: products forward and backward, and what is moved.
+
+    Each moves its input once and its output four times (scaled, added, cast); a quantised weight
+    is written down in 16 bits before its product, forward and backward.
+    """
+    rows, width, rank = tokens(run), run.recipe.activation_bytes, run.lora.rank
+    forward = backward = moved = 0.0
+    for block in run.model.blocks:
+        share = block.count / run.model.layers
+        for _, (out, into) in adapted_layers(run, block):
+            out, into = out / run.tensor, into / run.tensor
+            pair = rate.multiply(rows, rank, into, width) + rate.multiply(rows, out, rank, width)
+            forward, backward = forward + share * pair, backward + 2 * share * pair
+            moved += share * rows * (into + 4 * out) * width
+            if run.quantization is not None:
+                moved += share * out * into * 2.5
+    return forward, backward, moved / rate.memory
 
 
 @dataclass(frozen=True)
@@ -301,7 +327,8 @@ def _head(run: Run, rate: Rates, host: float) -> _Pass:
     memory, width = rate.memory, run.recipe.activation_bytes
     forward = rate.multiply(rows, vocab, hidden, width)
     backward = rate.multiply(rows, hidden, vocab, width)
-    backward += rate.multiply(vocab, hidden, rows, width)
+    if run.lora is None or "lm_head" in run.lora.embeddings:
+        backward += rate.multiply(vocab, hidden, rows, width)
     loss = LOSS_MOVED * rows * vocab / memory
     one = rate.collective("all_gather", run.tensor, 1, rows * hidden * width)
     sums = 3 * rate.collective("all_reduce", run.tensor, 1, rows * 4)
@@ -341,9 +368,16 @@ def _held(run: Run, stage: Stage) -> float:
     return stage_parameters(run.model, stage, run.tensor)
 
 
+def _trained(run: Run, stage: Stage) -> float:
+    """Trained elements of a stage."""
+    if run.lora is None:
+        return _held(run, stage)
+    return trained_bytes(run, stage) / BYTES[run.lora.dtype]
+
+
 def _added(run: Run, stage: Stage) -> float:
     """Bytes moved to add a micro-batch's gradients to those before: read, read, write."""
-    elements = _held(run, stage)
+    elements = _trained(run, stage)
     if run.zero >= 2:
         elements /= run.data * run.context
     weight = run.recipe.weight_bytes
@@ -379,7 +413,7 @@ def _data_parallel(run: Run, rate: Rates, stage: Stage, layer: _Pass) -> float:
     network = rate.crossing(ranks, stride) if crosses else rate.link
     backward = stage.layers * layer.backward
     share = (ranks - 1) / ranks
-    reduced = share * elements * gradient_bytes(run) * (2 if run.zero == 0 else 1)
+    reduced = share * _trained(run, stage) * gradient_bytes(run) * (2 if run.zero == 0 else 1)
     if run.zero == 3:
         gather, reduction = share * weights / network, reduced / network
         exposed = max(0.0, gather - stage.layers * layer.forward)
@@ -394,7 +428,11 @@ def _data_parallel(run: Run, rate: Rates, stage: Stage, layer: _Pass) -> float:
         return exposed
     if run.zero == 2:
         exposed *= run.accumulation
-    return exposed + latency + share * weights / min(network, rate.link * REDUCTION)
+    return (
+        exposed
+        + latency
+        + share * (weights if run.lora is None else reduced) / min(network, rate.link * REDUCTION)
+    )
 
 
 @lru_cache(maxsize=256)
@@ -410,7 +448,7 @@ def _update(run: Run, rate: Rates, stage: Stage) -> float:
     All gradients are read for their norm, scaled (read, write) and zeroed (write); the optimizer
     reads weights, state and gradients and writes weights and state, on its own shard under ZeRO.
     """
-    elements = _held(run, stage)
+    elements = _trained(run, stage)
     ranks = run.data * run.context if run.zero else 1
     gradient = gradient_bytes(run)
     weight = run.recipe.weight_bytes
