@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from .architecture.model import Model
 from .architecture.weights import Block
 from .recomputing import recomputed_exactly
-from .run import Run, all_weights_trained, one_of
+from .run import Run, adapted_layers, one_of
 from .settings import asked_model, sequences_of
 
 
@@ -62,12 +62,17 @@ def flops(run: Run, *, attention: str = "full", recompute: str = "pytorch") -> F
         `Flops` with .forward, .backward, .recompute, .total (hardware) and .model. The forward
         passes of a reference or a teacher are in .forward.
 
+    With adapters frozen weights have no gradient: their backward pass is one product for each of
+    the forward pass, the gradient of the input, and none where nothing before them is trained.
+    Quantised weights are multiplied in 16 or 32 bits and count as any.
+
     Source: PaLM (arXiv:2204.02311), appendix B, for the convention; tested equal to
     torch.utils.flop_counter.FlopCounterMode on the transformers model with eager attention.
     """
-    all_weights_trained(run, "flops")
     one_of("attention", attention, ("full", "causal"))
     one_of("recompute", recompute, ("pytorch", "textbook"))
+    if run.lora is not None:
+        return _with_adapters(run, attention, textbook=recompute == "textbook")
     products = matmuls(run.model, run.sequence, attention)
     forward = sum(product.flops for product in products)
     again = _recomputed(run, products, textbook=recompute == "textbook")
@@ -121,6 +126,109 @@ def _recomputed(run: Run, products: tuple[Matmul, ...], textbook: bool) -> int:
     whole = run.recompute == "full" and textbook  # the textbook's four thirds count the head too
     rest = sum(product.flops for product in products if product.part in outside) if whole else 0
     return round(again.matmul * layers + again.scores * scores) + rest
+
+
+# --- Adapters --------------------------------------------------------------------------------
+
+
+def _with_adapters(run: Run, attention: str, textbook: bool) -> Flops:
+    """FLOPs of a step that trains adapters alone, and tables where the run says so."""
+    if run.recompute not in ("none", "full") and (run.recompute, run.attention) != (
+        "selective",
+        "eager",
+    ):
+        raise ValueError(
+            f"recompute: {run.recompute!r} given; allowed with lora: 'none', 'full', and "
+            "'selective' with eager attention, because the FLOPs of no other are known"
+        )
+    forward = backward = again = 0
+    # transformers asks for the embeddings' gradient under recompute, whatever is trained
+    reached = run.recompute == "full" or "embed_tokens" in run.lora.embeddings
+    for block in run.model.blocks:
+        for number in range(2 if block.count > 1 else 1):
+            times = 1 if number == 0 else block.count - 1
+            ahead, back, repeated = _adapted_layer(run, block, attention, reached, textbook)
+            forward += times * ahead
+            backward += times * back
+            again += times * repeated
+            reached = reached or bool(adapted_layers(run, block))
+    head = sum(p.flops for p in matmuls(run.model, run.sequence) if p.part in ("head", "embedding"))
+    trained = "lm_head" in run.lora.embeddings
+    forward, backward = forward + head, backward + head * ((reached and 1) + trained)
+    n = run.sequences * sequences_of(run.objective)
+    asked = asked_model(run)
+    ahead = forward
+    if asked:
+        ahead += sum(product.flops for product in matmuls(asked, run.sequence, attention))
+    return Flops(ahead * n, backward * n, (again + (head if textbook and again else 0)) * n)
+
+
+def _adapted_layer(
+    run: Run, block: Block, attention: str, reached: bool, textbook: bool
+) -> tuple[int, int, int]:
+    """(forward, backward, recompute) FLOPs of one layer over one sequence; `reached` says whether
+    its input has a gradient."""
+    adapted = {name for name, _ in adapted_layers(run, block)}
+    grads = _gradients_in(run.model, block, adapted, reached)
+    forward = backward = skipped = 0
+    for weight in block.weights:
+        if weight.kind != "matrix":
+            continue
+        name = weight.name.split("*.", 1)[1].removesuffix(".weight")
+        base, low = 2 * run.sequence * weight.multiplied, 0
+        last = weight.name == block.last_matmul
+        if name in adapted:
+            out, into = reversed(weight.shape) if run.model.family == "gpt2" else weight.shape
+            down, up = (2 * run.sequence * run.lora.rank * n for n in (into, out))
+            low = down + up
+            # gradients of both matrices, of what lies between them, and of the layer's input
+            backward += low + up + (down if grads[name] else 0)
+            skipped += up if last else 0
+        elif last:
+            skipped += base
+        forward += base + low
+        backward += base if grads[name] else 0
+    pairs = 2 * query_key_pairs(run.sequence, block, attention) * block.heads
+    first, second = pairs * block.query_dim, pairs * block.value_dim
+    forward += first + second
+    backward += first * (grads["queries"] + grads["keys"])
+    backward += second * ((grads["queries"] or grads["keys"]) + grads["values"])
+    again = 0
+    if run.recompute == "full":
+        again = forward if textbook else forward - skipped
+    elif run.recompute == "selective" and run.attention == "eager":
+        again = first + (second if textbook else 0)
+    return forward, backward, again
+
+
+def _gradients_in(model: Model, block: Block, adapted: set[str], reached: bool) -> dict[str, bool]:
+    """Which layers' inputs have a gradient, and whether queries, keys and values have one."""
+    names = [
+        (w.name.split("*.", 1)[1].removesuffix(".weight"), w.part)
+        for w in block.weights
+        if w.kind == "matrix"
+    ]
+    attention = [name for name, part in names if part == "attention"]
+    out = attention[-1]
+    entering = attention[:-1]
+    after = {name: reached or name in adapted for name in entering}
+    grads = {name: reached for name in entering}
+
+    def any_of(letter: str) -> bool:  # "q_proj", or one layer for all three
+        own = [n for n in entering if n.rpartition(".")[2].startswith(letter)]
+        return any(after[n] for n in (own or entering))
+
+    grads |= {"queries": any_of("q_"), "keys": any_of("k_"), "values": any_of("v_")}
+    grads[out] = any(after.values())
+    rule = "use_parallel_residual" if model.family == "gpt_neox" else model.traits.parallel
+    beside = bool(model.config.get(rule)) if isinstance(rule, str) else rule
+    inside = reached if beside else grads[out] or out in adapted
+    rest = [name for name, part in names if part != "attention"]
+    last = (block.last_matmul or "").split("*.", 1)[-1].removesuffix(".weight")
+    for name in rest:
+        final = name == last or name.endswith(("down_proj", "fc2", "dense_4h_to_h", "c_proj"))
+        grads[name] = inside or (final and any(n in adapted for n in rest if n != name))
+    return grads
 
 
 # --- Formulas of the literature, by name -----------------------------------------------------

@@ -25,8 +25,9 @@ from .partition import (
     stages,
 )
 from .recomputing import recomputed
-from .run import Run, all_weights_trained
+from .run import Run, adapter_parameters
 from .settings import asked_model
+from .units import BYTES
 
 # What a ring sends of n bytes over r ranks, as a share of n, on every rank: reduce-scatter and
 # all-gather (r-1)/r, all-reduce both in turn (Patarasuk and Yuan 2009,
@@ -117,7 +118,8 @@ def communication(run: Run) -> Communication:
       forward): 3Ψ. Recompute gathers nothing more: it runs on the weights gathered for backward.
 
     Expert parallelism: the routed experts' gradients are reduced over the ranks that hold the same
-    experts alone, and every token is sent to its experts and back, forward and backward.
+    experts alone, and every token is sent to its experts and back, forward and backward. With
+    adapters their gradients alone are reduced, and under zero=3 the frozen weights gathered.
 
     Gradients travel in their own dtype: fp32 with gradients="fp32", else the weights'; under zero=3
     and a mixed precision in that of `reduce`, and weights in the products'. Norms of
@@ -129,7 +131,6 @@ def communication(run: Run) -> Communication:
     Raises:
         ValueError: see `check_degrees`.
     """
-    all_weights_trained(run, "communication")
     check_degrees(run)
     candidates = (_transfers(run, stage, neighbours) for stage, neighbours in _kinds_of_stage(run))
     busiest = max(candidates, key=lambda transfers: sum(t.sent for t in transfers))
@@ -165,22 +166,24 @@ def _data_parallel(run: Run, stage: Stage) -> tuple[Transfer, ...]:
     held, routed = held_parameters(run, stage)
     ranks = run.data * run.context
     if run.expert == 1:
-        return _reduced(run, held, ranks, run.tensor, "")
+        return _reduced(run, stage, held, ranks, run.tensor, "")
     copies = ranks * run.tensor // expert_slices(run)
     return (
-        *_reduced(run, held - routed, ranks, run.tensor, ""),
-        *_reduced(run, routed, copies, ranks * run.tensor // copies, "experts' "),
+        *_reduced(run, stage, held - routed, ranks, run.tensor, ""),
+        *_reduced(run, stage, routed, copies, ranks * run.tensor // copies, "experts' "),
     )
 
 
 def _reduced(
-    run: Run, parameters: float, ranks: int, stride: int, whose: str
+    run: Run, stage: Stage, parameters: float, ranks: int, stride: int, whose: str
 ) -> tuple[Transfer, ...]:
     """What data parallelism sends of these parameters, of which `ranks` GPUs hold copies."""
     if ranks == 1:
         return ()
-    weights = parameters * run.gathered_bytes
+    weights = updated = parameters * run.gathered_bytes
     gradients = parameters * gradient_bytes(run)
+    if run.lora is not None:  # frozen weights have no gradient, and are not updated
+        gradients = updated = trained_bytes(run, stage) if not whose else 0.0
 
     def transfer(purpose, collective, payload, calls):
         return Transfer(whose + purpose, collective, ranks, stride, payload, calls)
@@ -196,13 +199,19 @@ def _reduced(
     else:
         gathered = ()
     if run.zero < 3:
-        return reduced, transfer("updated weights", "all_gather", weights, 1)
+        return reduced, transfer("updated weights", "all_gather", updated, 1)
     return (
         reduced,
         transfer("weights for forward", "all_gather", weights, micro),
         transfer("weights for backward", "all_gather", weights, micro),
         *gathered,
     )
+
+
+def trained_bytes(run: Run, stage: Stage) -> float:
+    """Bytes of the adapters' gradients on a stage, which has its share of them."""
+    share = stage_parameters(run.model, stage, run.tensor) / run.model.parameters.total
+    return adapter_parameters(run) * share * BYTES[run.lora.dtype]
 
 
 def gradient_bytes(run: Run) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
 from .architecture.model import Model
+from .architecture.weights import Block
 from .settings import (
     Distillation,
     Dpo,
@@ -67,6 +68,12 @@ ENGINES = (
     "xla",
     "llm.c",
 )
+# Frozen weights under autocast keep the dtype that they were loaded in.
+_NARROW = {
+    name: replace(recipe, weights=recipe.products)
+    for name, recipe in RECIPES.items()
+    if recipe.autocast
+}
 
 CHOICES = {
     "precision": tuple(RECIPES),
@@ -147,6 +154,7 @@ WORDS = {
 
 LORA_CHOICES = {
     "dtype": ("fp32", "bf16"),
+    "base": ("bf16", "fp32"),
 }
 TABLES = ("embed_tokens", "lm_head")  # what `Lora.embeddings` names, whatever a family calls them
 
@@ -155,7 +163,15 @@ TABLES = ("embed_tokens", "lm_head")  # what `Lora.embeddings` names, whatever a
 class Lora:
     """Low-rank adapters on linear layers inside the blocks; all other weights are frozen.
 
-    As peft adds them to a model (Hu et al., arXiv:2106.09685).
+    As peft adds them to a model (Hu et al., arXiv:2106.09685). `Run.precision` means then:
+
+    ============ ======================================== ========
+    precision    frozen weights                           autocast
+    ============ ======================================== ========
+    "fp32"       fp32                                     no
+    "bf16"       bf16                                     no
+    "bf16-mixed" bf16, as loaded (fp32 with base="fp32")  yes
+    ============ ======================================== ========
 
     Args:
         rank: of the update: (rank, in) and (out, rank) beside a layer of shape (out, in).
@@ -166,6 +182,8 @@ class Lora:
         dropout: of the adapters' inputs: one mask of its own for each adapted layer.
         embeddings: "embed_tokens", "lm_head" or both, trained whole on a copy beside the frozen
             one (peft's modules_to_save).
+        base: "bf16" or "fp32": of the frozen weights under autocast. It changes nothing in other
+            recipes, whose weights have one dtype, and under quantisation.
 
     Raises:
         ValueError: names the field, the value and what is allowed.
@@ -176,6 +194,7 @@ class Lora:
     dtype: str = "fp32"
     dropout: float = 0.0
     embeddings: tuple[str, ...] = ()
+    base: str = "bf16"
 
     def __post_init__(self):
         def settle(name, value):
@@ -186,8 +205,7 @@ class Lora:
         for name, allowed in LORA_CHOICES.items():
             settle(name, one_of(name, getattr(self, name), allowed, WORDS["precision"]))
         settle("dropout", _share("dropout", self.dropout))
-        named = (self.embeddings,) if isinstance(self.embeddings, str) else tuple(self.embeddings)
-        settle("embeddings", tuple(n for n in TABLES if n in _each("embeddings", named, TABLES)))
+        settle("embeddings", _tables(self.embeddings))
 
     def adapts(self, name: str) -> bool:
         """Whether a linear layer of that name gets an adapter."""
@@ -219,10 +237,14 @@ def _share(field: str, value) -> float:
     return float(value)
 
 
-def _each(field: str, names: tuple, allowed: tuple) -> tuple:
+def _tables(value) -> tuple[str, ...]:
+    names = (value,) if isinstance(value, str) else tuple(value)
     for name in names:
-        one_of(field, name, allowed)
-    return names
+        if name not in TABLES:
+            raise ValueError(
+                f"embeddings: {name!r} given; allowed: {', '.join(map(repr, TABLES))}, or none"
+            )
+    return tuple(name for name in TABLES if name in names)
 
 
 @dataclass(frozen=True)
@@ -372,8 +394,11 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        """The dtypes that `precision` stands for."""
-        return RECIPES[self.precision]
+        """The dtypes that `precision` stands for; of frozen weights, see `Lora`."""
+        recipe = RECIPES[self.precision]
+        if self.lora is None or not recipe.autocast or self.quantization is not None:
+            return recipe
+        return _NARROW[self.precision] if self.lora.base == "bf16" else recipe
 
     @property
     def loss_kernel(self) -> str:
@@ -467,6 +492,27 @@ def linear_layers(model: Model) -> dict[str, tuple[int, ...]]:
 
 # Llama 4's router and Qwen 2's gate of its shared expert are linear layers like any other.
 _LINEAR_ROUTERS = ("feed_forward.router.weight", "shared_expert_gate.weight")
+
+
+def adapter_parameters(run: Run) -> int:
+    """Elements that are trained beside the frozen weights: (rank, in) and (out, rank) for each
+    adapted layer, and the tables that are trained whole."""
+    lora, total = run.lora, 0
+    for block in run.model.blocks:
+        total += block.count * sum(
+            lora.rank * sum(shape) for _, shape in adapted_layers(run, block)
+        )
+    lookup = next(w for w in run.model.outer if w.kind == "lookup")
+    heads = [w for w in run.model.outer if w.part == "head" and w.kind == "matrix"]
+    tables = {"embed_tokens": [lookup], "lm_head": heads or [lookup]}
+    return total + sum(w.elements for name in lora.embeddings for w in tables[name])
+
+
+def adapted_layers(run: Run, block: Block) -> list[tuple[str, tuple[int, ...]]]:
+    """(name, shape) of the layers of a block that have an adapter."""
+    known = linear_layers(run.model)
+    names = [(w.name.split("*.", 1)[1].removesuffix(".weight"), w.shape) for w in block.weights]
+    return [(n, shape) for n, shape in names if n in known and run.lora.adapts(n)]
 
 
 def usual_alone(run: Run, what: str, *names: str) -> None:

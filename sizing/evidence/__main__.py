@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from . import cuda, hours, traces, ultrascale
+from . import cuda, finetuning, hours, traces, ultrascale
 from .published_runs import record_trust
 from .published_runs import text as published_text
 
@@ -22,6 +22,7 @@ def _report_cuda(done: int, row: dict) -> None:
 TABLES = {
     "traces": lambda: traces.text(traces.load()),
     "cuda": cuda.text,
+    "finetuning": finetuning.text,
     "ultrascale": ultrascale.text,
     "published": published_text,
     "hours": hours.text,
@@ -31,6 +32,11 @@ RECORDERS = {
         report=lambda done, row: print(done, row["model"], f"{traces.error(row):+.4%}", flush=True)
     ),
     "cuda": lambda: cuda.record(report=_report_cuda),
+    "finetuning": lambda: finetuning.record(
+        report=lambda done, row: print(
+            done, *list(row.values())[:5], f"{finetuning.error(row):+.4%}", flush=True
+        )
+    ),
     "ultrascale": ultrascale.record,
     "published": record_trust,
 }

@@ -22,7 +22,7 @@ from statistics import fmean, median
 
 from ..architecture.model import Model, presets
 from ..footprint.step import PHASES, memory
-from ..run import Run
+from ..run import Lora, Run
 from ..units import DATA
 from . import tables
 from .traces import SETTINGS
@@ -114,7 +114,7 @@ def _random_run(draw: random.Random, model: Model) -> Run:
         optimizer=draw.choice((*optimizers, "lion")),
         recompute=draw.choice(("none", "none", "selective", "full")),
         attention=draw.choice(("flash", "flash", "eager")),
-        lora=draw.choice((None, None, None, None, 16)),
+        lora=draw.choice((None, None, None, None, Lora(16, base="fp32"))),
     )
 
 
@@ -280,7 +280,7 @@ def load(path: Path = PATH) -> list[dict]:
 
 def run_of(row: dict) -> Run:
     """The run that a row describes."""
-    lora = int(row["lora"]) if row["lora"] else None
+    lora = Lora(int(row["lora"]), base="fp32") if row["lora"] else None
     return Run(row["model"], lora=lora, **{name: row[name] for name in SETTINGS})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -80,7 +81,13 @@ class Away:
 HERE = Away()
 
 
-def points(tape: Tape, end: dict[str, Size], resident: bool, away: Away = HERE) -> list[Point]:
+def points(
+    tape: Tape,
+    end: dict[str, Size],
+    resident: bool,
+    away: Away = HERE,
+    outputs: tuple[Tensor, ...] = (),
+) -> list[Point]:
     """What is alive at the end of the forward pass and at each operation of the backward pass.
 
     Args:
@@ -88,8 +95,12 @@ def points(tape: Tape, end: dict[str, Size], resident: bool, away: Away = HERE) 
         end: bytes by part that the forward pass holds at its end and the backward does not.
         resident: whether parameters already have gradients, into which new ones are added.
         away: what leaves the GPU on the way.
+        outputs: what somebody else keeps all along.
     """
-    return _Walk(tape, resident, away).run(end)
+    walk = _Walk(tape, resident, away)
+    for tensor in outputs:
+        walk._hold(tensor.storage)
+    return walk.run(end)
 
 
 def packed(nodes: list) -> Size:
@@ -124,6 +135,7 @@ def saved(nodes: list, of_region: bool = False):
         if not isinstance(node, Node):
             continue
         if node.region is not None and not of_region:
+            yield from ((tensor.storage, "held") for tensor in node.held)
             if node.region not in regions:
                 regions.add(node.region)
                 yield from ((t.storage, "input of recompute") for t in node.region.inputs)
@@ -157,22 +169,9 @@ class _Walk:
                 self._pass_over(node)
                 continue
             region = node.region
-            if region is not None and region not in entered:
-                entered.add(region)
-                if self._elsewhere(node):
-                    for tensor in [*region.inputs, *region.kept]:
-                        self._hold(tensor.storage)
-                inside = [n for n in nodes if _in(n, region)]
-                for tensor, _ in saved(inside, of_region=True):
-                    self._hold(tensor)
-                left = _left_over(region, inside)
-                for tensor in region.kept:  # taken instead of being computed again
-                    if tensor.storage not in left:
-                        self._drop(tensor.storage)
-                if self._elsewhere(node):  # what was fetched is no longer needed
-                    for tensor in region.inputs:
-                        self._drop(tensor.storage)
-                self._note(node.phase)
+            if region is not None and region not in entered and node.saved:
+                entered.add(region)  # run again when the first tensor is asked for
+                self._run_again(region, [n for n in nodes if _in(n, region)], node)
             self._step(node)
             if region is not None and first_of[region] is node:
                 inputs = [] if self._elsewhere(node) else region.inputs
@@ -181,17 +180,63 @@ class _Walk:
         return self.points
 
     def _hold_forward(self, nodes) -> None:
-        for tensor, _ in saved([n for n in nodes if not self._elsewhere(n)]):
-            self._hold(tensor)
+        regions = set()
         for node in nodes:
             if isinstance(node, Skipped):
                 for part, size in node.saved.items():
                     if not self.away.activations:
                         self._change(part, size)
                 continue
+            region = node.region
+            if region is None:
+                tensors = [tensor for tensor, _ in node.saved]
+            else:
+                tensors = [] if region in regions else [*region.inputs, *region.kept]
+                regions.add(region)
+            if self._elsewhere(node):
+                tensors = []
+            for tensor in (*tensors, *node.held):
+                self._hold(tensor.storage)
+            self._note_during(node, "forward")
             for tensor, _ in node.grads:
                 if tensor.part == "parameters":
                     self.waiting[tensor] = self.waiting.get(tensor, 0) + 1
+
+    def _run_again(self, region: Region, nodes: list[Node], until: Node) -> None:
+        """A region's forward pass, which stops where it has saved its last tensor."""
+        if self._elsewhere(until):
+            for tensor in [*region.inputs, *region.kept]:
+                self._hold(tensor.storage)
+        held: dict[Tensor, None] = {}
+        for node in nodes:
+            for tensor, _ in node.saved:
+                self._hold(tensor.storage)
+            if node is until:
+                break
+            held |= dict.fromkeys(node.again)
+            self._note_during(node, until.phase, held)
+        left = _left_over(region, nodes)
+        for tensor in region.kept:  # taken instead of being computed again
+            if tensor.storage not in left:
+                self._drop(tensor.storage)
+        if self._elsewhere(until):  # what was fetched is no longer needed
+            for tensor in region.inputs:
+                self._drop(tensor.storage)
+        self._note(until.phase, {"temporary": self._beside(held)})
+
+    def _note_during(self, node: Node, phase: str, held: Iterable[Tensor] = ()) -> None:
+        """The moment in which an operation runs forward, where it can be the worst."""
+        if node.during:
+            alive = (*(tensor.storage for tensor in node.during), *held)
+            self._note(phase, {"temporary": self._beside(alive)})
+
+    def _beside(self, tensors: Iterable[Tensor]) -> Size:
+        """Bytes of those tensors that nothing keeps."""
+        extra = NONE
+        for tensor in dict.fromkeys(tensors):
+            if not self.users.get(tensor):
+                extra = plus(extra, tensor.size)
+        return extra
 
     def _step(self, node: Node) -> None:
         """Run the backward pass of one operation."""
@@ -209,7 +254,7 @@ class _Walk:
             gradients.append((tensor, _Arrived(gradient, bool(view))))
         for arrived in incoming:
             self._release(arrived.gradient)
-        for tensor, _ in node.saved:
+        for tensor in (*(tensor for tensor, _ in node.saved), *node.held):
             self._drop(tensor.storage)
         for tensor, arrived in gradients:
             self._deliver(tensor, arrived, node.phase)

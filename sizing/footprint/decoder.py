@@ -19,6 +19,7 @@ def decoder(f, x: Tensor) -> Tensor:
     before, after, before_mlp, after_mlp = traits.norms
     normed = f.norm(x, before) if before else x
     mlp = _module_of_mlp(f)
+    f.frame = (x, normed)
     y = t.dropout(f.module("self_attn", attention, normed), f.rate(traits.dropouts[0]))
     y = _residual(f, y, after)
     if f.switched(traits.parallel):
@@ -28,6 +29,7 @@ def decoder(f, x: Tensor) -> Tensor:
         return t.add(t.add(x, y, "residual"), z, "residual")
     x = t.add(x, y, "residual")
     y = f.norm(x, before_mlp) if before_mlp else x
+    f.frame = (x, y)
     y = t.dropout(f.module(mlp, _mlp, y), f.rate(traits.dropouts[1]))
     return t.add(x, _residual(f, y, after_mlp), "residual")
 
@@ -172,8 +174,10 @@ def _mlp(f, x: Tensor) -> Tensor:
 
 def gated_mlp(f, x: Tensor, name: str) -> Tensor:
     gate = f.activation(f.linear(x, f"{name}.gate_proj"))
+    f.frame += (gate,)
     up = f.linear(x, f"{name}.up_proj")
     product = f.tape.mul(gate, up, "gated", "factor of the gate")
+    f.frame = f.frame[:-1]
     return f.linear(product, f"{name}.down_proj")
 
 

@@ -9,11 +9,12 @@ from ..architecture.weights import Block
 from ..recomputing import every_layer
 from ..run import Run
 from ..settings import Dpo
-from . import kernels, rotary
+from . import adapters, kernels, rotary
 from .activations import activation
 from .backward import kept, packed
 from .decoder import decoder
 from .families import BESIDE, OWN_ATTENTION, layer_of
+from .losses import LOSSES, chunk_ends, last_hidden, make_logits
 from .norms import NORMS
 from .objectives import distillation_loss, preference_loss
 from .tape import NONE, Size, Skipped, Tape, Tensor, plus, size_of, times
@@ -31,13 +32,14 @@ class Forward:
     Attributes:
         tape: the operations.
         end: bytes by part alive at the end of the forward pass only.
+        outputs: what the trainer keeps until the backward pass is over.
         layers, weights: {block: operations}, {block: parameters} of one layer of each kind.
     """
 
     def __init__(self, run: Run, device: str = "cuda", tokens: int | None = None):
         self.run, self.model, self.config = run, run.model, run.model.config
         self.family, self.traits = run.model.family, run.model.traits
-        self.rank = run.lora.rank if run.lora else 0
+        self.frozen = run.lora is not None
         if run.model.head != "language model":
             raise ValueError(
                 f"architectures: a model with head {run.model.head!r} given; allowed: a causal "
@@ -71,14 +73,18 @@ class Forward:
         self.weights: dict[Block, list[Tensor]] = {}
         self.shared_keys: dict[int | None, tuple[Tensor, Tensor]] = {}
         self.end: dict[str, Size] = {}
+        self.outputs: tuple[Tensor, ...] = ()
         self.uncast: Size = NONE
+        # What the code refers to while a layer runs, kept or not: around it, and inside it.
+        self.around: tuple[Tensor, ...] = ()
+        self.frame: tuple[Tensor, ...] = ()
         self._record()
 
     # -- the model around its layers
 
     def _record(self) -> None:
         t = self.tape
-        x = self._embed()
+        x = embedded = self._embed()
         self._shared()
         steps = self._representatives()
         for place, (block, skipped, again) in enumerate(steps, 1):
@@ -87,6 +93,7 @@ class Forward:
                 continue
             last = not any(later is block and not skip for later, skip, _ in steps[place:])
             self.kept_for_others = last and any(b.shares_keys for b in self.model.blocks)
+            self.around = (embedded, x)
             x = self._layer(block, x, again)
         x = self._final(x)
         self._loss(x)
@@ -94,12 +101,13 @@ class Forward:
     def _embed(self) -> Tensor:
         t = self.tape
         x = self._lookup(_embedding_name(self.outer), ("b", "s"))
+        x.grad = x.grad or self.run.recompute == "full"  # transformers then asks for its gradient
         if self.traits.scaled_embedding:
             x = t.scale(x, "scaled embedding")
         t.phase = "layers"
         self.all_inputs = BESIDE[self.family](self, x) if self.family in BESIDE else None
         if "project_in" in self.outer:
-            x = self._outer_linear(x, "project_in", self.model.hidden)
+            x = self.outer_linear(x, "project_in", self.model.hidden)
         for positions, span in (("wpe", (1, "s")), ("embed_positions", ("b", "s"))):
             if positions in self.outer:
                 x = t.add(x, self._lookup(positions, span), "embedding + position")
@@ -116,7 +124,7 @@ class Forward:
         return bool(self.config.get(rule)) if isinstance(rule, str) else rule
 
     def _lookup(self, name: str, span: tuple) -> Tensor:
-        table = self._outer_tensor(name)
+        table = self.outer_tensor(name)
         out = Tensor((*span, self.outer[name].shape[1]), self.dtype, f"rows of {name}")
         scratch = NONE
         if self.tape.device == "cuda":
@@ -137,7 +145,7 @@ class Forward:
             x = NORMS[self.traits.norm](t, x, None, None, "norm")
         t.phase = "loss"
         if "project_out" in self.outer:
-            x = self._outer_linear(x, "project_out", self.outer["project_out"].shape[0])
+            x = self.outer_linear(x, "project_out", self.outer["project_out"].shape[0])
         return x
 
     def _opt_norm_without_weights(self) -> bool:
@@ -151,39 +159,21 @@ class Forward:
 
     def _outer_norm(self, x: Tensor, name: str) -> Tensor:
         bias = f"{name}.bias" in self.outer
-        weight = self._outer_tensor(name)
-        bias = self._outer_tensor(f"{name}.bias") if bias else None
+        weight = self.outer_tensor(name)
+        bias = self.outer_tensor(f"{name}.bias") if bias else None
         return NORMS[self.traits.norm](self.tape, x, weight, bias, name)
 
     def _loss(self, x: Tensor) -> None:
-        t = self.tape
         head = "lm_head" if "lm_head" in self.outer else _embedding_name(self.outer)
-        logits = self._outer_linear(x, head, self.model.vocab, "logits")
-        logits.part = "logits"
-        cap = self.config.get("final_logit_softcapping")
-        held = [logits]
-        if self.traits.scaled_logits:
-            logits = t.scale(logits, "scaled logits")
-            held = [logits]
-        if cap is not None:
-            logits = t.unary("tanh", t.scale(logits, "logits / cap"), keeps="output")
-            logits = t.scale(logits, "capped logits")
-            held = [logits]
-        if self.run.objective != "lm":
-            self._other_loss(x, logits, held)
-            return
-        wide = t.cast(logits, "fp32")
-        if wide is not logits:
-            held.append(wide)
-        log_probabilities = t.log_softmax(wide)
-        labels = Tensor(("b", "s"), "int64", "labels", grad=False)
-        loss = Tensor((1,), "fp32", "loss")
-        t.emit("nll_loss", loss, [(log_probabilities, False)], [(labels, "targets")])
-        self._end(x, held)
+        if self.run.objective == "lm":
+            LOSSES[self.run.loss_kernel](self, x, head)
+        else:
+            self._other_loss(x, head)
 
-    def _other_loss(self, x: Tensor, logits: Tensor, held: list[Tensor]) -> None:
+    def _other_loss(self, x: Tensor, head: str) -> None:
         """That of the run's objective; what its frozen model adds is in `asked`, in bytes of logits
         and of a sequence at work."""
+        logits, held = make_logits(self, x, head)
         logits.part = "logits"
         self.asked = (logits.size, NONE)
         if isinstance(self.run.objective, Dpo):
@@ -191,26 +181,28 @@ class Forward:
             self.asked = (logits.size, row)
         else:
             more = distillation_loss(self.tape, logits)
-        self._end(x, list(dict.fromkeys([*held[:-1], *more])))
-
-    def _end(self, x: Tensor, held: list[Tensor]) -> None:
-        """The forward pass ends with these alive beside what is saved: the logits, the last hidden
-        state if the head did not save it, autocast's copies of weights to be recomputed."""
-        t, sizes = self.tape, NONE
-        for tensor in held:
+        sizes = NONE
+        for tensor in dict.fromkeys([*held[:-1], *more]):
             sizes = plus(sizes, tensor.size)
-        own_copy = t.autocast and x.dtype == "fp32"
-        last = x.size if own_copy or self.rank else NONE
+        last = last_hidden(self, x, head)
         self.end = {"logits": sizes, "temporary": self.uncast, "activations": last}
 
-    def _outer_tensor(self, name: str) -> Tensor:
+    def outer_tensor(self, name: str) -> Tensor:
         if name not in self.tables:
-            self.tables[name] = self._parameter(self.outer[name].shape, name, not self.rank)
+            trained = self.outer_trained(name)
+            self.tables[name] = self._parameter(self.outer[name].shape, name, trained)
         return self.tables[name]
 
-    def _outer_linear(self, x: Tensor, name: str, out: int, part="activations") -> Tensor:
-        bias = self._outer_tensor(f"{name}.bias") if f"{name}.bias" in self.outer else None
-        result = self.tape.linear(x, self._outer_tensor(name), bias, out, name)
+    def outer_trained(self, name: str) -> bool:
+        """Whether a weight outside the layers is trained: all of them, or those adapters name."""
+        if not self.frozen:
+            return True
+        known = {"embed_tokens": _embedding_name(self.outer), "lm_head": "lm_head"}
+        return name in [known[table] for table in self.run.lora.embeddings]
+
+    def outer_linear(self, x: Tensor, name: str, out: int, part="activations") -> Tensor:
+        bias = self.outer_tensor(f"{name}.bias") if f"{name}.bias" in self.outer else None
+        result = self.tape.linear(x, self.outer_tensor(name), bias, out, name)
         result.part = part
         return result
 
@@ -259,7 +251,7 @@ class Forward:
         The first and the last of each kind are recorded, since a peak is at one end. With frozen
         embeddings the model's first layer keeps less than others: a second one stands for those.
         """
-        lead, order = (2 if self.rank else 1), []
+        lead, order = (2 if self.frozen else 1), []
         for sharing in (False, True):  # layers that read others' keys come after those
             kinds = [kind for kind in self._kinds() if kind[0].shares_keys == sharing]
             order += [(block, 0, a) for block, n, a in kinds for _ in range(min(lead, n))]
@@ -295,7 +287,7 @@ class Forward:
     def _casts(self, nodes: list) -> Size:
         """Autocast's copies of weights that a layer will cast again: cached until the forward pass
         ends."""
-        if self.rank:  # only weights that are trained stay in autocast's cache
+        if self.frozen:  # only weights that are trained stay in autocast's cache
             return NONE
         again = [node for node in nodes if node.region is not None]
         return kept(again, of_region=True).get("temporary", NONE)
@@ -342,7 +334,7 @@ class Forward:
         if name not in self.named:
             return None
         known = self.named[name]
-        tensor = self._parameter(known.shape, name, known.trained and not self.rank, known.dtype)
+        tensor = self._parameter(known.shape, name, known.trained and not self.frozen, known.dtype)
         self.weights[self.block].append(tensor)
         return tensor
 
@@ -352,15 +344,15 @@ class Forward:
         bias = self.weight(f"{name}.bias") if biased else None
         transposed = self.family == "gpt2"
         out_dim = weight.shape[1] if transposed else weight.shape[0]
-        out = t.linear(x, weight, bias, out_dim, name)
-        if not self.rank:
-            return out
-        down = self._parameter((self.rank, x.shape[-1]), f"{name}.lora_A", dtype="fp32")
-        up = self._parameter((out_dim, self.rank), f"{name}.lora_B", dtype="fp32")
-        self.weights[self.block] += [down, up]
-        low = t.linear(t.cast(x, "fp32"), down, None, self.rank, f"{name}.lora_A")
-        high = t.scale(t.linear(low, up, None, out_dim, f"{name}.lora_B"))
-        return t.cast(t.add(out, high), out.dtype)
+        if self.frozen:
+            return adapters.linear(self, x, name, weight, bias, out_dim)
+        return t.linear(x, weight, bias, out_dim, name)
+
+    def adapter(self, shape: tuple, name: str) -> Tensor:
+        """A matrix of an adapter, which is trained."""
+        matrix = self._parameter(shape, name, dtype=self.run.lora.dtype)
+        self.weights[self.block].append(matrix)
+        return matrix
 
     def norm(self, x: Tensor, name: str) -> Tensor:
         """The layer's norm of that name, as the family writes it."""
@@ -381,11 +373,15 @@ class Forward:
 
 
 @lru_cache(maxsize=512)
-def turning_points(model: Model) -> tuple[int, ...]:
-    """Numbers of tokens at which a CUDA kernel of the model's step works another way."""
+def turning_points(model: Model, chunked: bool = False) -> tuple[int, ...]:
+    """Numbers of tokens at which a CUDA kernel of the model's step works another way, or chunks of
+    the loss grow."""
     columns = {w.elements for block in model.blocks for w in block.weights if len(w.shape) == 1}
     tables = {w.shape[0] for w in model.outer if len(w.shape) == 2}
-    return kernels.turning_points(columns, tables)
+    points = kernels.turning_points(columns, tables)
+    if not chunked:
+        return points
+    return tuple(sorted({*points, *chunk_ends(model.vocab, model.hidden)}))
 
 
 def _embedding_name(outer: dict) -> str:

@@ -22,7 +22,7 @@ def per_layer_inputs(f, x: Tensor) -> Tensor | None:
         return None
     t, layers = f.tape, f.model.layers
     rows = t.scale(f._lookup("embed_tokens_per_layer", ("b", "s")), "scaled rows")
-    y = t.scale(f._outer_linear(x, "per_layer_model_projection", layers * extra))
+    y = t.scale(f.outer_linear(x, "per_layer_model_projection", layers * extra))
     y = t.view(y, ("b", "s", layers, extra))
     y = f._outer_norm(y, "per_layer_projection_norm")
     rows = t.view(rows, y.shape)

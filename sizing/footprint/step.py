@@ -21,7 +21,7 @@ import numpy as np
 from ..architecture.model import Model
 from ..hardware import GPU
 from ..parallel import check_degrees
-from ..run import RECIPES, Lora, Run, usual_alone
+from ..run import RECIPES, Run, linear_layers, usual_alone
 from ..settings import Dpo, asked_model, frozen_model
 from ..units import BYTES
 from .backward import Away, Point, packed, points
@@ -31,6 +31,7 @@ from .forward import Forward, turning_points
 from .objectives import as_one_batch, asked
 from .offload import Beside, host_bytes, leaves_at_once, traffic, updates_copy
 from .optimizer import Trained, state_bytes, temporary_bytes
+from .quantized import weight_bytes
 from .sharding import Whole, gathers, shares, unreduced_bytes
 from .tape import NONE, SAME_BYTES, Size, plus, size_of, value
 from .undivided import undivided
@@ -38,6 +39,7 @@ from .undivided import undivided
 STATE = ("parameters", "gradients", "optimizer")
 PARTS = (*STATE, "activations", "logits", "temporary")
 DEVICES = ("cpu", "cuda")
+STEPS = ("steady", "first")
 PHASES = ("forward", "loss", "layers", "embedding", "optimizer")
 
 
@@ -103,7 +105,7 @@ class ModelState:
         return self.parameters + self.gradients + self.optimizer
 
 
-def memory(run: Run, *, device: str = "cuda") -> Memory:
+def memory(run: Run, *, device: str = "cuda", step: str = "steady") -> Memory:
     """Peak memory of a training step and what it is made of, in bytes, on the fullest GPU.
 
     Phases: "forward", its end; "loss", backward through loss and head; "layers", backward through
@@ -118,6 +120,8 @@ def memory(run: Run, *, device: str = "cuda") -> Memory:
             FlashAttention-2 on CUDA, and memory-efficient attention for fp32 and for masks, with
             grouped keys and values repeated first; transformers alone falls back to s x s scores
             for fp32 with grouped heads. What CUDA's kernels allocate is in `kernels`.
+        step: "steady", or "first": the optimizer's moments do not exist before its first update,
+            so that forward and backward pass are lighter and a run can fail at that update.
 
     Raises:
         ValueError: an activation function that the formula does not know, an unknown device,
@@ -125,10 +129,15 @@ def memory(run: Run, *, device: str = "cuda") -> Memory:
     """
     if run.objective != "lm":
         run = as_one_batch(run)
-    plan, batch, sequence = _plan_of(run, device), run.micro_batch, run.sequence
+    plan, batch, sequence = _plan_of(run, device, step), run.micro_batch, run.sequence
     if run.gpus == 1 and "parameters" not in run.offload:
         found = plan.evaluate(batch, sequence)
     else:
+        if run.quantization is not None and run.zero == 3:
+            raise ValueError(
+                f"zero: 3 given with quantization {run.quantization!r}; allowed: 0 to 2 (packed "
+                "weights gathered layer by layer are not sized yet)"
+            )
         check_degrees(run)
         found = _sharded_plan_of(run, plan).evaluate(batch, sequence)
     if run.offload or plan.beside.host.optimizer:
@@ -172,7 +181,7 @@ def memory_grid(run: Run, micro_batch, sequence, *, device: str = "cuda") -> np.
         return totals
     kinds = 2 * np.searchsorted(_windows(run.model), sequences, side="right") + (batches > 1)
     if device == "cuda":
-        points = turning_points(run.model)
+        points = turning_points(run.model, run.loss_kernel == "chunked")
         kinds = kinds * (len(points) + 1) + np.searchsorted(points, batches * sequences)
     for length in np.unique(sequences):
         check_degrees(replace(run, sequence=int(length)))
@@ -205,13 +214,14 @@ def _whole_numbers(field: str, values) -> np.ndarray:
     return numbers.astype(np.int64)
 
 
-def _plan_of(run: Run, device: str) -> _Plan:
+def _plan_of(run: Run, device: str, step: str = "steady") -> _Plan:
     if device not in DEVICES:
         raise ValueError(f"device: {device!r} given; allowed: {', '.join(map(repr, DEVICES))}")
+    if step not in STEPS:
+        raise ValueError(f"step: {step!r} given; allowed: {', '.join(map(repr, STEPS))}")
     sequence = run.sequence
-    usual_alone(run, "memory", "quantization", "kernels", "loss", "outputs")
-    if run.lora is not None and run.lora != Lora(run.lora.rank):
-        raise ValueError(f"lora: {run.lora!r} given; allowed: a rank; no more is sized yet")
+    if run.kernels != "eager":
+        usual_alone(run, "memory", "kernels")
     return _plan(
         run.model,
         "bf16" if run.gathers_products else SAME_BYTES.get(run.precision, run.precision),
@@ -223,8 +233,13 @@ def _plan_of(run: Run, device: str) -> _Plan:
         run.micro_batch > 1,
         tuple(sequence >= window for window in _windows(run.model)),
         run.lora,
+        run.quantization,
+        run.kernels,
+        run.loss,
+        run.outputs,
         device,
-        _representative(run.model, run.micro_batch * sequence) if device == "cuda" else 1,
+        step,
+        _representative(run, run.micro_batch * sequence) if device == "cuda" else 1,
         run.gathers_products,
         run.objective,
         run.offload,
@@ -443,7 +458,8 @@ def _until_gradients_of_one(layers: list[Point], count: int) -> list[Point]:
 @lru_cache(maxsize=512)
 def _plan(
     model, precision, gradients, optimizer, recompute, attention, accumulated, batched, beyond,
-    lora, device, tokens, divided, objective, offload, in_backward, divided_by_zero, leaves,
+    lora, quantization, kernels, loss, outputs, device, step, tokens, divided, objective, offload,
+    in_backward, divided_by_zero, leaves,
 ) -> _Plan:  # fmt: skip
     """`divided`: fp32 shards are gathered in the precision's dtype (FSDP2's policy); `leaves`: so
     do gradients, when they are complete."""
@@ -456,16 +472,20 @@ def _plan(
         recompute=recompute,
         attention=attention,
         lora=lora,
+        quantization=quantization,
+        kernels=kernels,
+        loss=loss,
+        outputs=outputs,
         objective=objective,
     )
     forward = Forward(run, device, tokens)
     trained = _trained(forward)
-    recipe = RECIPES["fp32" if divided else precision]
+    recipe = RECIPES["fp32"] if divided else run.recipe
     if divided:
         trained = [replace(t, width=4) for t in trained]
     master = recipe.master
     wide = gradients == "fp32" and recipe.weight_bytes == 2
-    weights = sum(w.bytes(recipe.weights) * n for w, n in model.weights) + buffers(model)
+    weights = _weight_bytes(run, recipe.weights) + buffers(model)
     beside = frozen_model(run)
     if beside:
         weights += sum(w.bytes(recipe.weights) * n for w, n in beside.weights) + buffers(beside)
@@ -485,7 +505,10 @@ def _plan(
     away = Away(gone, updates_copy(optimizer), "activations" in offload)
     resident = (wide or accumulated) and not leaves
     held = {**state, "gradients": state["gradients"] if resident else 0}
-    walked = points(forward.tape, forward.end, resident, away)
+    if step == "first":  # of the optimizer's state there are fp32 copies of the weights alone
+        copies = sum(4 * t.total for t in trained if t.width < 4) if master else 0
+        held["optimizer"] = min(copies, state["optimizer"])
+    walked = points(forward.tape, forward.end, resident, away, forward.outputs)
     if isinstance(objective, Dpo) and asked_model(run):
         end = forward.end["logits"]
         walked.insert(1, Point("forward", asked(walked[0].parts, end, *forward.asked)))
@@ -497,6 +520,20 @@ def _plan(
     return _Plan(
         state, moments, model.layers, undivided(forward), Beside(host, packed_bytes, weights)
     )
+
+
+def _weight_bytes(run: Run, width: str) -> int:
+    """Bytes of the model's own weights, those that are quantised included."""
+    kind = run.quantization
+    if kind is None:
+        return sum(w.bytes(width) * n for w, n in run.model.weights)
+    packed = {f"{name}.weight" for name in linear_layers(run.model)}
+    total = sum(w.bytes(width) for w in run.model.outer)
+    for block in run.model.blocks:
+        for w in block.weights:
+            known = w.name.split("*.", 1)[1] in packed
+            total += block.count * (weight_bytes(kind, w.shape) if known else w.bytes(width))
+    return total
 
 
 def _updates(optimizer, master, wide, trained, state) -> list[Point]:
@@ -553,13 +590,19 @@ def _trained(forward: Forward) -> list[Trained]:
     """Every tensor that gets a gradient, in the model's order: tables, layers, norm and head."""
     model = forward.model
     head = max(1, model.hidden * model.hidden // model.heads)
-    if forward.rank:
-        return [
-            Trained(t.shape, block.count, 4, True, t.name, head)
+    if forward.frozen:
+        inner = [
+            Trained(t.shape, block.count, BYTES[t.dtype], True, t.name, head)
             for block in model.blocks
             for t in forward.weights[block]
             if t.grad
         ]
+        outer = [
+            Trained(t.shape, 1, BYTES[t.dtype], hidden=False)
+            for t in forward.tables.values()
+            if t.grad
+        ]
+        return inner + outer
 
     def trained(weight, count: int, hidden: bool) -> Trained:
         width = BYTES[weight.dtype or forward.dtype]
@@ -577,9 +620,9 @@ def _trained(forward: Forward) -> list[Trained]:
     return [*tables, *inner, *(t for t, w in outer if w.part != "embedding")]
 
 
-def _representative(model: Model, tokens: int) -> int:
+def _representative(run: Run, tokens: int) -> int:
     """The same number for all between two turning points of CUDA's kernels, and one of them."""
-    points = turning_points(model)
+    points = turning_points(run.model, run.loss_kernel == "chunked")
     place = bisect_left(points, tokens)
     return points[place] if place < len(points) else points[-1] + 1
 

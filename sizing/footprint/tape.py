@@ -85,7 +85,9 @@ class Node:
     """One operation: what it saved, and what its backward pass makes.
 
     `grads` lists (input, kind): NEW, NEW_VIEW, SAME or VIEW. `extra` is what the backward pass
-    allocates at once, results included.
+    allocates at once, results included. `during` are tensors that exist while the operation runs
+    forward, for the few operations where that can be the step's worst moment. `held` is kept
+    in a way that recompute does not see: from the first forward pass on.
     """
 
     name: str
@@ -96,6 +98,9 @@ class Node:
     extra: Size
     part: str
     region: Region | None = None
+    during: tuple[Tensor, ...] = ()
+    held: tuple[Tensor, ...] = ()
+    again: tuple[Tensor, ...] = ()  # what is held while the operation's region is run again
 
 
 @dataclass(eq=False)
@@ -110,6 +115,7 @@ class Region:
     chooses: bool = False
     kept: list[Tensor] = field(default_factory=list)
     products: int = 0
+    firsts: dict[Tensor, Tensor] = field(default_factory=dict)  # what it made the first time
 
     def product(self, out: Tensor) -> None:
         """Count a matrix product and keep it if it is the first, third, ..."""
@@ -177,6 +183,22 @@ class Tape:
         if self.device != "cuda" or parameter is None or not parameter.grad:
             return NONE
         return self.rows(*kernels.summed(self.tokens, prod(parameter.shape)))
+
+    def during(self, *tensors: Tensor) -> None:
+        """Of the last operation: these exist while it runs, whether or not they are kept."""
+        if self.nodes and isinstance(self.nodes[-1], Node):
+            self.nodes[-1].during += tensors
+
+    def hold(self, x: Tensor) -> None:
+        """The last operation holds on to x by itself, not through autograd: a region that is run
+        again makes another x, and both are there."""
+        node = self.nodes[-1]
+        if self.region is None:
+            node.saved.append((x, "held"))
+            return
+        first = self.region.firsts.setdefault(x.storage, Tensor(x.shape, x.dtype, x.name, x.part))
+        node.again += (x.storage,)
+        node.held += (x if x.storage in self.region.inputs else first,)
 
     # -- views and copies
 

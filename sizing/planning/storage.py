@@ -13,6 +13,7 @@ name and not by number, so that another number of ranks can read it.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -21,7 +22,7 @@ from ..architecture.fields import Fields
 from ..architecture.model import Model
 from ..architecture.weights import Block
 from ..footprint.optimizer import BLOCK, SMALL
-from ..run import Run, all_weights_trained
+from ..run import Run, all_weights_trained, linear_layers
 from .containers import (
     Chunk,
     Item,
@@ -162,9 +163,11 @@ def checkpoint(
 
 def contents(run: Run, device: str = "cuda") -> dict:
     """The checkpoint of a run as nested dictionaries of `Stored`, names in order."""
-    all_weights_trained(run, "a checkpoint")
     width, master = run.recipe.weights, run.recipe.master
     shapes = dict(sorted(parameter_shapes(run.model)))
+    if run.lora is not None:
+        width, shapes = run.lora.dtype, dict(sorted(adapter_shapes(run)))
+        master = master and width != "fp32"
     model = {name: Stored(shape, width) for name, shape in shapes.items()}
     moments = {
         f"{name}.{slot}": stored
@@ -203,6 +206,32 @@ _TRANSFORMER = ("gpt2", "gpt_bigcode", "gptj", "gpt_neo", "bloom", "mpt", "falco
 _PREFIX = {"gpt_neox": "gpt_neox.", "opt": "model.decoder."} | dict.fromkeys(
     _TRANSFORMER, "transformer."
 )
+
+
+def adapter_shapes(run: Run) -> list[tuple[str, tuple[int, ...]]]:
+    """(name, shape) of what a run with adapters saves, as peft names it: adapters alone, and the
+    tables that are trained whole. The frozen weights are where they were loaded from."""
+    found = []
+    for name, (out, into) in _adapted_by_layer(run):
+        found.append((f"base_model.model.{name}.lora_A.weight", (run.lora.rank, into)))
+        found.append((f"base_model.model.{name}.lora_B.weight", (out, run.lora.rank)))
+    tables = {w.part: w for w in run.model.outer if len(w.shape) == 2 and w.part != "norm"}
+    kept = {"embed_tokens": tables["embedding"], "lm_head": tables.get("head")}
+    for table in run.lora.embeddings:
+        weight = kept[table] or tables["embedding"]
+        found.append((f"base_model.model.{table}.weight", weight.shape))
+    return found
+
+
+def _adapted_by_layer(run: Run) -> Iterator[tuple[str, tuple[int, int]]]:
+    names = {n.removesuffix(".weight"): shape for n, shape in parameter_shapes(run.model)}
+    known = linear_layers(run.model)
+    for name, shape in names.items():
+        parts = name.split(".")
+        place = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+        inside = ".".join(parts[place + 1 :]) if place is not None else ""
+        if inside in known and run.lora.adapts(inside):
+            yield name, shape[::-1] if run.model.family == "gpt2" else shape
 
 
 def parameter_shapes(model: Model) -> list[tuple[str, tuple[int, ...]]]:

@@ -22,6 +22,7 @@ from . import build
 from .cuda import cuda_operators, scratch
 from .fallback import TracedModel, may_run, model
 from .patience import waiting
+from .quantized import as_on_cuda, scales
 from .routes import EvenRoutes
 from .step import Step
 from .store import stored
@@ -32,7 +33,7 @@ PHASES = ("forward", "loss", "layers", "embedding", "optimizer")
 
 
 @stored("memory")
-def memory(run: Run, *, device: str = "cuda") -> Trace:
+def memory(run: Run, *, device: str = "cuda", library: bool = False) -> Trace:
     """Peak memory of one GPU in a steady training step, operation by operation.
 
     Phases: "forward"; "loss", the backward pass of loss and head; "layers", the backward pass of
@@ -42,6 +43,9 @@ def memory(run: Run, *, device: str = "cuda") -> Trace:
         run: the training run; its parallel degrees must be 1.
         device: whose operators: "cuda" (see sizing.trace.cuda; cuBLAS's workspaces and the
             allocator's rounding are not part of a trace), or "cpu".
+        library: adapters of peft and quantised layers of bitsandbytes, which must be installed,
+            instead of the same operations written out. Quantised weights are real tensors: keep
+            such a model small.
 
     Raises:
         ValueError: a parallel degree above 1, or an unknown device.
@@ -51,8 +55,8 @@ def memory(run: Run, *, device: str = "cuda") -> Trace:
     if device not in DEVICES:
         raise ValueError(f"device: {device!r} given; allowed: {', '.join(DEVICES)}")
     operators = cuda_operators() if device == "cuda" else nullcontext()
-    with _patience(run), _fake_tensors(), operators, _routes(run) as routes:
-        step = Step(run)
+    with _patience(run), _tensors_of(run), _kernels_of(run), operators, _routes(run) as routes:
+        step = Step(run, library=library)
         logits = (step.batch.numel(), run.model.vocab)
         options = {"scratch": scratch} if device == "cuda" else {}
         if routes is not None:
@@ -61,7 +65,7 @@ def memory(run: Run, *, device: str = "cuda") -> Trace:
         with tracker:
             tracker.tag(step.batch, "activations")
             for network in filter(None, (step.model, step.frozen)):
-                for tensor in (*network.parameters(), *network.buffers()):
+                for tensor in (*network.parameters(), *network.buffers(), *scales(network)):
                     tracker.tag(tensor, "parameters")
             for tensor in step.buffers:
                 tracker.tag(tensor, "gradients")
@@ -98,7 +102,8 @@ def flops(run: Run) -> Flops:
     eager = "recomputed_core" if run.recompute == "selective" else "eager"
     ahead, back = _counted(run, eager)
     count = run.accumulation * run.data
-    if getattr(run.model, "traced", False):  # scans and loops are no two products backward
+    # Scans and loops, and frozen weights, are no two products backward.
+    if getattr(run.model, "traced", False) or run.lora is not None:
         plain = back if run.recompute == "none" else _plain_backward(run)
         return Flops(count * ahead, count * plain, count * (back - plain))
     # The backward pass multiplies each matrix of the forward pass twice; more is recompute.
@@ -141,7 +146,16 @@ def _routes(run: Run):
 
 def _plain_backward(run: Run) -> int:
     """FLOPs of one backward pass without recompute."""
-    return flops(replace(run, recompute="none", accumulation=1, data=1)).backward
+    plain = replace(run, recompute="none", accumulation=1, data=1)
+    if run.recompute != "full":
+        return flops(plain).backward
+    with _fake_tensors():
+        step = Step(plain, attention="eager")
+        step.model.enable_input_require_grads()  # as transformers does under recompute
+        loss = step.forward()
+        with flop_counter() as backward:
+            loss.backward()
+        return backward.get_total_flops()
 
 
 def flop_counter() -> FlopCounterMode:
@@ -176,6 +190,15 @@ def _fake_tensors():
         torch.device("cpu"),
     ):
         yield
+
+
+def _tensors_of(run: Run):
+    """Fake tensors; bitsandbytes' own kinds of weight are real ones, so that a model is small."""
+    return _fake_tensors() if run.quantization is None else build.not_packed()
+
+
+def _kernels_of(run: Run):
+    return nullcontext() if run.quantization is None else as_on_cuda()
 
 
 def _mark_phases(step: Step, tracker: LiveBytes) -> None:

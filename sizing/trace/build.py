@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from unittest.mock import patch
 
 import torch
-from torch import nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
@@ -23,7 +22,6 @@ from transformers import (
 )
 from transformers import __version__ as version
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
-from transformers.pytorch_utils import Conv1D
 
 from ..footprint import kernels
 from ..run import Run
@@ -200,34 +198,3 @@ AttentionInterface.register("fused_core", _flash)
 AttentionInterface.register("recomputed_core", _eager_recomputed)
 AttentionMaskInterface.register("fused_core", masking_utils.sdpa_mask)
 AttentionMaskInterface.register("recomputed_core", masking_utils.eager_mask)
-
-
-class LoraLinear(nn.Module):
-    """A frozen linear layer with a trained low-rank update beside it (Hu et al., arXiv:2106.09685).
-
-    As PEFT builds it: fp32 adapters, the input cast to their dtype, no adapter dropout.
-    """
-
-    def __init__(self, base: nn.Module, rank: int):
-        super().__init__()
-        rows, columns = base.weight.shape
-        out, into = (columns, rows) if isinstance(base, Conv1D) else (rows, columns)
-        self.base = base
-        self.lora_A = nn.Linear(into, rank, bias=False, dtype=torch.float32)
-        self.lora_B = nn.Linear(rank, out, bias=False, dtype=torch.float32)
-        self.scaling = 1.0
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        result = self.base(x)
-        update = self.lora_B(self.lora_A(x.to(self.lora_A.weight.dtype))) * self.scaling
-        return (result + update).to(result.dtype)
-
-
-def add_adapters(network: nn.Module, rank: int) -> None:
-    """Freeze all weights and put adapters on every linear layer inside the blocks."""
-    network.requires_grad_(False)
-    for name, module in list(network.named_modules()):
-        inside = any(part.isdigit() for part in name.split("."))  # "model.layers.0.mlp.up_proj"
-        if inside and isinstance(module, (nn.Linear, Conv1D)):
-            parent, _, child = name.rpartition(".")
-            setattr(network.get_submodule(parent), child, LoraLinear(module, rank))

@@ -9,7 +9,7 @@ from torch import nn
 
 from ..footprint.objectives import as_one_batch
 from ..run import Run
-from . import build, objectives, offload, optimizers
+from . import adapters, build, objectives, offload, optimizers
 
 
 class Step:
@@ -23,13 +23,15 @@ class Step:
     Args:
         run: the training run on one GPU.
         attention: overrides transformers' attention implementation.
+        library: adapters of peft and quantised layers of bitsandbytes, which must be installed.
     """
 
-    def __init__(self, run: Run, attention: str | None = None):
+    def __init__(self, run: Run, attention: str | None = None, library: bool = False):
         self.run = run
         self.model = build.model(run, attention)
         if run.lora:
-            build.add_adapters(self.model, run.lora.rank)
+            add = adapters.add_with_peft if library else adapters.add
+            self.model = add(self.model, run)
         sequences = as_one_batch(run).micro_batch
         self.batch = torch.zeros(sequences, run.sequence, dtype=torch.long)
         self.frozen = objectives.frozen(run)
