@@ -425,17 +425,6 @@ def adapted_layers(run: Run, block: Block) -> list[tuple[str, tuple[int, ...]]]:
     return [(n, shape) for n, shape in names if n in known and run.lora.adapts(n)]
 
 
-def not_sized(run: Run, what: str, *names: str) -> None:
-    """A ValueError where a field has another value than its default, and `what` ignores it."""
-    for name in names:
-        value, usual = getattr(run, name), Run.__dataclass_fields__[name].default
-        if value != usual:
-            raise ValueError(
-                f"{name}: {value!r} given; allowed: {usual!r}, because {what} is not sized yet "
-                "for anything else"
-            )
-
-
 def all_weights_trained(run: Run, what: str) -> None:
     """For quantities that know full training alone.
 

@@ -1,7 +1,7 @@
 """How far off are we: `python -m sizing.evidence` prints every error table.
 
-`python -m sizing.evidence record traces`, `record ultrascale`, or, where there is a GPU,
-`record cuda` makes a table anew.
+`python -m sizing.evidence record traces`, `record ultrascale`, `record finetuning` (which needs
+peft and bitsandbytes) or, where there is a GPU, `record cuda` makes a table anew.
 """
 
 from __future__ import annotations

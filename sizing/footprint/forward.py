@@ -11,6 +11,7 @@ from . import adapters, kernels, rotary
 from .activations import activation
 from .backward import kept
 from .families import OWN_ATTENTION, layer_of
+from .fused import LIGER, fuse
 from .losses import LOSSES, chunk_ends
 from .norms import NORMS
 from .tape import NONE, Size, Skipped, Tape, Tensor, plus, size_of, times
@@ -47,6 +48,11 @@ class Forward:
             raise ValueError(
                 f"recompute: 'selective' given; allowed with {self.family!r}: 'none', 'full' (its "
                 "attention is not apart from its layer)"
+            )
+        if run.kernels == "liger" and self.family not in LIGER:
+            raise ValueError(
+                f"kernels: 'liger' given; allowed with {self.family!r}: 'eager', 'compiled' (Liger "
+                f"has kernels for {', '.join(LIGER)})"
             )
         self.dtype = run.recipe.weights
         self.tape = Tape(
@@ -148,12 +154,15 @@ class Forward:
 
     def _loss(self, x: Tensor) -> None:
         head = "lm_head" if "lm_head" in self.outer else _embedding_name(self.outer)
+        if self.frozen and self.run.lora.embeddings:  # a copy of its own, tied or not
+            head = "lm_head"
         LOSSES[self.run.loss_kernel](self, x, head)
 
     def outer_tensor(self, name: str) -> Tensor:
         if name not in self.tables:
             trained = self.outer_trained(name)
-            self.tables[name] = self._parameter(self.outer[name].shape, name, trained)
+            known = self.outer.get(name) or self.outer[_embedding_name(self.outer)]
+            self.tables[name] = self._parameter(known.shape, name, trained)
         return self.tables[name]
 
     def outer_trained(self, name: str) -> bool:
@@ -246,7 +255,10 @@ class Forward:
         if self.run.recompute == "full":
             mask = self.masks[block.window]
             t.begin_recompute([x, *self.rotary(), *([mask] if mask is not None else [])])
+        entered = x
         x = layer_of(self.family)(self, x)
+        if self.run.kernels != "eager":
+            fuse([n for n in t.nodes[start:] if n.region is t.region], entered, self.run.kernels)
         t.end_recompute()
         self.layers[block] = t.nodes[start:]
         if self.run.recompute == "full":

@@ -21,7 +21,7 @@ import numpy as np
 from ..architecture.model import Model
 from ..hardware import GPU
 from ..parallel import check_degrees, gradient_bytes
-from ..run import Run, linear_layers, not_sized
+from ..run import Run, linear_layers
 from ..units import BYTES
 from .backward import Point, points
 from .classic import buffers
@@ -184,8 +184,6 @@ def _plan_of(run: Run, device: str, step: str = "steady") -> _Plan:
     if step not in STEPS:
         raise ValueError(f"step: {step!r} given; allowed: {', '.join(map(repr, STEPS))}")
     sequence = run.sequence
-    if run.kernels != "eager":
-        not_sized(run, "memory", "kernels")
     return _plan(
         run.model,
         SAME_BYTES.get(run.precision, run.precision),
