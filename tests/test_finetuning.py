@@ -6,7 +6,7 @@ import pytest
 
 import sizing
 from sizing import Lora, Model, Run
-from sizing.evidence import finetuning
+from sizing.evidence import finetuning, fms
 
 SMALL = {
     "model_type": "llama",
@@ -278,3 +278,12 @@ def test_errors_are_small():
     assert sum(e > 0.01 for e in errors) <= 4
     assert max(errors) < 0.05
     assert "120 set-ups" in finetuning.text()
+
+
+def test_published_fine_tuning():
+    rows = fms.load()
+    plain = [abs(fms.error(r)) for r in rows if r["kernels"] == "none"]
+    every = sorted(abs(fms.error(r)) for r in rows)
+    assert len(rows) == 30 and len(plain) == 10
+    assert sorted(plain)[5] < 0.02 and max(plain) < 0.09
+    assert every[15] < 0.05 and every[-1] < 0.17

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from . import cuda, finetuning, hours, traces, ultrascale
+from . import cuda, finetuning, fms, hours, traces, ultrascale
 
 
 def _report_cuda(done: int, row: dict) -> None:
@@ -21,6 +21,7 @@ TABLES = {
     "traces": lambda: traces.text(traces.load()),
     "cuda": cuda.text,
     "finetuning": finetuning.text,
+    "published fine-tuning": fms.text,
     "ultrascale": ultrascale.text,
     "hours": hours.text,
 }
