@@ -6,6 +6,7 @@ import pytest
 
 import sizing
 from sizing import Lora, Model, Run
+from sizing.evidence import finetuning, fms
 
 SMALL = {
     "model_type": "llama",
@@ -183,3 +184,106 @@ def test_a_quantised_8b(name, expected):
     assert state.parameters + state.gradients + state.optimizer == pytest.approx(expected, rel=0.02)
     with pytest.raises(ValueError, match="zero: 3 given with quantization"):
         sizing.memory(replace(run, data=2, zero=3))
+
+
+# -- fused kernels
+
+
+def kept_by_the_compiler(run: Run) -> int:
+    """Bytes that torch.compile's min-cut partitioner keeps of one Llama layer, beside weights."""
+    import torch
+    from functorch.compile import (
+        aot_function,
+        make_boxed_func,
+        min_cut_rematerialization_partition,
+    )
+    from torch._inductor.decomposition import select_decomp_table
+    from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
+
+    from sizing.trace.build import DTYPES, config_of
+
+    config, dtype = config_of(run.model), DTYPES[run.recipe.weights]
+    config._attn_implementation = "sdpa"
+    layer = LlamaDecoderLayer(config, 0).to(dtype)
+    names, values = zip(*layer.named_parameters(), strict=True)
+    shape = (run.micro_batch, run.sequence, config.hidden_size)
+    x = torch.zeros(shape, dtype=dtype, requires_grad=True)
+    turns = LlamaRotaryEmbedding(config)(x, torch.arange(run.sequence)[None])
+    found = []
+
+    def forward(graph, _):
+        results = next(n for n in graph.graph.nodes if n.op == "output").args[0]
+        found.extend(node.meta["val"] for node in results[1:])
+        return make_boxed_func(graph.forward)
+
+    def one(x, cos, sin, *weights):
+        options = {"position_embeddings": (cos, sin), "attention_mask": None}
+        named = dict(zip(names, weights, strict=True))
+        return torch.func.functional_call(layer, named, (x,), options)
+
+    compiled = aot_function(
+        one,
+        forward,
+        lambda graph, _: make_boxed_func(graph.forward),
+        partition_fn=min_cut_rematerialization_partition,
+        decompositions=select_decomp_table(),
+    )
+    compiled(x, *turns, *values)
+    rows = (run.micro_batch, run.micro_batch * run.sequence)
+    kept = [t for t in found if isinstance(t, torch.Tensor) and t.ndim and t.shape[0] in rows]
+    # the attention output is there twice: as the kernel gave it, and as the product sees it
+    once = run.micro_batch * run.sequence * config.hidden_size * dtype.itemsize
+    return sum(t.numel() * t.dtype.itemsize for t in kept) - once
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_the_partitioner_keeps_what_the_formula_says(precision):
+    run = replace(RUN, sequence=48, precision=precision, kernels="compiled")
+    said = sizing.saved_tensors(run, device="cpu")
+    assert sum(t.bytes for t in said if not t.shared) == kept_by_the_compiler(run)
+
+
+@pytest.mark.parametrize(("kernels", "units"), [("eager", 24.5), ("compiled", 17), ("liger", 17)])
+def test_units_of_a_llama_layer(kernels, units):
+    """In tokens x hidden x 2 bytes; a number a token for each norm and head comes on top."""
+    run = Run("llama-3.1-8b", sequence=4096, precision="bf16", kernels=kernels)
+    kept = sum(t.bytes for t in sizing.saved_tensors(run) if not t.shared)
+    assert kept / (4096 * 4096 * 2) == pytest.approx(units, abs=0.02)
+    assert sizing.memory(run).total <= sizing.memory(replace(run, kernels="eager")).total
+
+
+def test_liger_has_kernels_for_some_families():
+    with pytest.raises(ValueError, match="kernels: 'liger' given; allowed with 'gpt2': 'eager'"):
+        sizing.memory(Run("gpt2", sequence=512, kernels="liger"))
+
+
+# -- the recorded table
+
+
+def test_the_table_holds_todays_formula():
+    rows = finetuning.load()
+    assert len(rows) == len(finetuning.grid()) == 120
+    for row in rows:
+        said = sizing.memory(finetuning.run_of(row))
+        assert (said.total, said.gradients) == (
+            row["formula_bytes"],
+            row["formula_trained_bytes"],
+        ), row
+        assert said.gradients == row["library_trained_bytes"], row
+
+
+def test_errors_are_small():
+    errors = [abs(finetuning.error(row)) for row in finetuning.load()]
+    assert sum(errors) / len(errors) < 0.003
+    assert sum(e > 0.01 for e in errors) <= 4
+    assert max(errors) < 0.05
+    assert "120 set-ups" in finetuning.text()
+
+
+def test_published_fine_tuning():
+    rows = fms.load()
+    plain = [abs(fms.error(r)) for r in rows if r["kernels"] == "none"]
+    every = sorted(abs(fms.error(r)) for r in rows)
+    assert len(rows) == 30 and len(plain) == 10
+    assert sorted(plain)[5] < 0.02 and max(plain) < 0.09
+    assert every[15] < 0.05 and every[-1] < 0.17

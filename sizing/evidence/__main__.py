@@ -1,7 +1,8 @@
 """How far off are we: `python -m sizing.evidence` prints every error table.
 
 `python -m sizing.evidence published` prints one of them. `record traces`, `record ultrascale`,
-`record published`, or, where there is a GPU, `record cuda` makes a table anew.
+`record published`, `record finetuning` (which needs peft and bitsandbytes) or, where there is a
+GPU, `record cuda` makes a table anew.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from . import cuda, finetuning, hours, traces, ultrascale
+from . import cuda, finetuning, fms, hours, traces, ultrascale
 from .published_runs import record_trust
 from .published_runs import text as published_text
 
@@ -23,6 +24,7 @@ TABLES = {
     "traces": lambda: traces.text(traces.load()),
     "cuda": cuda.text,
     "finetuning": finetuning.text,
+    "published fine-tuning": fms.text,
     "ultrascale": ultrascale.text,
     "published": published_text,
     "hours": hours.text,

@@ -53,7 +53,7 @@ COLUMNS = (
     *("torch", "peft", "bitsandbytes"),
 )
 GROUPS = {name: name for name in ("model", "precision", "adapters", "quantization", "recompute")}
-BYTES = tuple(name for name in COLUMNS if name.endswith("bytes"))
+BYTES = tuple(name for name in COLUMNS if name.endswith("_bytes"))
 
 
 def grid() -> list[dict]:

@@ -14,6 +14,7 @@ from .activations import activation
 from .backward import kept, packed
 from .decoder import decoder
 from .families import BESIDE, OWN_ATTENTION, layer_of
+from .fused import LIGER, fuse
 from .losses import LOSSES, chunk_ends, last_hidden, make_logits
 from .norms import NORMS
 from .objectives import distillation_loss, preference_loss
@@ -57,6 +58,11 @@ class Forward:
             raise ValueError(
                 f"recompute: {run.recompute!r} given; allowed with {self.family!r}: 'none', "
                 "'selective', 'full', 'every-2', ... (its layers are not made of modules here)"
+            )
+        if run.kernels == "liger" and self.family not in LIGER:
+            raise ValueError(
+                f"kernels: 'liger' given; allowed with {self.family!r}: 'eager', 'compiled' (Liger "
+                f"has kernels for {', '.join(LIGER)})"
             )
         self.dtype = run.recipe.weights
         self.tape = Tape(
@@ -165,6 +171,8 @@ class Forward:
 
     def _loss(self, x: Tensor) -> None:
         head = "lm_head" if "lm_head" in self.outer else _embedding_name(self.outer)
+        if self.frozen and self.run.lora.embeddings:  # a copy of its own, tied or not
+            head = "lm_head"
         if self.run.objective == "lm":
             LOSSES[self.run.loss_kernel](self, x, head)
         else:
@@ -190,7 +198,8 @@ class Forward:
     def outer_tensor(self, name: str) -> Tensor:
         if name not in self.tables:
             trained = self.outer_trained(name)
-            self.tables[name] = self._parameter(self.outer[name].shape, name, trained)
+            known = self.outer.get(name) or self.outer[_embedding_name(self.outer)]
+            self.tables[name] = self._parameter(known.shape, name, trained)
         return self.tables[name]
 
     def outer_trained(self, name: str) -> bool:
@@ -305,7 +314,10 @@ class Forward:
         if again:
             beside = [self.layer_input] if self.layer_input is not None else []
             t.begin_recompute([x, *self._around(), *beside], self.per_operation)
+        entered = x
         x = layer_of(self.family)(self, x)
+        if self.run.kernels != "eager":
+            fuse([n for n in t.nodes[start:] if n.region is t.region], entered, self.run.kernels)
         t.end_recompute()
         nodes = t.nodes[start:]
         self.layers.setdefault(block, nodes)

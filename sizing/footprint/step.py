@@ -21,7 +21,7 @@ import numpy as np
 from ..architecture.model import Model
 from ..hardware import GPU
 from ..parallel import check_degrees
-from ..run import RECIPES, Run, linear_layers, usual_alone
+from ..run import RECIPES, Run, linear_layers
 from ..settings import Dpo, asked_model, frozen_model
 from ..units import BYTES
 from .backward import Away, Point, packed, points
@@ -220,8 +220,6 @@ def _plan_of(run: Run, device: str, step: str = "steady") -> _Plan:
     if step not in STEPS:
         raise ValueError(f"step: {step!r} given; allowed: {', '.join(map(repr, STEPS))}")
     sequence = run.sequence
-    if run.kernels != "eager":
-        usual_alone(run, "memory", "kernels")
     return _plan(
         run.model,
         "bf16" if run.gathers_products else SAME_BYTES.get(run.precision, run.precision),
