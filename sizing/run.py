@@ -409,7 +409,9 @@ class Run:
     def gathers_products(self) -> bool:
         """Whether FSDP2's mixed precision policy stands in for autocast: under zero=3 shards stay
         fp32, and a layer is gathered, and its gradient made, in the dtype of the products."""
-        return self.zero == 3 and self.recipe.autocast and self.data * self.context > 1
+        recipe = self.recipe
+        narrow = recipe.weights == recipe.products  # as frozen weights under adapters are
+        return self.zero == 3 and recipe.autocast and not narrow and self.data * self.context > 1
 
     @property
     def gathered_bytes(self) -> int:

@@ -172,7 +172,8 @@ def test_adapters_are_sent_saved_and_updated_alone():
     assert gathered == pytest.approx(2 * 7 / 8 * 2 * run.model.parameters.total)
     time, whole = sizing.step_time(run), sizing.step_time(replace(run, lora=None))
     assert time.optimizer < 0.02 * whole.optimizer
-    assert 0.6 * whole.total < time.total + time.host < 1.1 * whole.total
+    alone = whole.total - whole.data_parallel - whole.optimizer  # what adapters do not save
+    assert 0.6 * alone < time.total < 1.1 * alone
 
 
 @pytest.mark.parametrize(("name", "expected"), [("nf4", 9.15e9), ("nf4-double", 8.77e9)])
