@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from . import cuda, hours, traces, ultrascale
+from . import cuda, hours, savers, traces, ultrascale
 from .published_runs import record_trust
 from .published_runs import text as published_text
 
@@ -25,6 +25,7 @@ TABLES = {
     "ultrascale": ultrascale.text,
     "published": published_text,
     "hours": hours.text,
+    "savers": savers.text,
 }
 RECORDERS = {
     "traces": lambda: traces.record(
@@ -33,6 +34,7 @@ RECORDERS = {
     "cuda": lambda: cuda.record(report=_report_cuda),
     "ultrascale": ultrascale.record,
     "published": record_trust,
+    "savers": savers.record,
 }
 
 
