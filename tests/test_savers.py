@@ -1,11 +1,14 @@
 """Memory savers: what a Run takes, and what each saves, held against the libraries that have it."""
 
+import json
+import statistics
 from dataclasses import replace
 
 import pytest
 
 import sizing
 from sizing import Distillation, Dpo, Model, Run, trace
+from sizing.evidence import savers
 from sizing.footprint.optimizer import Trained, paged_bytes, state_bytes
 
 TINY = {
@@ -503,3 +506,28 @@ def test_a_teacher_may_be_another_model():
     many = replace(run, data=4, zero=3)
     gathered = sizing.communication(many).by_purpose["weights of the frozen model"]
     assert gathered == pytest.approx(2 * teacher.parameters.total * 3 / 4)
+
+
+# -- the recorded tables
+
+
+def test_the_table_of_savers_is_wide_and_near():
+    rows = savers.load()
+    assert {row["saver"] for row in rows} == {saver for saver, _, _ in savers.runs()}
+    assert len(rows) == len(savers.runs()) >= 20
+    for row, (_, settings, run) in zip(rows, savers.runs(), strict=True):
+        assert (
+            json.loads(row["settings"]).items()
+            >= {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()}.items()
+        )
+        assert row["formula_bytes"] == sizing.memory(run).total
+        assert abs(savers.error(row)) < 0.01
+
+
+def test_published_reports_are_within_seven_percent_or_explained():
+    rows = savers.reports()
+    assert len(rows) >= 12
+    for row in rows:
+        assert abs(row["error"]) < 0.07 or (row["kind"] == "reserved" and row["note"])
+        assert row["source"] and row["kind"] in ("allocated", "reserved", "not said")
+    assert statistics.median(abs(row["error"]) for row in rows) < 0.03

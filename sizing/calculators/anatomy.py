@@ -35,7 +35,7 @@ TICKS = 5
 
 # What the memory savers' controls say.
 WEIGHTS = {
-    "all of them": None,
+    "all of them": 0,
     "LoRA, rank 8": 8,
     "LoRA, rank 16": 16,
     "LoRA, rank 64": 64,
@@ -199,18 +199,22 @@ class MemoryCalculator(Calculator):
             "optimizer": choice("optimizer", "optimizer"),
             "recompute": dropdown("recompute", list(RECOMPUTE.items()), "none"),
             "attention": choice("attention", "attention"),
-            "lora": dropdown("trained", list(WEIGHTS.items()), None),
+            "lora": dropdown("trained", list(WEIGHTS.items()), 0),
             "offload": dropdown("on the host", list(AWAY.items()), ()),
             "gpu": dropdown("GPU", device_options(), "h100-sxm"),
         }
 
     def without_effect(self, precision, lora, **settings) -> set[str]:
         """Gradients of fp32 weights and of adapters are fp32 anyway."""
-        fp32 = RECIPES[precision].weight_bytes == 4 or lora is not None
+        fp32 = RECIPES[precision].weight_bytes == 4 or lora
         return {"gradients"} if fp32 else set()
 
-    def result(self, model, gpu, **settings) -> Result:
-        run, card, kind = Run(Model(model), **settings), device(gpu), kind_of(gpu)
+    def result(self, model, gpu, lora, **settings) -> Result:
+        run, card, kind = (
+            Run(Model(model), lora=lora or None, **settings),
+            device(gpu),
+            kind_of(gpu),
+        )
         now = memory(run, device=kind)
 
         def judged(held: Memory) -> str:

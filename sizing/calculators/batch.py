@@ -224,5 +224,8 @@ def _notes(run: Run, now: Point) -> tuple[str, ...]:
             else "Gradients stay between micro-batches, below this peak."
         )
     if run.recompute == "selective" and run.attention == "flash":
-        notes.append("Flash attention keeps no scores: selective recompute has nothing to do.")
+        notes.append(
+            "Flash attention keeps no scores: selective recompute is per operation, and keeps "
+            "every second matrix product."
+        )
     return tuple(notes)

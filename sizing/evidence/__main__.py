@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from . import cuda, finetuning, fms, hours, traces, ultrascale
+from . import cuda, finetuning, fms, hours, savers, traces, ultrascale
 from .published_runs import record_trust
 from .published_runs import text as published_text
 
@@ -28,6 +28,7 @@ TABLES = {
     "ultrascale": ultrascale.text,
     "published": published_text,
     "hours": hours.text,
+    "savers": savers.text,
 }
 RECORDERS = {
     "traces": lambda: traces.record(
@@ -41,6 +42,7 @@ RECORDERS = {
     ),
     "ultrascale": ultrascale.record,
     "published": record_trust,
+    "savers": savers.record,
 }
 
 
