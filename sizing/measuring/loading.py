@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -99,15 +100,17 @@ def job(step: Step, pieces: Pieces, device: Device, workers: int, saves: int, pa
         ``save_seconds`` for saving; the rest are ``compute_seconds``. ``saved_bytes`` of one save.
     """
     run = step.run
-    loader = DataLoader(
-        pieces,
-        batch_size=run.micro_batch,
-        num_workers=workers,
-        prefetch_factor=PREFETCH if workers else None,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores
+        loader = DataLoader(
+            pieces,
+            batch_size=run.micro_batch,
+            num_workers=workers,
+            prefetch_factor=PREFETCH if workers else None,
+        )
+        source = iter(loader)
     steps = len(pieces) // run.sequences - 1
     waited, saving, size = 0.0, 0.0, 0
-    source = iter(loader)
     for done in range(steps + 1):
         if done == 1:
             device.synchronize()
