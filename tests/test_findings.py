@@ -1,10 +1,12 @@
 """What a learner should have found: folded, computed, and the calculator can be set there."""
 
+import ast
 import re
 
 import pytest
 from hygiene import ROOT, code_cells, notebooks, read
 
+import sizing.calculators as views
 from sizing.calculators import ParameterCalculator
 from sizing.course import found
 from sizing.course.finding import declared
@@ -14,18 +16,19 @@ NUMBERED = re.compile(r"^\d+\. ", re.MULTILINE)
 
 
 def calculators_of(path):
-    """The calculator under each name that a lesson asks findings for, and its question's cell."""
-    import sizing.calculators as views
-
+    """Name, class, settings and the cell of the questions, for all findings that a lesson asks."""
     cells = read(path).cells
     for place, cell in enumerate(cells):
         for name, variable in ASKED.findall(cell.source):
-            made = re.compile(rf"^{variable} = (\w+)\((.*)\)", re.MULTILINE | re.DOTALL)
-            at, call = next(
-                (i, m) for i in range(place, -1, -1) if (m := made.search(cells[i].source))
+            at = next(i for i in range(place, -1, -1) if f"{variable} = " in cells[i].source)
+            made = next(
+                node.value
+                for node in ast.parse(cells[at].source).body
+                if isinstance(node, ast.Assign) and node.targets[0].id == variable
             )
-            settings = call[2].split("\n")[0].rstrip(")")
-            yield name, getattr(views, call[1]), eval(f"dict({settings})", {}), cells[at - 1].source
+            kind = getattr(views, made.func.id)
+            settings = {k.arg: eval(ast.unparse(k.value), {}) for k in made.keywords}
+            yield name, kind, settings, cells[at - 1].source
 
 
 ALL = [(path, *one) for path in notebooks("notebooks") for one in calculators_of(path)]
@@ -88,11 +91,9 @@ def test_the_model_with_the_smallest_share_is_where_the_button_leads():
 
 def test_every_numbered_question_of_a_calculator_has_an_answer():
     """Of the lessons that have begun to give answers: all of them, or none."""
+    made = re.compile(rf"^\w+ = ({'|'.join(n for n in views.__all__ if n[0].isupper())})\(", re.M)
     for path in notebooks("notebooks"):
         cells = [cell.source for _, cell in code_cells(read(path))]
-        shown = sum(
-            bool(re.search(r"^\w+ = \w*(Calculator|Card|Planner|Dashboard)\(", c, re.M))
-            for c in cells
-        )
+        shown = sum(bool(made.search(cell)) for cell in cells)
         asked = sum(bool(ASKED.search(cell)) for cell in cells)
         assert asked in (0, shown), path.relative_to(ROOT)

@@ -83,7 +83,7 @@ class ComputeOptimal(Calculator):
                 "what to train",
                 "parameters",
                 "tokens",
-                "tokens a parameter",
+                "tokens per parameter",
                 "loss",
                 "FLOPs",
             ),

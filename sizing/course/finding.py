@@ -87,10 +87,12 @@ class _Row(widgets.VBox):
 
     def _fold(self, _button: widgets.Button) -> None:
         folded = not self.text.value
-        self.text.value = escape(self.found.sentence(self.number)) if folded else ""
+        sentence = escape(self.found.sentence(self.number)) if folded else ""
+        self.text.value = sentence and f"<div style='{_TEXT}'>{sentence}</div>"
         self.set.layout.display = "" if folded and self.movable else "none"
 
 
+_TEXT = "line-height:1.45;max-width:880px"  # JupyterLab's lines are as high as a control
 _TITLE = "What you should have found"
 
 
