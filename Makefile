@@ -20,9 +20,11 @@ lab: $(READY)
 calculators: $(READY)
 	$(BIN)/python -m sizing.calculators
 
-# Whole files go to WORKERS processes, each with one thread. SIZING_TRACES= takes every trace again.
+# Whole files go to WORKERS processes, each with one thread; the browser alone, as it waits for
+# pictures. SIZING_TRACES= takes every trace again.
 test: $(READY) lint
-	$(TESTS) $(SHARED)
+	$(TESTS) $(SHARED) -m "not browser"
+	$(TESTS) -m browser tests/browser
 	@echo "Left to make nightly: traces anew, 10 000 fuzzed settings, a hub, the newest packages."
 
 # What `make test` finds in files, made anew: traces in tests/traces.jsonl, and every trace itself.

@@ -3,8 +3,8 @@
     python tests/newest.py
 
 makes an environment of its own in build/newest with the newest releases (it needs a network and
-some gigabytes) and runs the tests of counts, FLOPs and memory there, taking every trace. It prints the
-versions and, for each group, how many tests pass; the exit code is 1 if one fails.
+some gigabytes) and runs the tests of counts, FLOPs and memory there, taking every trace. It prints
+the versions and, for each group, how many tests pass; the exit code is 1 if one fails.
 """
 
 import os
