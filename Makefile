@@ -8,7 +8,7 @@ WORKERS ?= 2
 TESTS := SIZING_RECORDED=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 SHARED := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: lab calculators update check test traces fuzz workshop slides hub-test quick bench rehearse record
+.PHONY: lab calculators update check test traces fuzz workshop slides hub-test quick nightly bench rehearse record
 .PHONY: notebooks labs lint clean
 
 # A learner works in work/, which git ignores: copies without outputs, made once and then followed.
@@ -20,9 +20,12 @@ lab: $(READY)
 calculators: $(READY)
 	$(BIN)/python -m sizing.calculators
 
-# Whole files go to WORKERS processes, each with one thread. SIZING_TRACES= takes every trace again.
+# Whole files go to WORKERS processes, each with one thread; the browser alone, as it waits for
+# pictures. SIZING_TRACES= takes every trace again.
 test: $(READY) lint
-	$(TESTS) $(SHARED)
+	$(TESTS) $(SHARED) -m "not browser"
+	$(TESTS) -m browser tests/browser
+	@echo "Left to make nightly: traces anew, 10 000 fuzzed settings, a hub, the newest packages."
 
 # What `make test` finds in files, made anew: traces in tests/traces.jsonl, and every trace itself.
 traces: $(READY)
@@ -30,9 +33,17 @@ traces: $(READY)
 	SIZING_TRACES_ADD=1 $(TESTS) $(SHARED)
 	$(BIN)/python -m sizing.trace.store tests/traces.jsonl
 
-# The tests that take seconds: formulas, no notebooks and no browser.
+# What a contributor runs before a commit: the core, the data, the course's rules; no torch model.
+QUICK := data costs course floors run run_degrees hardware scaling plan launch hygiene
 quick: $(READY)
-	SIZING_RECORDED=1 $(BIN)/python -m pytest -m "not browser and not slow" tests --ignore=tests/test_notebooks.py
+	$(TESTS) $(SHARED) $(QUICK:%=tests/test_%.py)
+
+# Longer than a commit can wait for: every trace anew, the whole fuzz, a hub, what is newest.
+nightly: $(READY)
+	SIZING_TRACES= $(TESTS) $(SHARED)
+	$(MAKE) fuzz workshop slides
+	$(MAKE) hub-test
+	$(BIN)/python tests/newest.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

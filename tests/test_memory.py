@@ -469,10 +469,10 @@ def test_a_call_is_fast():
         memory(training_run)
     best = float("inf")
     for _ in range(50):
-        start = time.perf_counter()
+        start = time.process_time()
         for training_run in runs:
             memory(training_run)
-        best = min(best, (time.perf_counter() - start) / len(runs))
+        best = min(best, (time.process_time() - start) / len(runs))
     assert best < 40e-6
 
 

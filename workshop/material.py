@@ -8,13 +8,16 @@ answers.md (to the calculators' questions, from the lessons' folds) and formulas
 
 import re
 import sys
+from html import unescape
 from pathlib import Path
 
 import nbformat
 
 ROOT = Path(__file__).resolve().parents[1]
 LABS = {"case_a": "case-a-batch", "case_b": "case-b-gpus", "case_c": "case-c-laptop"}
-_FOLD = re.compile(r"<details><summary>What you should have found</summary>(.*?)</details>", re.S)
+_FOLD = re.compile(
+    r"<details><summary>(?:(\d)\. )?What you should have found</summary>(.*?)</details>", re.S
+)
 
 
 def lesson_paths() -> list[Path]:
@@ -65,14 +68,23 @@ def answers() -> str:
     """What the lessons' folds say one should have found with their calculators."""
     lines = ["# Answers to the calculators' questions", ""]
     for path in lesson_paths():
-        cells = [c.source for c in nbformat.read(path, as_version=4).cells]
-        asked = [s for s in cells if re.search(r"^1\. ", s, re.M) and "calculator" in s.lower()]
-        found = [fold.strip() for s in cells for fold in _FOLD.findall(s)]
+        cells = nbformat.read(path, as_version=4).cells
+        sources = [cell.source for cell in cells]
+        asked = [s for s in sources if re.search(r"^1\. ", s, re.M) and "calculator" in s.lower()]
+        found = [fold for cell in cells for text in _texts(cell) for fold in _FOLD.findall(text)]
         lines += [f"## {heading(path)}", ""]
         for question in asked:
             lines += ["\n".join(re.findall(r"^\d\. .*(?:\n   .*)*", question, re.M)), ""]
-        lines += [*(fold + "\n" for fold in found)] or ["The lesson itself goes on to say.", ""]
+        lines += ["**Answers**", ""] if found else ["The lesson itself goes on to say.", ""]
+        lines += [f"{place}. {unescape(fold.strip())}" if place else fold for place, fold in found]
+        lines.append("")
     return "\n".join(lines)
+
+
+def _texts(cell) -> list[str]:
+    """Where a fold can stand: in what a cell says, and in what it showed."""
+    shown = [out.data.get("text/html", "") for out in cell.get("outputs", []) if "data" in out]
+    return [cell.source, *shown]
 
 
 # The hand-out: name, formula, when it holds, lesson. One notation: h width, L layers, V words,

@@ -366,6 +366,11 @@ def report(found: list[Finding]) -> str:
     return "\n".join(lines).replace(home, "~") if len(home) > 1 else "\n".join(lines)
 
 
+def ready() -> None:
+    """Print what `make check` prints; in recorded mode nothing is looked at."""
+    main(["--unless-recorded"])
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(

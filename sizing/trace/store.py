@@ -28,14 +28,14 @@ from ..run import Run
 from .tracker import Trace
 
 ROOM = Path(__file__).parent
+APART = ("store.py", "coverage.py", "defaults.py")  # files of this room that take no trace
 SOURCES = (
-    *(ROOM / f"{name}.py" for name in ("__init__", "build", "cuda", "fallback", "optimizers")),
-    *(ROOM / f"{name}.py" for name in ("routes", "step", "tracker")),
+    *sorted(path for path in ROOM.glob("*.py") if path.name not in APART),
     ROOM.parent / "footprint" / "kernels.py",
 )
 PACKAGES = ("torch", "transformers")
 # What a trace reads of a run's model; a test watches one being taken.
-READS = ("config", "head", "vocab", "layers", "family")
+READS = ("config", "head", "vocab", "layers", "family", "max_positions")
 
 
 class Kept(Trace):
