@@ -38,7 +38,7 @@ def gemma4(f: Fields) -> Architecture:
         raise ValueError(
             "use_bidirectional_attention: 'all' given; allowed: null or 'vision' (a causal model)"
         )
-    kinds = _kinds(f, layers)
+    kinds = layer_kinds(f, layers)
     window = f.size("sliding_window")
     ffn, extra = f.size("intermediate_size"), f.size("hidden_size_per_layer_input", 0, least=0)
     blocks = []
@@ -96,7 +96,7 @@ def kv_heads_of(f, full: bool) -> int:
     return f.config["num_key_value_heads"]
 
 
-def _kinds(f: Fields, layers: int) -> list[_Kind]:
+def layer_kinds(f: Fields, layers: int) -> list[_Kind]:
     types = f.items("layer_types") or [
         "sliding_attention" if (i + 1) % 6 else "full_attention" for i in range(layers)
     ]

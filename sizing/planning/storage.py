@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+from ..architecture import gemma4
 from ..architecture.decoder import layer_kinds
 from ..architecture.fields import Fields
 from ..architecture.model import Model
@@ -252,7 +253,8 @@ def _blocks_by_layer(model: Model) -> list[Block]:
     """The kind of each layer. Kinds that differ in their window alone have the same weights."""
     if len({block.weights for block in model.blocks}) == 1:
         return [block for block in model.blocks for _ in range(block.count)]
-    kinds = layer_kinds(Fields(model.family, model.config), model.layers)
+    known = gemma4.layer_kinds if model.family == "gemma4_text" else layer_kinds
+    kinds = known(Fields(model.family, model.config), model.layers)
     blocks = dict(zip(dict.fromkeys(kinds), model.blocks, strict=True))
     return [blocks[kind] for kind in kinds]
 
