@@ -5,9 +5,11 @@ lesson would.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from .. import compute, planning
 from ..architecture import Model
+from ..footprint import memory
 from ..hardware import gpu
 from ..run import Run
 from ..units import count, gb
@@ -85,6 +87,16 @@ def _run() -> Run:
     )
 
 
+def _memory() -> str:
+    alone = replace(_run(), accumulation=1, data=1, zero=0)
+    held = memory(alone)
+    state = held.parameters + held.gradients + held.optimizer
+    return (
+        f"one GPU alone, 2 x {SEQUENCE} tokens: {gb(held.total)} at the peak ({held.peak_phase}), "
+        f"{gb(state)} of state: {held.on(CARD).verdict} on an H100"
+    )
+
+
 def _storage() -> str:
     run = _run()
     needed, saved = (
@@ -123,6 +135,7 @@ _STORY: dict[str, tuple[str, Callable[[], str]]] = {
     "compute": ("02", _compute),
     "size": ("03", _size),
     "sequence": ("04", _sequence),
+    "memory": ("05", _memory),
     "storage": ("10", _storage),
     "time": ("11", _time),
     "decision": ("11", _decision),
