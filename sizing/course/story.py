@@ -5,10 +5,13 @@ lesson would.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from .. import compute, planning
 from ..architecture import Model
+from ..footprint import memory
 from ..hardware import gpu
+from ..parallel import communication
 from ..run import Run
 from ..units import count, gb
 
@@ -85,6 +88,21 @@ def _run() -> Run:
     )
 
 
+def lowest_stage(run: Run) -> Run:
+    """The run with the lowest ZeRO stage that fits its card: it sends least."""
+    tried = (replace(run, zero=stage) for stage in range(4))
+    return next(each for each in tried if memory(each).on(CARD).verdict == "fits")
+
+
+def _sharding() -> str:
+    run = lowest_stage(_run())
+    return (
+        f"ZeRO {run.zero} on {run.data} GPUs, {run.accumulation} micro-batches of "
+        f"{run.micro_batch}: {gb(memory(run).total)} of tensors per GPU, "
+        f"{gb(communication(run).total)} sent per step"
+    )
+
+
 def _storage() -> str:
     run = _run()
     needed, saved = (
@@ -123,6 +141,7 @@ _STORY: dict[str, tuple[str, Callable[[], str]]] = {
     "compute": ("02", _compute),
     "size": ("03", _size),
     "sequence": ("04", _sequence),
+    "sharding": ("08", _sharding),
     "storage": ("10", _storage),
     "time": ("11", _time),
     "decision": ("11", _decision),
