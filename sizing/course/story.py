@@ -13,6 +13,7 @@ from ..footprint import memory
 from ..hardware import gpu
 from ..parallel import communication
 from ..run import Run
+from ..speed import step_time
 from ..units import count, gb
 
 GPUS, DAYS, CARD = 8, 14, "h100-sxm"
@@ -103,6 +104,18 @@ def _sharding() -> str:
     )
 
 
+def _split() -> str:
+    plain = _run()
+    run = replace(plain, zero=1, micro_batch=1, accumulation=2 * plain.accumulation)
+    halved = replace(run, tensor=2, data=run.data // 2, accumulation=2 * run.accumulation)
+    one, two = (step_time(each, CARD).total for each in (run, halved))
+    return (
+        f"data {run.data} alone, ZeRO {run.zero}, micro-batch {run.micro_batch}: "
+        f"{run.tokens / one / run.gpus:,.0f} tokens/s per GPU; tensor 2 would give "
+        f"{one / two:.0%} of it"
+    )
+
+
 def _storage() -> str:
     run = _run()
     needed, saved = (
@@ -142,6 +155,7 @@ _STORY: dict[str, tuple[str, Callable[[], str]]] = {
     "size": ("03", _size),
     "sequence": ("04", _sequence),
     "sharding": ("08", _sharding),
+    "split": ("09", _split),
     "storage": ("10", _storage),
     "time": ("11", _time),
     "decision": ("11", _decision),
