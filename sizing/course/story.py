@@ -11,7 +11,9 @@ from .. import compute, planning
 from ..architecture import Model
 from ..footprint import memory
 from ..hardware import gpu
+from ..parallel import communication
 from ..run import Run
+from ..speed import step_time
 from ..units import count, gb
 
 GPUS, DAYS, CARD = 8, 14, "h100-sxm"
@@ -97,6 +99,33 @@ def _memory() -> str:
     )
 
 
+def lowest_stage(run: Run) -> Run:
+    """The run with the lowest ZeRO stage that fits its card: it sends least."""
+    tried = (replace(run, zero=stage) for stage in range(4))
+    return next(each for each in tried if memory(each).on(CARD).verdict == "fits")
+
+
+def _sharding() -> str:
+    run = lowest_stage(_run())
+    return (
+        f"ZeRO {run.zero} on {run.data} GPUs, {run.accumulation} micro-batches of "
+        f"{run.micro_batch}: {gb(memory(run).total)} of tensors per GPU, "
+        f"{gb(communication(run).total)} sent per step"
+    )
+
+
+def _split() -> str:
+    plain = _run()
+    run = replace(plain, zero=1, micro_batch=1, accumulation=2 * plain.accumulation)
+    halved = replace(run, tensor=2, data=run.data // 2, accumulation=2 * run.accumulation)
+    one, two = (step_time(each, CARD).total for each in (run, halved))
+    return (
+        f"data {run.data} alone, ZeRO {run.zero}, micro-batch {run.micro_batch}: "
+        f"{run.tokens / one / run.gpus:,.0f} tokens/s per GPU; tensor 2 would give "
+        f"{one / two:.0%} of it"
+    )
+
+
 def _storage() -> str:
     run = _run()
     needed, saved = (
@@ -136,6 +165,8 @@ _STORY: dict[str, tuple[str, Callable[[], str]]] = {
     "size": ("03", _size),
     "sequence": ("04", _sequence),
     "memory": ("05", _memory),
+    "sharding": ("08", _sharding),
+    "split": ("09", _split),
     "storage": ("10", _storage),
     "time": ("11", _time),
     "decision": ("11", _decision),
