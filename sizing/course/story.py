@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from .. import compute, planning
 from ..architecture import Model
-from ..footprint import memory
+from ..footprint import bytes_per_parameter, memory
 from ..hardware import gpu
 from ..run import Run
 from ..units import count, gb
@@ -97,6 +97,17 @@ def _memory() -> str:
     )
 
 
+def _optimizer() -> str:
+    adamw, muon = (
+        memory(replace(_run(), sequence=1, data=1, zero=0, optimizer=name)).optimizer
+        for name in ("adamw-fused", "muon")
+    )
+    return (
+        f"AdamW, fused; bf16 weights, fp32 master and gradients: {bytes_per_parameter('fp32')} "
+        f"bytes per parameter. Muon would keep {gb(adamw - muon)} less"
+    )
+
+
 def _storage() -> str:
     run = _run()
     needed, saved = (
@@ -136,6 +147,7 @@ _STORY: dict[str, tuple[str, Callable[[], str]]] = {
     "size": ("03", _size),
     "sequence": ("04", _sequence),
     "memory": ("05", _memory),
+    "optimizer": ("06", _optimizer),
     "storage": ("10", _storage),
     "time": ("11", _time),
     "decision": ("11", _decision),
