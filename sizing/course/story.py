@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from .. import compute, planning
 from ..architecture import Model
-from ..footprint import memory
+from ..footprint import bytes_per_parameter, memory
 from ..hardware import gpu
 from ..parallel import communication
 from ..run import Run
@@ -99,6 +99,17 @@ def _memory() -> str:
     )
 
 
+def _optimizer() -> str:
+    adamw, muon = (
+        memory(replace(_run(), sequence=1, data=1, zero=0, optimizer=name)).optimizer
+        for name in ("adamw-fused", "muon")
+    )
+    return (
+        f"AdamW, fused; bf16 weights, fp32 master and gradients: {bytes_per_parameter('fp32')} "
+        f"bytes per parameter. Muon would keep {gb(adamw - muon)} less"
+    )
+
+
 def lowest_stage(run: Run) -> Run:
     """The run with the lowest ZeRO stage that fits its card: it sends least."""
     tried = (replace(run, zero=stage) for stage in range(4))
@@ -165,6 +176,7 @@ _STORY: dict[str, tuple[str, Callable[[], str]]] = {
     "size": ("03", _size),
     "sequence": ("04", _sequence),
     "memory": ("05", _memory),
+    "optimizer": ("06", _optimizer),
     "sharding": ("08", _sharding),
     "split": ("09", _split),
     "storage": ("10", _storage),

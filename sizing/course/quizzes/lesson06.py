@@ -1,0 +1,49 @@
+"""Questions of lesson 06: what AdamW's bytes buy, and (from lesson 04) what length costs."""
+
+from ..quizzing import Question
+
+QUESTIONS = (
+    Question(
+        "06.turned",
+        "AdamW is far ahead of SGD in a steep valley along one weight, and behind in the same "
+        "valley turned by 45°. Why?",
+        (
+            (
+                "Its learning rate was too low for the turned valley.",
+                "The valley is as steep as before; only the axes of the weights lie otherwise.",
+            ),
+            (
+                "It scales each weight by itself, and the steep way is no weight's own.",
+                "A scale per weight helps where weights differ in the size of their gradients. "
+                "Muon looks at the whole matrix instead.",
+            ),
+            (
+                "Its moments take more memory there.",
+                "Two numbers per weight, wherever the valley runs.",
+            ),
+        ),
+        right=1,
+        about="06",
+    ),
+    Question(
+        "06.sequence",
+        "From lesson 04: a model's crossover lies at 20 k tokens. You double the sequence from 2 k "
+        "to 4 k. By how much does the cost of one sequence grow?",
+        (
+            (
+                "About 4 times: attention is quadratic.",
+                "Far above the crossover only. Here the weights still do most of the work.",
+            ),
+            (
+                "Exactly 2 times.",
+                "The weights' part does. Attention adds a little more.",
+            ),
+            (
+                "A little more than 2 times.",
+                "s (1 + s / s*): 2 × 1.2 / 1.1.",
+            ),
+        ),
+        right=2,
+        about="04",
+    ),
+)
