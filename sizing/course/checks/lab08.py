@@ -21,7 +21,7 @@ def sent(parameters, gpus, stage, accumulation, ring=True):
 
 
 def printed(unit=GIB):
-    """GB of 10^9 bytes, and bytes a parameter."""
+    """GB of 10^9 bytes, and bytes per parameter."""
     size = PRINTED * unit
     return size / 1e9, size / PARAMETERS
 
@@ -61,7 +61,7 @@ EXERCISES = (
             ),
             (
                 lambda *given: state(*given, share=(2, 0, 12)),
-                "You forgot the gradients: 2 bytes a parameter, divided from stage 2 on.",
+                "You forgot the gradients: 2 bytes per parameter, divided from stage 2 on.",
             ),
             (
                 lambda *given: state(*given, share=(2, 2, 8)),
@@ -90,12 +90,12 @@ EXERCISES = (
                 lambda parameters, gpus, stage, accumulation: (
                     accumulation * sent(parameters, gpus, stage, 1)
                 ),
-                "Only what happens for every micro-batch repeats. Stage 1 communicates once a "
+                "Only what happens for every micro-batch repeats. Stage 1 communicates once per "
                 "step, and stage 2 gathers its new weights once.",
             ),
             (
                 lambda *given: sent(*given, ring=False),
-                "Each GPU has one share already: a ring sends (N - 1)/N of the whole, which for "
+                "Each GPU has one share already: a ring sends (G - 1)/G of the whole, which for "
                 "two GPUs is half.",
             ),
             (
@@ -121,10 +121,10 @@ EXERCISES = (
             ),
             (
                 lambda: (printed()[0], printed(1e9)[1]),
-                "The first is right. Take the bytes a parameter from the same bytes.",
+                "The first is right. Take the bytes per parameter from the same bytes.",
             ),
         ),
-        because="17.1 GB, exactly 6 bytes a parameter: 4 + 16/8. The unit that makes a round "
+        because="17.1 GB, exactly 6 bytes per parameter: 4 + 16/8. The unit that makes a round "
         "number is the one that was meant.",
     ),
     Exercise(
@@ -149,7 +149,7 @@ EXERCISES = (
                 "Enough GPUs, but not a power of two: round up to one.",
             ),
         ),
-        because="4, none, 1 and 16. In the second case no cluster helps: fewer tokens a GPU, "
+        because="4, none, 1 and 16. In the second case no cluster helps: fewer tokens per GPU, "
         "recompute or another way to split do.",
     ),
     Exercise(
@@ -166,11 +166,11 @@ EXERCISES = (
             (
                 of_the_whole_step,
                 "You let the whole step hide all passes. Gradients exist only in the backward "
-                "pass, so only its 4 FLOPs a parameter and token can hide them.",
+                "pass, so only its 4 FLOPs per parameter and token can hide them.",
             ),
             (
                 lambda *given: 8 * hidden(*given),
-                "Eight times too many: the bandwidth is already in bytes a second.",
+                "Eight times too many: the bandwidth is already in bytes per second.",
             ),
             (
                 lambda *given: hidden(*given, size=1),

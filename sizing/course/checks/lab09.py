@@ -23,7 +23,7 @@ def of_the_work(p, idle):
 
 
 def llama(context=CONTEXT, batch=BATCH, tokens=SEQUENCE // CONTEXT):
-    """(data degree, sequences a rank, tokens of a sequence on a GPU)."""
+    """(data degree, sequences per rank, tokens of a sequence on a GPU)."""
     data = GPUS / (TENSOR * context * PIPELINE)
     return data, batch / SEQUENCE / data, tokens
 
