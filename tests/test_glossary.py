@@ -38,7 +38,7 @@ WRITTEN = {
     "dense peak": r"[Dd]ense",
 }
 # Lessons whose first uses do not link to the glossary yet.
-LATER = ("03", "07", "10", "11")
+LATER = ("03", "10", "11")
 
 
 def anchor(term: str) -> str:

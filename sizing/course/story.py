@@ -110,6 +110,15 @@ def _optimizer() -> str:
     )
 
 
+def _batch() -> str:
+    run = _run()
+    return (
+        f"micro-batches of {run.micro_batch} x {SEQUENCE} tokens, {run.accumulation} of them on "
+        f"each of {GPUS} GPUs: {GPUS * run.micro_batch * run.accumulation * SEQUENCE:,} tokens per "
+        "step, no recompute"
+    )
+
+
 def lowest_stage(run: Run) -> Run:
     """The run with the lowest ZeRO stage that fits its card: it sends least."""
     tried = (replace(run, zero=stage) for stage in range(4))
@@ -177,6 +186,7 @@ _STORY: dict[str, tuple[str, Callable[[], str]]] = {
     "sequence": ("04", _sequence),
     "memory": ("05", _memory),
     "optimizer": ("06", _optimizer),
+    "batch": ("07", _batch),
     "sharding": ("08", _sharding),
     "split": ("09", _split),
     "storage": ("10", _storage),
