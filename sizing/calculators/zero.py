@@ -236,7 +236,8 @@ class ZeROStages(Calculator):
     def _draw_curves(self, tried, curves, chosen, degree, limit) -> None:
         peaks = [peak for curve in curves for peak in curve]
         low = max(tick for tick in PEAKS if tick < 0.9 * min(peaks))
-        high = min(tick for tick in PEAKS if tick > 1.1 * max(peaks))
+        above = 1.1 * max(peaks)
+        high = min((tick for tick in PEAKS if tick > above), default=above)
 
         def height(size):
             return log(size / low) / log(high / low)
