@@ -77,11 +77,14 @@ def flops(run: Run, *, attention: str = "full", recompute: str = "pytorch") -> F
     forward = sum(product.flops for product in products)
     again = _recomputed(run, products, textbook=recompute == "textbook")
     sequences = run.sequences * sequences_of(run.objective)
-    ahead = forward
-    asked = asked_model(run)  # a forward pass without a backward one
-    if asked:
-        ahead += sum(product.flops for product in matmuls(asked, run.sequence, attention))
+    ahead = forward + _asked(run, attention)
     return Flops(ahead * sequences, 2 * forward * sequences, again * sequences)
+
+
+def _asked(run: Run, attention: str) -> int:
+    """FLOPs of a reference's or teacher's forward pass over one sequence, 0 without one."""
+    asked = asked_model(run)
+    return sum(p.flops for p in matmuls(asked, run.sequence, attention)) if asked else 0
 
 
 def matmuls(model: Model, sequence: int, attention: str = "full") -> tuple[Matmul, ...]:
@@ -133,10 +136,8 @@ def _recomputed(run: Run, products: tuple[Matmul, ...], textbook: bool) -> int:
 
 def _with_adapters(run: Run, attention: str, textbook: bool) -> Flops:
     """FLOPs of a step that trains adapters alone, and tables where the run says so."""
-    if run.recompute not in ("none", "full") and (run.recompute, run.attention) != (
-        "selective",
-        "eager",
-    ):
+    core = run.recompute == "selective" and run.attention == "eager"
+    if run.recompute not in ("none", "full") and not core:
         raise ValueError(
             f"recompute: {run.recompute!r} given; allowed with lora: 'none', 'full', and "
             "'selective' with eager attention, because the FLOPs of no other are known"
@@ -156,10 +157,7 @@ def _with_adapters(run: Run, attention: str, textbook: bool) -> Flops:
     trained = "lm_head" in run.lora.embeddings
     forward, backward = forward + head, backward + head * ((reached and 1) + trained)
     n = run.sequences * sequences_of(run.objective)
-    asked = asked_model(run)
-    ahead = forward
-    if asked:
-        ahead += sum(product.flops for product in matmuls(asked, run.sequence, attention))
+    ahead = forward + _asked(run, attention)
     return Flops(ahead * n, backward * n, (again + (head if textbook and again else 0)) * n)
 
 

@@ -437,18 +437,7 @@ class Run:
 _LOSSES = {"eager": "eager", "compiled": "compiled", "liger": "chunked"}
 _CHOSEN = tuple(CHOICES)
 _COUNTED = tuple(
-    field.name
-    for field in fields(Run)
-    if field.name
-    not in (
-        "model",
-        "lora",
-        "sequence_parallel",
-        "offload",
-        "optimizer_in_backward",
-        "objective",
-        *CHOICES,
-    )
+    field.name for field in fields(Run) if field.type == "int" and field.name not in CHOICES
 )
 
 

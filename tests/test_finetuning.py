@@ -8,15 +8,7 @@ import sizing
 from sizing import Lora, Model, Run
 from sizing.evidence import finetuning, fms
 
-SMALL = {
-    "model_type": "llama",
-    "vocab_size": 2000,
-    "hidden_size": 512,
-    "intermediate_size": 1408,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 2,
-}
+SMALL = finetuning.MODELS["small-llama"]
 RUN = Run(SMALL, sequence=256, micro_batch=2)
 ADAPTERS = {
     "all": Lora(8),

@@ -220,21 +220,10 @@ def _model(p: dict) -> str:
         if name in PRESETS:
             return PRESETS[name]
         raise NotSayable(f"shape of {p['model']}")
-    if p["gated"]:
+    if p["gated"] or p["kv_heads"] != p["heads"]:
         config = {
-            "model_type": "llama",
-            "num_hidden_layers": p["layers"],
-            "hidden_size": p["hidden"],
-            "num_attention_heads": p["heads"],
-            "num_key_value_heads": p["kv_heads"],
-            "intermediate_size": p["ffn"],
-            "vocab_size": p["vocab"],
-            "tie_word_embeddings": p["tied"],
-        }
-    elif p["kv_heads"] != p["heads"]:
-        # Nemotron: an ungated MLP with grouped heads
-        config = {
-            "model_type": "nemotron",
+            # Nemotron: an ungated MLP with grouped heads
+            "model_type": "llama" if p["gated"] else "nemotron",
             "num_hidden_layers": p["layers"],
             "hidden_size": p["hidden"],
             "num_attention_heads": p["heads"],

@@ -163,5 +163,6 @@ def step_time(
 def _forward_alone(run: Run, model: Model, at: Setting) -> float:
     """Seconds of a micro-batch's forward pass through a reference or a teacher."""
     micro = sequences_of(run.objective) * run.micro_batch
-    run = replace(run, model=model, micro_batch=micro, objective="lm", recompute="none", lora=None)
+    plain = {"objective": "lm", "recompute": "none", "lora": None, "quantization": None}
+    run = replace(run, model=model, micro_batch=micro, **plain)
     return model.layers * layer(run, at).forward + head(run, at).forward

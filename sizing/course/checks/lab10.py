@@ -15,7 +15,6 @@ SMALL = Model("qwen3-4b").parameters.total
 # 3: the memo, and what should stand in it
 LARGE = Model("olmo-2-13b")
 TOKENS, KEPT = 300e9, 3
-CHECKPOINT = 14 * LARGE.parameters.total
 
 # 4: an interval that somebody chose, and failures that came
 STALL, CHOSEN, FAILED = 30.0, 40 * 60.0, 4 * HOUR
