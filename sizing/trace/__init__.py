@@ -102,12 +102,18 @@ def flops(run: Run) -> Flops:
     eager = "recomputed_core" if run.recompute == "selective" else "eager"
     ahead, back = _counted(run, eager)
     count = run.accumulation * run.data
-    # Scans and loops, and frozen weights, are no two products backward.
-    if getattr(run.model, "traced", False) or run.lora is not None:
+    if not _two_products_backward(run):
         plain = back if run.recompute == "none" else _plain_backward(run)
         return Flops(count * ahead, count * plain, count * (back - plain))
     # The backward pass multiplies each matrix of the forward pass twice; more is recompute.
     return Flops(count * ahead, count * 2 * ahead, count * (back - 2 * ahead))
+
+
+def _two_products_backward(run: Run) -> bool:
+    """Not of frozen weights, nor of scans, loops and sums from block to block."""
+    if getattr(run.model, "traced", False) or run.lora is not None:
+        return False
+    return not any(block.linear for block in run.model.blocks)
 
 
 def _counted(run: Run, attention: str | None) -> tuple[int, int]:
