@@ -18,7 +18,7 @@ from transformers.integrations import moe
 
 from ..compute import Flops
 from ..run import Run
-from . import build
+from . import build, grouped
 from .cuda import cuda_operators, scratch
 from .fallback import TracedModel, may_run, model
 from .patience import waiting
@@ -111,9 +111,8 @@ def flops(run: Run) -> Flops:
 
 def _two_products_backward(run: Run) -> bool:
     """Not of frozen weights, nor of scans, loops and sums from block to block."""
-    if getattr(run.model, "traced", False) or run.lora is not None:
-        return False
-    return not any(block.linear for block in run.model.blocks)
+    apart = getattr(run.model, "traced", False) or run.model.family == "minimax"
+    return not apart and run.lora is None
 
 
 def _counted(run: Run, attention: str | None) -> tuple[int, int]:
@@ -166,12 +165,12 @@ def _plain_backward(run: Run) -> int:
 
 def flop_counter() -> FlopCounterMode:
     """torch's counter, taught the product of grouped rows with their experts' matrices."""
-    grouped = torch.ops.transformers
+    operators = torch.ops.transformers
     return FlopCounterMode(
         display=False,
         custom_mapping={
-            grouped.grouped_mm_fallback: _grouped_flops,
-            grouped.grouped_mm_fallback_backward: _grouped_backward_flops,
+            operators.grouped_mm_fallback: _grouped_flops,
+            operators.grouped_mm_fallback_backward: _grouped_backward_flops,
         },
     )
 
@@ -189,9 +188,7 @@ def _grouped_backward_flops(rows, weight, *args, out_shape=None, **kwargs) -> in
 def _fake_tensors():
     with (
         build.not_packed(),
-        # torch's grouped matmul has a fake kernel for bf16 alone; the fallback, for all dtypes,
-        # keeps and returns the same tensors.
-        patch.object(moe, "_can_use_grouped_mm", lambda *args: False),
+        patch.object(moe, "_grouped_mm", grouped.product),
         FakeTensorMode(),
         torch.device("cpu"),
     ):
