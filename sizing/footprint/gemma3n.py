@@ -18,11 +18,24 @@ def gemma3n(f, x: Tensor) -> Tensor:
     normed = f.norm(active, "input_layernorm")
     low = f.linear(f.linear(normed, "laurel.linear_left"), "laurel.linear_right")
     laurel = t.add(normed, f.norm(low, "laurel.post_laurel_norm"), "low-rank residual")
-    y = f.norm(attention(f, normed), "post_attention_layernorm")
-    y = t.scale(t.add(t.add(active, y, "residual"), laurel, "residual"), "residual / sqrt(2)")
-    z = _mlp(f, f.norm(y, "pre_feedforward_layernorm"))
-    y = t.add(y, f.norm(z, "post_feedforward_layernorm"), "activated")
-    return _with_layer_input(f, _correct(f, predicted, y))
+    f.frame = ()
+    _refer(f, predicted, normed, laurel)
+    attended = f.norm(attention(f, normed), "post_attention_layernorm")
+    gated = t.add(active, attended, "residual")
+    y = t.scale(t.add(gated, laurel, "residual"), "residual / sqrt(2)")
+    before = f.norm(y, "pre_feedforward_layernorm")
+    _refer(f, attended, gated, y, before)
+    z = _mlp(f, before)
+    after = f.norm(z, "post_feedforward_layernorm")
+    activated = t.add(y, after, "activated")
+    _refer(f, z, after, activated)
+    return _with_layer_input(f, _correct(f, predicted, activated))
+
+
+def _refer(f, *tensors: Tensor) -> None:
+    """What the code refers to until the layer returns, kept or not."""
+    f.frame += tensors
+    f.tape.nodes[-1].again += tuple(x.storage for x in tensors)
 
 
 # -- AltUp
@@ -88,7 +101,9 @@ def _with_layer_input(f, x: Tensor) -> Tensor:
         y = t.mul(y, f.weight("altup.correct_output_scale"), "scaled state", "scale")
     y = f.activation(f.linear(y, "per_layer_input_gate"))
     y = t.mul(y, f.layer_input, "weighted input of the layer", "numbers of the layer")
-    y = f.norm(f.linear(y, "per_layer_projection"), "post_per_layer_input_norm")
+    y = f.linear(y, "per_layer_projection")
+    _refer(f, x, y)
+    y = f.norm(y, "post_per_layer_input_norm")
     # x[1:] += y: an addition in place to a slice, then the slice copied onto itself
     rest = (x.shape[0] - 1, *x.shape[1:])
     some = Tensor(rest, x.dtype, "other states").size
