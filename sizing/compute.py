@@ -195,7 +195,9 @@ def _with_adapters(run: Run, attention: str, textbook: bool) -> Flops:
     backward += before * asked + after * reached + head * ("lm_head" in run.lora.embeddings)
     n = run.sequences * sequences_of(run.objective)
     ahead = forward + _asked(run, attention)
-    return Flops(ahead * n, backward * n, (again + (before + after if textbook and again else 0)) * n)
+    return Flops(
+        ahead * n, backward * n, (again + (before + after if textbook and again else 0)) * n
+    )
 
 
 def _adapted_layer(

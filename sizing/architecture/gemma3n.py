@@ -148,7 +148,5 @@ def _exit(hidden: int, streams: int) -> tuple[Weight, ...]:
 
 def _projections(name: str, hidden: int, streams: int, part: str) -> tuple[Weight, ...]:
     return tuple(
-        weight
-        for i in range(streams - 1)
-        for weight in linear(f"{name}.{i}", hidden, hidden, part)
+        weight for i in range(streams - 1) for weight in linear(f"{name}.{i}", hidden, hidden, part)
     )

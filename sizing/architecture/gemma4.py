@@ -131,7 +131,9 @@ def _attention(f: Fields, kind: _Kind, hidden, heads, groups, width) -> tuple[We
     return attention(f, names, hidden, heads, groups, width)
 
 
-def attention(f: Fields, names: tuple[str, ...], hidden, heads, groups, width) -> tuple[Weight, ...]:
+def attention(
+    f: Fields, names: tuple[str, ...], hidden, heads, groups, width
+) -> tuple[Weight, ...]:
     """Projections of queries, of keys and values as far as `names` says, and of the output."""
     prefix, bias = f"{_PREFIX}.self_attn", f.flag("attention_bias")
 

@@ -8,8 +8,7 @@ first and the last are alike, so that one of them is recorded and what the other
 from __future__ import annotations
 
 from ..compute import blocks_of
-from .decoder import gated_mlp
-from .decoder import attention as softmax_attention
+from .decoder import attention, gated_mlp
 from .experts import mixture
 from .tape import NEW, SAME, VIEW, Tensor, plus
 
@@ -17,8 +16,8 @@ from .tape import NEW, SAME, VIEW, Tensor, plus
 def minimax(f, x: Tensor) -> Tensor:
     """Residuals start at the norms' outputs, and both terms are weighted."""
     x = f.norm(x, "input_layernorm")
-    attention = _lightning if f.block.linear else softmax_attention
-    x = _weighted_sum(f, x, attention(f, x))
+    mixer = _lightning if f.block.linear else attention
+    x = _weighted_sum(f, x, mixer(f, x))
     x = f.norm(x, "post_attention_layernorm")
     f.frame = (x,)
     return _weighted_sum(f, x, mixture(f, x, gated_mlp))
@@ -127,7 +126,11 @@ def _gathered(t, x: Tensor) -> Tensor:
 
 def _returned(t, x: Tensor) -> Tensor:
     """A product's output; several sequences' gradient must be copied to reach it."""
-    return t.emit("reshape", Tensor(x.shape, x.dtype, x.name, storage=x), [(x, NEW)]) if t.batched else x
+    return (
+        t.emit("reshape", Tensor(x.shape, x.dtype, x.name, storage=x), [(x, NEW)])
+        if t.batched
+        else x
+    )
 
 
 def _product(t, x: Tensor, y: Tensor, out: Tensor) -> Tensor:

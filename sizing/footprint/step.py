@@ -489,7 +489,7 @@ def _plan(
     weights = _weight_bytes(run, recipe.weights) + buffers(model, recipe.weight_bytes)
     beside = frozen_model(run)
     if beside:
-        weights += sum(w.bytes(recipe.weights) * n for w, n in beside.weights) 
+        weights += sum(w.bytes(recipe.weights) * n for w, n in beside.weights)
         weights += buffers(beside, recipe.weight_bytes)
     state = {
         "parameters": weights + (sum(t.total * t.width for t in trained) if lora else 0),
@@ -647,7 +647,5 @@ def _sequence_beyond(model: Model, form: tuple[bool, ...] | int) -> int:
     """Some sequence length of that form."""
     if isinstance(form, int):
         return form
-    reached = [
-        window for window, is_beyond in zip(_windows(model), form, strict=True) if is_beyond
-    ]
+    reached = [window for window, is_beyond in zip(_windows(model), form, strict=True) if is_beyond]
     return max(reached, default=1)
