@@ -25,3 +25,10 @@ SAME_WEIGHTS = {
     "qwen3_vl_moe_text": "qwen3_moe",
     "qwen3_vl_text": "qwen3",
 }
+
+# Fields that their code does not ask for: it is written for one value.
+FIXED = {
+    "gemma4_unified_text": {"hidden_size_per_layer_input": 0},
+    "glm4v_text": {"attention_bias": True},
+    "glm_ocr_text": {"attention_bias": False},
+}
