@@ -20,7 +20,7 @@ from statistics import median
 from ..architecture.model import Model
 from ..compute import flops
 from ..hardware import gpu as find_gpu
-from ..run import Run
+from ..run import Lora, Run
 from ..speed.step import StepTime, step_time
 from ..speed.trust import KINDS, TABLE, kind_of
 from ..units import DATA
@@ -43,13 +43,13 @@ CALIBRATION = {
 }
 _NUMBERS = (
     "sequence", "micro_batch", "accumulation", "data", "zero", "tensor", "pipeline", "context",
-    "expert", "interleave",
+    "expert", "interleave", "replicate",
 )  # fmt: skip
 _WORDS = ("precision", "optimizer", "recompute", "attention", "engine", "kernels")
 COLUMNS = (
     "id", "source", "printed_engine", "engine", "gpu", "node", "network", "name", "model",
     *_NUMBERS, "sequence_parallel", "precision", "optimizer", "recompute", "attention", "kernels",
-    "lora", "tok_s_gpu", "assumed",
+    "lora", "document", "tok_s_gpu", "assumed",
 )  # fmt: skip
 
 
@@ -130,7 +130,8 @@ def row_of(row: dict) -> Row:
             **{name: int(row[name]) for name in _NUMBERS},
             **{name: row[name] for name in _WORDS},
             sequence_parallel=str(row["sequence_parallel"]) == "True",
-            lora=int(row["lora"]) if row["lora"] else None,
+            lora=_lora(row["lora"]),
+            document=int(row["document"]) if row["document"] else None,
         ),
         printed_engine=row["printed_engine"],
         gpu=row["gpu"],
@@ -139,6 +140,18 @@ def row_of(row: dict) -> Row:
         rate=float(row["tok_s_gpu"]),
         assumed=row["assumed"],
     )
+
+
+def _lora(said: str) -> Lora | None:
+    """Adapters as the table writes them: a rank, settings, adapted layers unless all of them."""
+    if not said:
+        return None
+    rank, *words = said.split()
+    settings = dict(word.split("=") for word in words if "=" in word)
+    if "dropout" in settings:
+        settings["dropout"] = float(settings["dropout"])
+    targets = [word for word in words if "=" not in word]
+    return Lora(int(rank), targets or "all-linear", **settings)
 
 
 @lru_cache(maxsize=256)

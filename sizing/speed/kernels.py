@@ -132,20 +132,20 @@ class Pairs:
 
 
 @lru_cache(maxsize=512)
-def pairs(model: Model, tensor: int, sequence: int) -> Pairs:
+def pairs(model: Model, tensor: int, sequence: int, document: int | None = None) -> Pairs:
     causal = full = scores = 0.0
     for block in model.blocks:
         share = block.count / model.layers
         flops = 2 * (block.query_dim + block.value_dim) * block.heads / tensor
-        causal += share * flops * query_key_pairs(sequence, block, "causal")
-        full += share * flops * query_key_pairs(sequence, block, "full")
+        causal += share * flops * query_key_pairs(sequence, block, "causal", document)
+        full += share * flops * query_key_pairs(sequence, block, "full", document)
         scores += share * block.heads / tensor * sequence * sequence
     return Pairs(causal, full, scores)
 
 
 def attention(run: Run, engine: Engine, card: str, rate: Rates) -> tuple[float, float]:
     """Seconds of scores and values in a layer, forward and backward."""
-    found = pairs(run.model, run.tensor, run.sequence)
+    found = pairs(run.model, run.tensor, run.sequence, run.document)
     batch = run.micro_batch / run.context
     kernel = kernel_of(run, engine, card)
     if kernel != "eager":
