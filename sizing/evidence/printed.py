@@ -28,9 +28,9 @@ ENGINES = {
     "InternEvo": "deepspeed",
     "PyTorch": "torchtitan",
 }
-# Engines whose weights are fp32, gathered and multiplied in bf16, gradients reduced in fp32:
-# torchtitan (mixed_precision_param and _reduce) and OLMo-core on FSDP2; MaxText (weight_dtype).
-FP32_SHARDS = ("torchtitan", "xla")
+# Whose weights are fp32, gathered and multiplied in bf16, gradients reduced in fp32: torchtitan
+# (mixed_precision_param and _reduce), OLMo-core and AutoModel on FSDP2; MaxText (weight_dtype).
+FP32_SHARDS = ("torchtitan", "FSDP2", "OLMo-core", "MaxText")
 CARDS = {
     "h100_80gb": "h100-sxm",
     "a100_80gb": "a100-sxm-80gb",
@@ -166,7 +166,7 @@ def _tidy(p: dict) -> dict:
         raise NotSayable(f"precision {p['precision']}")
     if p.get("weights") == "bf16":
         precision = "bf16"
-    elif engine in FP32_SHARDS:
+    elif any(word in p["engine"] for word in FP32_SHARDS):
         precision = "bf16-mixed"
     recompute, said = _recompute(p)
     assumed += said
@@ -278,7 +278,9 @@ def _recompute(p: dict) -> tuple[str, list[str]]:
     if said in ("not printed", "unknown"):
         usual = "full" if "XLA" in p["engine"] else "none"
         return usual, [f"recompute {usual}"]
-    if said in ("save_qkv_proj", "save_dot_except_mlp"):
+    if said == "save_dot_except_mlp":  # norms are no products either
+        return "mlp input_layernorm post_attention_layernorm", []
+    if said == "save_qkv_proj":
         return "full", [f"recompute {said!r} as full"]
     return "none", [f"recompute {said!r} as none"]  # XLA's minimal: products are kept
 

@@ -45,10 +45,10 @@ _NUMBERS = (
     "sequence", "micro_batch", "accumulation", "data", "zero", "tensor", "pipeline", "context",
     "expert", "interleave", "replicate",
 )  # fmt: skip
-_WORDS = ("precision", "optimizer", "recompute", "attention", "engine", "kernels")
+_WORDS = ("precision", "optimizer", "attention", "engine", "kernels")
 COLUMNS = (
     "id", "source", "printed_engine", "engine", "gpu", "node", "network", "name", "model",
-    *_NUMBERS, "sequence_parallel", "precision", "optimizer", "recompute", "attention", "kernels",
+    *_NUMBERS, "sequence_parallel", "recompute", "precision", "optimizer", "attention", "kernels",
     "lora", "document", "tok_s_gpu", "assumed",
 )  # fmt: skip
 
@@ -129,6 +129,7 @@ def row_of(row: dict) -> Row:
             _model(row["model"], row["name"]),
             **{name: int(row[name]) for name in _NUMBERS},
             **{name: row[name] for name in _WORDS},
+            recompute=_recompute(row["recompute"]),
             sequence_parallel=str(row["sequence_parallel"]) == "True",
             lora=_lora(row["lora"]),
             document=int(row["document"]) if row["document"] else None,
@@ -140,6 +141,12 @@ def row_of(row: dict) -> Row:
         rate=float(row["tok_s_gpu"]),
         assumed=row["assumed"],
     )
+
+
+def _recompute(said: str) -> str | tuple[str, ...]:
+    """A word of `Run.recompute`, or names of modules."""
+    names = said.split()
+    return said if len(names) == 1 else tuple(names)
 
 
 def _lora(said: str) -> Lora | None:
@@ -250,7 +257,7 @@ FACTORS: dict[str, Callable[[Row], str]] = {
     "tokens in a micro-batch": lambda row: _band(
         row.run.micro_batch * row.run.sequence / 1024, (0, 2, 4, 8, 16, 64), "k"
     ),
-    "recompute": lambda row: row.run.recompute,
+    "recompute": lambda row: str(row.run.recompute),
     "zero": lambda row: str(row.run.zero),
     "tensor": lambda row: str(row.run.tensor),
     "pipeline": lambda row: _band(row.run.pipeline, (1, 2, 5, 9)),

@@ -96,7 +96,7 @@ def layer(run: Run, at: Setting) -> Pass:
     routed = _all_to_all(run, at)
     between += rows * permuted(run.model, run.expert) * width / rate.memory
     ring, ring_back = _ring(run, engine, rate, scores, scores_back)
-    again = _again(run, forward, scores, between)
+    again = _again(run, engine, forward, scores, between)
     sent_back += sent_again
     ahead = forward + scores + between + cast / 3 + sent + ring + routed
     back = backward + scores_back + 2 * between + cast * 2 / 3 + sent_back + ring_back + again
@@ -117,11 +117,13 @@ def layer(run: Run, at: Setting) -> Pass:
     )
 
 
-def _again(run: Run, forward: float, scores: float, between: float) -> float:
+def _again(
+    run: Run, engine: Engine, forward: float, scores: float, between: float
+) -> float:
     """Seconds of what is computed a second time for the backward pass."""
     if _core_alone(run):
         return 0.0
-    again = recomputed(run.model, run.recompute, run.attention)
+    again = recomputed(run.model, run.recompute, run.attention, not engine.recompute_stops)
     rest = (again.attention + again.mlp + again.norms) / 3
     return again.matmul * forward + again.scores * scores + rest * between
 
