@@ -110,6 +110,27 @@ def permuted(model: Model, expert: int) -> float:
     return elements
 
 
+# Bytes for each unit of a routed expert's width whose products have biases, in Megatron-Core 0.14
+# (transformer/moe/experts.py, fusions/fused_bias_geglu.py), which runs these operation by operation.
+# Forward: gate and value clamped (8 each for both) and joined (8); of the second product's output
+# the bias times its fp32 weight (4), added (10), joined (8), cast (6). Backward: clamps (12) and the
+# join (8); cast and sum (12), gradients of bias and weight (24), the join (4).
+BIASED_FORWARD = 16 + 28
+BIASED_BACKWARD = 20 + 40
+
+
+@lru_cache(maxsize=512)
+def biased(model: Model) -> float:
+    """Units of width of routed experts that have biases, for a token in the mean layer: the inputs
+    of their second products, for each expert that the token meets."""
+    units = 0.0
+    for block in model.blocks:
+        for weight in block.weights:
+            if weight.chosen and weight.kind == "vector" and weight.shape[-1] == model.hidden:
+                units += weight.chosen * model.hidden * block.count / model.layers
+    return units
+
+
 def kernels_of(run: Run, engine: Engine) -> str:
     """The key of `TRAFFIC` for a run: the engine's own kernels, or those that the run names."""
     return {"eager": engine.kernels, "compiled": "xla", "liger": "fused"}[run.kernels]

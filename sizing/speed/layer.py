@@ -11,7 +11,18 @@ from ..parallel import Stage, expert_slices, gradient_bytes, tokens
 from ..recomputing import recomputed
 from ..run import Lora, Run, adapted_layers
 from .engines import Engine, engines
-from .kernels import CAST, attention, chip, kernels_of, loss, moved, permuted
+from .kernels import (
+    BIASED_BACKWARD,
+    BIASED_FORWARD,
+    CAST,
+    attention,
+    biased,
+    chip,
+    kernels_of,
+    loss,
+    moved,
+    permuted,
+)
 from .rates import KERNEL, Rates, constants
 
 _C = constants()
@@ -95,6 +106,8 @@ def layer(run: Run, at: Setting) -> Pass:
     sent, sent_back, sent_again = _tensor_parallel(run, at, forward)
     routed = _all_to_all(run, at)
     between += rows * permuted(run.model, run.expert) * width / rate.memory
+    if engine.name == "megatron":
+        between += rows * biased(run.model) * (BIASED_FORWARD + BIASED_BACKWARD) / 3 / rate.memory
     ring, ring_back = _ring(run, engine, rate, scores, scores_back)
     again = _again(run, engine, forward, scores, between)
     sent_back += sent_again
