@@ -14,6 +14,7 @@ from ..parallel import (
 )
 from ..run import Run
 from .layer import Pass, Setting
+from .offload import update_on_host
 from .rates import Rates, by_card, constants
 
 _C = constants()
@@ -156,15 +157,16 @@ def _tensors(model: Model, stage: Stage) -> float:
     return inside * stage.layers / model.layers + stage.embedding + 2 * stage.head
 
 
-def update(run: Run, rate: Rates, stage: Stage, elements: float) -> float:
+def update(run: Run, at: Setting, stage: Stage, elements: float) -> float:
     """Seconds of clipping and the optimizer's update.
 
     All gradients are read for their norm, scaled (read, write) and zeroed (write); the optimizer
-    reads weights, state and gradients and writes weights and state, on its own shard under ZeRO.
+    reads weights, state and gradients and writes weights and state, on its own shard under ZeRO;
+    an offloaded one does so in the host's memory.
     """
     if run.lora is not None:
         return 0.0
-    ranks = run.shards if run.zero else 1
+    rate, ranks = at.rate, run.shards if run.zero else 1
     weight = run.recipe.weight_bytes
     gradient = weight if run.gathers_products else gradient_bytes(run)  # shards are fp32
     master = run.recipe.master
@@ -172,6 +174,10 @@ def update(run: Run, rate: Rates, stage: Stage, elements: float) -> float:
     if state is None:
         state = _MOMENTS[run.optimizer] * (4 if master else weight)
     updated = 2 * ((4 if master else weight) + state) + gradient
+    if "optimizer" in run.offload:
+        back = 0 if "parameters" in run.offload else elements / ranks * weight
+        moved = elements / ranks * (updated + (2 if master else 0))
+        return update_on_host(run, at.card, moved, back)
     if run.optimizer == "adamw":
         updated *= FOREACH
     copied = 6 if master else 0

@@ -130,9 +130,7 @@ def layer(run: Run, at: Setting) -> Pass:
     )
 
 
-def _again(
-    run: Run, engine: Engine, forward: float, scores: float, between: float
-) -> float:
+def _again(run: Run, engine: Engine, forward: float, scores: float, between: float) -> float:
     """Seconds of what is computed a second time for the backward pass."""
     if _core_alone(run):
         return 0.0
