@@ -436,7 +436,7 @@ class Run:
 
     @property
     def shards(self) -> int:
-        """Ranks that ZeRO divides by: those that hold the same weights, in one `replicate` group."""
+        """Ranks that ZeRO divides by: of those that hold the same weights one `replicate` group."""
         return self.data * self.context // self.replicate
 
     @property

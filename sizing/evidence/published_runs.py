@@ -289,7 +289,7 @@ def _line(title: str, errors: list[float]) -> str:
 
 # Why the worst groups miss, by a piece of their name: short, so that the table can print it.
 WHY = {
-    "maxtext": "two and four nodes on Google's A3, whose collectives over TCP no row here describes",
+    "maxtext": "nodes of Google's A3, whose collectives over TCP no row here describes",
     "float8nocompile": "model and batch are not printed; eager kernels of a prototype",
     "pytorch/ao": "as another source with the same settings, which is 17 % faster",
     "titan": "500 W cards; float8 with rows' scales, contexts of 32k and more, pipelines of 8",

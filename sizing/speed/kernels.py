@@ -110,10 +110,10 @@ def permuted(model: Model, expert: int) -> float:
     return elements
 
 
-# Bytes for each unit of a routed expert's width whose products have biases, in Megatron-Core 0.14
-# (transformer/moe/experts.py, fusions/fused_bias_geglu.py), which runs these operation by operation.
-# Forward: gate and value clamped (8 each for both) and joined (8); of the second product's output
-# the bias times its fp32 weight (4), added (10), joined (8), cast (6). Backward: clamps (12) and the
+# Bytes for each unit of a routed expert's width whose products have biases, in Megatron-Core 0.14,
+# which runs these operation by operation (transformer/moe/experts.py, fusions/fused_bias_geglu.py).
+# Forward: gate and value clamped (8 for both) and joined (8); of the second product's output the
+# bias times its fp32 weight (4), added (10), joined (8), cast (6). Backward: clamps (12) and the
 # join (8); cast and sum (12), gradients of bias and weight (24), the join (4).
 BIASED_FORWARD = 16 + 28
 BIASED_BACKWARD = 20 + 40
