@@ -133,7 +133,11 @@ def _attention(f: Fields, kind: _Kind, hidden, heads, groups, width) -> tuple[We
     return (
         *linear(f"{prefix}.q_proj", heads * width, hidden, "attention", bias),
         *rms_norm(f"{prefix}.q_norm", width),
-        *(w for n in names for w in linear(f"{prefix}.{n}", groups * width, hidden, "attention", bias)),
+        *(
+            w
+            for n in names
+            for w in linear(f"{prefix}.{n}", groups * width, hidden, "attention", bias)
+        ),
         *(rms_norm(f"{prefix}.k_norm", width) if names else ()),
         *linear(f"{prefix}.o_proj", hidden, heads * width, "attention", bias),
     )
@@ -160,7 +164,5 @@ def _exit(hidden: int, streams: int) -> tuple[Weight, ...]:
 
 def _projections(name: str, hidden: int, streams: int, part: str) -> tuple[Weight, ...]:
     return tuple(
-        weight
-        for i in range(streams - 1)
-        for weight in linear(f"{name}.{i}", hidden, hidden, part)
+        weight for i in range(streams - 1) for weight in linear(f"{name}.{i}", hidden, hidden, part)
     )

@@ -30,9 +30,7 @@ def minimax(f: Fields) -> Architecture:
     lightning = assemble(f, _lightning(hidden, heads, width), heads, groups, width, width)
     blocks = {
         False: replace(softmax.blocks[0], window=window),
-        True: replace(
-            lightning.blocks[0], window=None, rotated=False, linear=f.size("block_size")
-        ),
+        True: replace(lightning.blocks[0], window=None, rotated=False, linear=f.size("block_size")),
     }
     counted = (replace(blocks[kind], count=kinds.count(kind)) for kind in dict.fromkeys(kinds))
     return replace(softmax, blocks=tuple(counted))
