@@ -15,6 +15,7 @@ Settings, all from the environment; the defaults listen on this machine alone:
 """
 
 import os
+import pwd
 import resource
 import sys
 from pathlib import Path
@@ -70,6 +71,8 @@ c.Spawner.start_timeout = c.Spawner.http_timeout = 180  # thirty at once on few 
 c.Spawner.environment = {
     "OMP_NUM_THREADS": THREADS,
     "SIZING_RECORDED": os.environ.get("SIZING_RECORDED", "1"),
+    # the course belongs to root: guesses and measurements lie in each learner's home
+    "SIZING_LEARNER_DIR": lambda spawner: f"{pwd.getpwnam(spawner.user.name).pw_dir}/.sizing",
     "SIZING_QUEUE": os.environ.get("SIZING_HUB_QUEUE", ""),
     "SIZING_CLASS": os.environ.get("SIZING_HUB_CLASS", ""),
 }
