@@ -69,7 +69,8 @@ _STYLE = """
 .sizing.jupyter-widgets-disconnected::before { display: block; float: none; height: auto;
     padding: 0 0 6px; font: italic 13px/1.4 sans-serif; color: var(--jp-ui-font-color1, #222);
     content: "As it was left: not connected. Run its cell to move it again."; }
-.sizing th { border-bottom: 1px solid var(--jp-border-color1, #888); }
+.sizing th { border-bottom: 1px solid var(--jp-border-color1, #888); white-space: normal;
+    vertical-align: bottom; }
 """
 
 
