@@ -30,6 +30,7 @@ def axe_source() -> Path | None:
 
 def violations(page: Page) -> list[str]:
     """What axe-core finds in our content, one line for each element: rule, impact, its HTML."""
+    page.wait_for_timeout(500)  # the course's extension names what is new in the page
     if not page.evaluate("() => 'axe' in window"):
         source = axe_source()
         if source is None:
@@ -75,12 +76,16 @@ def cut_off(page: Page) -> list[str]:
         """() => [...document.querySelectorAll('.sizing :is(.widget-label, .widget-readout, '
             + '.widget-html-content, .sizing-headline, table, img), '
             + '.jp-MarkdownOutput :is(p, li, td, th, img, h1, h2, h3), .jp-RenderedImage img')]
-            .filter(e => e.offsetParent !== null)
+            .filter(e => e.offsetParent && !e.closest('.sizing-listing, pre'))
             .filter(e => {
-                const scrolls = e.closest('.sizing-listing, .jp-OutputArea-output pre');
                 const right = e.getBoundingClientRect().right;
-                return !scrolls && (e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0
-                    && getComputedStyle(e).display !== 'inline' || right > innerWidth);
+                // a formula has a copy for screen readers, which is wide and not to be seen
+                const formulas = [...e.querySelectorAll('mjx-math')];
+                const wide = formulas.length
+                    ? formulas.some(f => f.getBoundingClientRect().right > right + 1)
+                    : e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0
+                        && getComputedStyle(e).display !== 'inline';
+                return wide || right > innerWidth;
             })
             .map(e => `${e.tagName} ${(e.textContent || e.src || '').slice(0, 60)}`)"""
     )

@@ -57,7 +57,7 @@ def boxes(page):
 def test_axe_core_finds_nothing_in_the_light_theme(lesson):
     _, page = lesson
     theme(page, dark=False)
-    assert violations(page) == []
+    assert not (found := violations(page)), "\n".join(found)
 
 
 def test_axe_core_finds_nothing_in_the_dark_theme(lesson):
@@ -69,7 +69,7 @@ def test_axe_core_finds_nothing_in_the_dark_theme(lesson):
             shoot(box, f"{name[:2]}-dark-{number}")
     finally:
         theme(page, dark=False)
-    assert found == []
+    assert not found, "\n".join(found)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -78,7 +78,7 @@ def test_nothing_is_cut_off(lesson, width):
     page.set_viewport_size({"width": width, "height": 1000})
     page.wait_for_timeout(300)
     try:
-        assert cut_off(page) == []
+        assert not (cut := cut_off(page)), "\n".join(cut)
     finally:
         page.set_viewport_size({"width": 1280, "height": 1000})
 
@@ -113,4 +113,4 @@ def test_every_control_moves_by_keyboard(lesson):
             if number < len(shown):
                 wrong.append(move(page, box, shown[number]))
     assert [words for words in wrong if words] == []
-    assert violations(page) == []
+    assert not (found := violations(page)), "\n".join(found)
