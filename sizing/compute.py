@@ -78,7 +78,8 @@ def flops(run: Run, *, attention: str = "full", recompute: str = "pytorch") -> F
     again = _recomputed(run, products, textbook=recompute == "textbook")
     sequences = run.sequences * sequences_of(run.objective)
     ahead = forward + _asked(run, attention)
-    return Flops(ahead * sequences, 2 * forward * sequences, again * sequences)
+    back = 2 * forward - _without_gradient(run.model, run.sequence)
+    return Flops(ahead * sequences, back * sequences, again * sequences)
 
 
 def _asked(run: Run, attention: str) -> int:
@@ -108,6 +109,9 @@ def matmuls(
         pairs = query_key_pairs(sequence, block, attention, document) * block.heads * block.count
         products.append(Matmul("queries x keys", "scores", 2 * pairs * block.query_dim))
         products.append(Matmul("scores x values", "scores", 2 * pairs * block.value_dim))
+        if block.streams > 1:
+            mixed = 2 * sequence * model.hidden * block.streams**2 * block.count
+            products.append(Matmul("hidden states x predictions", "mlp", mixed))
     for weight in model.outer:
         if weight.kind == "matrix":
             products.append(Matmul(weight.name, weight.part, 2 * sequence * weight.active))
@@ -121,15 +125,41 @@ def query_key_pairs(
     sequence: int, block: Block, attention: str = "full", document: int | None = None
 ) -> int:
     """Query-key pairs that one head computes over one sequence; within each document alone, of
-    which the last one has the tokens that are left."""
+    which the last one has the tokens that are left.
+
+    Linear attention computes pairs inside blocks of c tokens alone; its sums of keys x values, read
+    by each query and added to by each key, cost as much as c pairs with head_dim more.
+    """
     if document is not None and document < sequence:
         whole, left = divmod(sequence, document)
         pairs = whole * query_key_pairs(document, block, attention)
         return pairs + query_key_pairs(left, block, attention)
+    if block.linear:
+        return sum(
+            (c * (c + 1) // 2 if attention == "causal" else c * c) + c * block.query_dim
+            for c in blocks_of(sequence, block.linear)
+        )
     if attention == "full":
         return sequence * sequence
     seen = min(sequence, block.window or sequence)
     return seen * (seen + 1) // 2 + (sequence - seen) * seen
+
+
+def blocks_of(sequence: int, size: int) -> list[int]:
+    """The tokens of each block of a sequence: all `size` but the last."""
+    whole, rest = divmod(sequence, size)
+    return [size] * whole + [rest] * (rest > 0)
+
+
+def _without_gradient(model: Model, sequence: int) -> int:
+    """Backward FLOPs that linear attention does not need over one sequence: its first block reads
+    sums that are zero, and nobody reads what its last block adds to them."""
+    unused = 0
+    for block in model.blocks:
+        if block.linear:
+            c = blocks_of(sequence, block.linear)
+            unused += (c[0] + 2 * c[-1]) * block.count * block.heads * block.query_dim**2
+    return 2 * unused
 
 
 def _recomputed(run: Run, products: tuple[Matmul, ...], textbook: bool) -> int:
@@ -190,6 +220,7 @@ def _adapted_layer(
         if name in adapted:
             out, into = reversed(weight.shape) if run.model.family == "gpt2" else weight.shape
             down, up = (2 * run.sequence * run.lora.rank * n for n in (into, out))
+            down, up = down * weight.uses, up * weight.uses
             low = down + up
             # gradients of both matrices, of what lies between them, and of the layer's input
             backward += low + up + (down if grads[name] else 0)

@@ -486,7 +486,7 @@ def linear_layers(model: Model) -> dict[str, tuple[int, ...]]:
     """{name: shape} of the linear layers inside the blocks, which adapters and quantisation know.
 
     Stacked experts and most routers of mixtures are no linear layers in transformers, but
-    parameters of their own.
+    parameters of their own; and Gemma 3n multiplies with the weight of one layer past its module.
     """
     return {
         w.name.split("*.", 1)[1].removesuffix(".weight"): w.shape
@@ -494,6 +494,7 @@ def linear_layers(model: Model) -> dict[str, tuple[int, ...]]:
         for w in block.weights
         if w.kind == "matrix" and len(w.shape) == 2 and w.name.endswith(".weight")
         if w.part != "router" or w.name.endswith(_LINEAR_ROUTERS)
+        if not w.name.endswith("altup.correction_coefs.weight")
     }
 
 
@@ -510,7 +511,7 @@ def adapter_parameters(run: Run) -> int:
             lora.rank * sum(shape) for _, shape in adapted_layers(run.model, run.lora, block)
         )
     lookup = next(w for w in run.model.outer if w.kind == "lookup")
-    heads = [w for w in run.model.outer if w.part == "head" and w.kind == "matrix"]
+    heads = [w for w in run.model.outer if w.name == "lm_head.weight"]
     tables = {"embed_tokens": [lookup], "lm_head": heads or [lookup]}
     return total + sum(w.elements for name in lora.embeddings for w in tables[name])
 
