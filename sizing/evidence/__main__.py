@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from . import cuda, finetuning, fms, hours, savers, traces, ultrascale
+from . import cuda, finetuning, fms, hours, savers, traces, ultrascale, whole
 from .published_runs import record_trust
 from .published_runs import text as published_text
 
@@ -29,6 +29,7 @@ TABLES = {
     "published": published_text,
     "hours": hours.text,
     "savers": savers.text,
+    "whole": whole.text,
 }
 RECORDERS = {
     "traces": lambda: traces.record(

@@ -22,7 +22,7 @@ from ..compute import flops
 from ..hardware import gpu as find_gpu
 from ..run import Lora, Run
 from ..speed.step import StepTime, step_time
-from ..speed.trust import KINDS, TABLE, kind_of
+from ..speed.trust import KINDS, TABLE, group_of, kind_of, trust
 from ..units import DATA
 from . import printed, ultrascale
 
@@ -329,6 +329,8 @@ def text() -> str:
     lines.append(
         f"  {len(free)} sources of {KINDS[0]} that set no constant: median {median(free):.1%}"
     )
+    held = left_out()
+    lines.append(f"  bands that know nothing of a row's source hold {sum(held) / len(held):.0%}")
     spreads = repeated()
     lines.append(
         f"  {len(spreads)} layouts printed more than once: the fastest is {median(spreads):.2f} "
@@ -378,36 +380,63 @@ def free_sources() -> list[tuple[str, float]]:
 # --- What `step_time` says of itself -------------------------------------------------------------
 
 _TRUST = (
-    "engine", "card", "kind", "runs", "least_gpus", "most_gpus", "least_parameters",
+    "engine", "card", "kind", "runs", "sources", "least_gpus", "most_gpus", "least_parameters",
     "most_parameters", "median", "low", "high",
 )  # fmt: skip
 
 
 def trusted() -> list[dict[str, str]]:
-    """data/step_time_error.csv: errors by engine, card and kind, then of all rows."""
-    errors: dict[tuple[str, str, str], list[tuple[Run, float]]] = {}
-    for c in judged():
-        key = (c.row.run.engine or "nanotron", c.row.gpu, c.row.kind)
-        errors.setdefault(key, []).append((c.row.run, c.error))
+    """data/step_time_error.csv: errors by engine, card and kind, then of all published rows, beside
+    which nanotron's runs of one source would weigh too much."""
+    rows = _trust_rows(judged())
     nodes = ultrascale.held_out(ultrascale.compare(row) for row in ultrascale.measured())
-    errors["nanotron", "h100-sxm", KINDS[0]] = [
-        (row.measured.run, row.throughput_error) for row in nodes
-    ]
-    every = [pair for pairs in errors.values() for pair in pairs]
-    rows = [_trust_row(key, pairs) for key, pairs in sorted(errors.items())]
-    return [*rows, _trust_row(("all", "all", "all"), every)]
+    key = ("nanotron", "h100-sxm", KINDS[0])
+    pairs = [(row.measured.run, row.throughput_error, "Ultra-Scale") for row in nodes]
+    return (
+        sorted(
+            [*rows[:-1], _trust_row(key, pairs)],
+            key=lambda row: (row["engine"], row["card"], row["kind"]),
+        )
+        + rows[-1:]
+    )
 
 
-def _trust_row(key: tuple[str, str, str], pairs: list[tuple[Run, float]]) -> dict[str, str]:
-    found = sorted(error for _, error in pairs)
-    gpus = [run.gpus for run, _ in pairs]
-    sizes = [run.model.parameters.total for run, _ in pairs]
+def _trust_rows(rows: Iterable[Compared]) -> list[dict[str, str]]:
+    found: dict[tuple[str, str, str], list[tuple[Run, float, str]]] = {}
+    for c in rows:
+        key = (c.row.run.engine or "nanotron", c.row.gpu, c.row.kind)
+        found.setdefault(key, []).append((c.row.run, c.error, c.row.group))
+    every = [pair for pairs in found.values() for pair in pairs]
+    groups = [_trust_row(key, pairs) for key, pairs in sorted(found.items())]
+    return [*groups, _trust_row(("all", "all", "all"), every)]
+
+
+def _trust_row(key: tuple[str, str, str], pairs: list[tuple[Run, float, str]]) -> dict[str, str]:
+    found = sorted(error for _, error, _ in pairs)
+    gpus = [run.gpus for run, _, _ in pairs]
+    sizes = [run.model.parameters.total for run, _, _ in pairs]
+    sources = len({source for _, _, source in pairs})
     tenth = int(0.1 * (len(found) - 1))
     values = (
-        *key, len(found), min(gpus), max(gpus), min(sizes), max(sizes), f"{size(found):.3f}",
-        f"{min(found[tenth], -0.02):.3f}", f"{max(found[-1 - tenth], 0.02):.3f}",
+        *key, len(found), sources, min(gpus), max(gpus), min(sizes), max(sizes),
+        f"{size(found):.3f}", f"{min(found[tenth], -0.02):.3f}",
+        f"{max(found[-1 - tenth], 0.02):.3f}",
     )  # fmt: skip
     return dict(zip(_TRUST, map(str, values), strict=True))
+
+
+@lru_cache
+def left_out() -> list[bool]:
+    """Of each row, whether it lies in the band that the rows of all other sources give it."""
+    held = []
+    for source in sorted({c.row.group for c in judged()}):
+        rest = [c for c in judged() if c.row.group != source]
+        groups = tuple(map(group_of, _trust_rows(rest)))
+        for c in judged():
+            if c.row.group == source:
+                low, high = trust(c.row.run, c.row.gpu, c.time.total, groups).band
+                held.append(low <= c.time.total * (1 + c.error) <= high)
+    return held
 
 
 def record_trust() -> None:
