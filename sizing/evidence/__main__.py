@@ -11,8 +11,8 @@ import argparse
 import sys
 
 from . import cuda, finetuning, fms, hours, savers, traces, ultrascale, whole
-from .published_runs import record_trust
-from .published_runs import text as published_text
+from .bands import record_trust
+from .published_text import text as published_text
 
 
 def _report_cuda(done: int, row: dict) -> None:
