@@ -102,6 +102,7 @@ CHOICES = {
     "outputs": ("released", "kept", "fp32"),
     "engine": ENGINES,
     "reduce": ("fp32", "same"),
+    "scaling": (None, "delayed", "tensorwise", "rowwise", "blockwise"),
 }
 
 # What people type for one of the choices: the names of transformers' arguments and of torch.
@@ -313,6 +314,9 @@ class Run:
         objective: "lm"; "dpo" or a `Dpo`; "distillation" or a `Distillation`.
         reduce: dtype in which zero=3 reduces gradients under a mixed precision: "fp32", or "same"
             as the products'.
+        scaling: of fp8, which matters to `step_time` alone: "delayed" (a tensor's scale from the
+            steps before), "tensorwise" (from itself), "rowwise" (a scale a row), "blockwise" (a
+            scale for 128 or 32 elements: DeepSeek-V3's and MXFP8); None: the engine's.
 
     Words of transformers and torch are understood ("sdpa", "adamw_torch_fused", recompute=True) and
     kept as the choice that they mean.
@@ -345,6 +349,7 @@ class Run:
     interleave: int = 1
     replicate: int = 1
     document: int | None = None
+    scaling: str | None = None
     engine: str | None = None
     offload: tuple[str, ...] = ()
     optimizer_in_backward: bool = False

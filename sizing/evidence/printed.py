@@ -60,8 +60,8 @@ PRESETS = {
     "Mixtral 8x22B": "mixtral-8x22b",
 }
 FP8 = {
-    "amp_fp8": "tensorwise",
-    "FP8": "tensorwise",
+    "amp_fp8": "delayed",
+    "FP8": "delayed",
     "FP8-CS": "tensorwise",
     "FP8 (not printed)": "tensorwise",
     "FP8-CS (FP8-MX)": "tensorwise",
@@ -125,8 +125,8 @@ def _tidy(p: dict) -> dict:
     else:
         accumulation = p.get("grad_accum", 1)
     precision, fp8 = "bf16-master", FP8.get(p["precision"])
-    if fp8 in ("rowwise", "blockwise"):
-        assumed.append(f"fp8 {fp8} as tensorwise")
+    if fp8 == "delayed" and p["engine"] == "Megatron-Bridge":
+        fp8 = "tensorwise"  # current scaling: its recipes fp8_cs
     if p["precision"] not in FP8 and p["precision"] not in ("BF16", "bf16"):
         raise NotSayable(f"precision {p['precision']}")
     if p.get("weights") == "bf16":
@@ -172,6 +172,7 @@ def _tidy(p: dict) -> dict:
         "micro_batch": micro,
         "accumulation": accumulation,
         "precision": "fp8" if fp8 else precision,
+        "scaling": fp8 or "",
         "replicate": replicate,
         "document": document,
         "optimizer": p.get("optimizer", "adamw-fused")

@@ -25,6 +25,7 @@ MORE = (
         "replicate": 1,
         "sequence_parallel": False,
         "precision": "bf16-master",
+        "scaling": "",
         "optimizer": "adamw-fused",
         "recompute": "full",
         "attention": "eager",

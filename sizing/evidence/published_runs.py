@@ -45,10 +45,11 @@ _NUMBERS = (
     "sequence", "micro_batch", "accumulation", "data", "zero", "tensor", "pipeline", "context",
     "expert", "interleave", "replicate",
 )  # fmt: skip
-_WORDS = ("precision", "optimizer", "attention", "engine", "kernels")
+_WORDS = ("precision", "scaling", "optimizer", "attention", "engine", "kernels")
 COLUMNS = (
     "id", "source", "printed_engine", "engine", "gpu", "node", "network", "name", "model",
-    *_NUMBERS, "sequence_parallel", "recompute", "precision", "optimizer", "attention", "kernels",
+    *_NUMBERS, "sequence_parallel", "recompute", "precision", "scaling",
+    "optimizer", "attention", "kernels",
     "lora", "document", "tok_s_gpu", "assumed",
 )  # fmt: skip
 
@@ -128,7 +129,7 @@ def row_of(row: dict) -> Row:
         run=Run(
             _model(row["model"], row["name"]),
             **{name: int(row[name]) for name in _NUMBERS},
-            **{name: row[name] for name in _WORDS},
+            **{name: row[name] or None for name in _WORDS},
             recompute=_recompute(row["recompute"]),
             sequence_parallel=str(row["sequence_parallel"]) == "True",
             lora=_lora(row["lora"]),

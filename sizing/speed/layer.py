@@ -14,9 +14,9 @@ from .engines import Engine, engines
 from .kernels import (
     BIASED_BACKWARD,
     BIASED_FORWARD,
-    CAST,
     attention,
     biased,
+    cast,
     chip,
     kernels_of,
     loss,
@@ -85,7 +85,8 @@ def layer(run: Run, at: Setting) -> Pass:
     rate, engine, t = at.rate, at.engine, run.tensor
     rows, width = tokens(run), run.recipe.activation_bytes
     low, kernels = rate.low is not None, kernels_of(run, engine)
-    forward = backward = cast = 0.0
+    forward = backward = casting = 0.0
+    each = cast(run, kernels) / rate.memory if low else 0.0
     products = _matmuls(run.model, t, expert_slices(run))
     for n, k, chosen, copies, narrow, share in products:
         m = rows * chosen
@@ -95,9 +96,9 @@ def layer(run: Run, at: Setting) -> Pass:
         if run.lora is None:
             backward += share * rate.multiply(n, k, m, width, 1, fp8)
         if fp8:
-            cast += share * CAST[kernels] * (m * k + m * n + copies * n * k) / rate.memory
+            casting += share * each * (m * k + m * n + copies * n * k)
     if run.quantization is not None:
-        cast += _unpacked(run) / rate.memory
+        casting += _unpacked(run) / rate.memory
     scores, scores_back = attention(run, engine, at.card, rate)
     between = rows * moved(run.model, t, kernels, run.sequence_parallel) * width
     between /= rate.memory
@@ -111,15 +112,15 @@ def layer(run: Run, at: Setting) -> Pass:
     ring, ring_back = _ring(run, engine, rate, scores, scores_back)
     again = _again(run, engine, forward, scores, between)
     sent_back += sent_again
-    ahead = forward + scores + between + cast / 3 + sent + ring + routed
-    back = backward + scores_back + 2 * between + cast * 2 / 3 + sent_back + ring_back + again
+    ahead = forward + scores + between + casting / 3 + sent + ring + routed
+    back = backward + scores_back + 2 * between + casting * 2 / 3 + sent_back + ring_back + again
     back += routed * (2 if run.recompute == "full" else 1)
     launch, launch_back = _launches(run, at)
     idle, idle_back = max(0.0, launch - ahead), max(0.0, launch_back - back)
     return Pass(
         matmul=forward + backward,
         attention=scores + scores_back,
-        elementwise=3 * between + cast,
+        elementwise=3 * between + casting,
         recompute=again,
         host=idle + idle_back,
         tensor_parallel=sent + sent_back,
