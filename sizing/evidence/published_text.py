@@ -60,7 +60,7 @@ WHY = {
     "modded-nanogpt": "windows and a head in fp8 that Run does not say",
     "OLMo-core": "GPUs and micro-batch are not printed",
     "Automodel": "layout partly printed; dispatch by DeepEP, overlapped",
-    "Megatron-Bridge": "releases of one layout differ, see below; a second prediction is not said",
+    "Megatron-Bridge": "releases of one layout differ up to two times, see above",
 }
 
 
