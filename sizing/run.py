@@ -503,8 +503,9 @@ def linear_layers(model: Model) -> dict[str, tuple[int, ...]]:
     }
 
 
-# Llama 4's router and Qwen 2's gate of its shared expert are linear layers like any other.
-_LINEAR_ROUTERS = ("feed_forward.router.weight", "shared_expert_gate.weight")
+# Qwen 2's gate of its shared expert is a linear layer like any other. Llama 4's router is one that
+# returns two tensors: peft wraps it under "all-linear", and the layer then fails.
+_LINEAR_ROUTERS = ("shared_expert_gate.weight",)
 
 
 def adapter_parameters(run: Run) -> int:
