@@ -37,7 +37,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 COURSE = HERE.parents[1]
 # What no rehearsal has: said in a row, it is no failure.
-MISSING = ("DeepSpeed", "torchao", "torch.compile")
+MISSING = ("DeepSpeed", "torchao", "torch.compile", "trl", "peft", "bitsandbytes", "liger-kernel")
 NOT_REHEARSED = {"tensor-and-pipeline": "a pipeline's ranks vote by values"}
 TWO_GPUS = ("zero", "data-parallel-scaling", "frozen-weights", "checkpoint")
 OF_THE_CPU = ("tokens",)  # whatever else the machine has
