@@ -73,8 +73,8 @@ def _words(run: Run, ranks: int, picks: list[list[int]]) -> tuple[str, ...]:
         f"{number} experts. The router gives each token {chosen} of them.",
         f"Dispatch, an all-to-all: every token's vector goes to the GPUs of its experts, "
         f"{chosen} copies each. Of {copies} copies drawn, {copies - stay} leave their GPU.",
-        f"The experts work. The busiest GPU has {max(counts)} copies, the mean is {mean:g}: all "
-        f"wait {max(counts) / mean:.2f} times as long as with an even router.",
+        f"The experts work. The busiest GPU has {max(counts)} copies, the mean is {mean:g}: the "
+        f"layer takes {max(counts) / mean:.2f} times as long as with an even router.",
         f"Combine, an all-to-all back: each token adds up its {chosen} results. Two "
         f"forward, two backward: {gb(sent(run, ranks))} per GPU and layer for {run.sequence:,} "
         "tokens each.",
