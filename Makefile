@@ -68,14 +68,20 @@ bench: $(READY)
 	$(BIN)/python bench/bench.py
 
 # Every CUDA line on a machine without a GPU: Linux on x86-64 with gcc; 5 GB, once (see the file).
-rehearse: .venv-rehearsal/.ready
-	.venv-rehearsal/bin/python tests/rehearsal/rehearse.py
+# Stopped, it goes on where it was. TORCH=2.11.0 is another torch, in an environment of its own,
+# with a TRANSFORMERS of its time; it takes every fourth row of the memory table.
+REHEARSAL := .venv-rehearsal$(TORCH:%=-%)
+TRANSFORMERS ?= 5.17.0
+SHARE := $(if $(TORCH),--every 4)
+rehearse: $(REHEARSAL)/.ready
+	$(REHEARSAL)/bin/python tests/rehearsal/rehearse.py $(SHARE)
 
 # Three = signs: the CUDA build, not a "+cpu" one that pip may know as well.
-.venv-rehearsal/.ready: requirements.txt
-	$(PYTHON) -m venv .venv-rehearsal
-	sed -n -E 's/^torch==/torch===/p; /^(transformers|numpy|pandas|tqdm|psutil)==/p' requirements.txt \
-		| .venv-rehearsal/bin/python -m pip install --quiet --disable-pip-version-check -r /dev/stdin
+OTHERS := $(if $(TORCH),-e 's/^(torch==).*/\1$(TORCH)/' -e 's/^(transformers==).*/\1$(TRANSFORMERS)/')
+$(REHEARSAL)/.ready: requirements.txt
+	$(PYTHON) -m venv $(REHEARSAL)
+	sed -n -E $(OTHERS) -e 's/^torch==/torch===/p; /^(transformers|numpy|pandas|tqdm|psutil)==/p' $< \
+		| $(REHEARSAL)/bin/python -m pip install --quiet --disable-pip-version-check -r /dev/stdin
 	touch $@
 
 # The newest course; what a learner wrote, in work/ and .learner/, stays.

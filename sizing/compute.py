@@ -54,7 +54,7 @@ def flops(run: Run, *, attention: str = "full", recompute: str = "pytorch") -> F
             products (and recomputes the scores in its own backward pass, not counted here).
         attention: "full" counts all s x s query-key pairs, as eager attention executes them and
             most papers count; "causal" only the pairs that the mask leaves, s(s+1)/2, or fewer
-            under a sliding window.
+            under a sliding window. Packed documents (`run.document`) count one by one in both.
         recompute: "pytorch" stops recomputing a layer at the last tensor that the backward pass
             needs, as torch.utils.checkpoint does; "textbook" runs the whole forward again (4/3).
 
@@ -73,22 +73,28 @@ def flops(run: Run, *, attention: str = "full", recompute: str = "pytorch") -> F
     one_of("recompute", recompute, ("pytorch", "textbook"))
     if run.lora is not None:
         return _with_adapters(run, attention, textbook=recompute == "textbook")
-    products = matmuls(run.model, run.sequence, attention)
+    products = matmuls(run.model, run.sequence, attention, run.document)
     forward = sum(product.flops for product in products)
     again = _recomputed(run, products, textbook=recompute == "textbook")
     sequences = run.sequences * sequences_of(run.objective)
     ahead = forward + _asked(run, attention)
-    return Flops(ahead * sequences, 2 * forward * sequences, again * sequences)
+    back = 2 * forward - _without_gradient(run.model, run.sequence)
+    return Flops(ahead * sequences, back * sequences, again * sequences)
 
 
 def _asked(run: Run, attention: str) -> int:
     """FLOPs of a reference's or teacher's forward pass over one sequence, 0 without one."""
     asked = asked_model(run)
-    return sum(p.flops for p in matmuls(asked, run.sequence, attention)) if asked else 0
+    if not asked:
+        return 0
+    return sum(p.flops for p in matmuls(asked, run.sequence, attention, run.document))
 
 
-def matmuls(model: Model, sequence: int, attention: str = "full") -> tuple[Matmul, ...]:
-    """Every matrix product of one forward pass over one sequence of `sequence` tokens."""
+def matmuls(
+    model: Model, sequence: int, attention: str = "full", document: int | None = None
+) -> tuple[Matmul, ...]:
+    """Every matrix product of one forward pass over one sequence of `sequence` tokens, packed from
+    documents of `document` tokens if given."""
     products = []
     for block in model.blocks:
         for weight in block.weights:
@@ -100,9 +106,12 @@ def matmuls(model: Model, sequence: int, attention: str = "full") -> tuple[Matmu
                         2 * sequence * weight.multiplied * block.count,
                     )
                 )
-        pairs = query_key_pairs(sequence, block, attention) * block.heads * block.count
+        pairs = query_key_pairs(sequence, block, attention, document) * block.heads * block.count
         products.append(Matmul("queries x keys", "scores", 2 * pairs * block.query_dim))
         products.append(Matmul("scores x values", "scores", 2 * pairs * block.value_dim))
+        if block.streams > 1:
+            mixed = 2 * sequence * model.hidden * block.streams**2 * block.count
+            products.append(Matmul("hidden states x predictions", "mlp", mixed))
     for weight in model.outer:
         if weight.kind == "matrix":
             products.append(Matmul(weight.name, weight.part, 2 * sequence * weight.active))
@@ -112,12 +121,45 @@ def matmuls(model: Model, sequence: int, attention: str = "full") -> tuple[Matmu
     return tuple(products)
 
 
-def query_key_pairs(sequence: int, block: Block, attention: str = "full") -> int:
-    """Query-key pairs that one head computes over one sequence."""
+def query_key_pairs(
+    sequence: int, block: Block, attention: str = "full", document: int | None = None
+) -> int:
+    """Query-key pairs that one head computes over one sequence; within each document alone, of
+    which the last one has the tokens that are left.
+
+    Linear attention computes pairs inside blocks of c tokens alone; its sums of keys x values, read
+    by each query and added to by each key, cost as much as c pairs with head_dim more.
+    """
+    if document is not None and document < sequence:
+        whole, left = divmod(sequence, document)
+        pairs = whole * query_key_pairs(document, block, attention)
+        return pairs + query_key_pairs(left, block, attention)
+    if block.linear:
+        return sum(
+            (c * (c + 1) // 2 if attention == "causal" else c * c) + c * block.query_dim
+            for c in blocks_of(sequence, block.linear)
+        )
     if attention == "full":
         return sequence * sequence
     seen = min(sequence, block.window or sequence)
     return seen * (seen + 1) // 2 + (sequence - seen) * seen
+
+
+def blocks_of(sequence: int, size: int) -> list[int]:
+    """The tokens of each block of a sequence: all `size` but the last."""
+    whole, rest = divmod(sequence, size)
+    return [size] * whole + [rest] * (rest > 0)
+
+
+def _without_gradient(model: Model, sequence: int) -> int:
+    """Backward FLOPs that linear attention does not need over one sequence: its first block reads
+    sums that are zero, and nobody reads what its last block adds to them."""
+    unused = 0
+    for block in model.blocks:
+        if block.linear:
+            c = blocks_of(sequence, block.linear)
+            unused += (c[0] + 2 * c[-1]) * block.count * block.heads * block.query_dim**2
+    return 2 * unused
 
 
 def _recomputed(run: Run, products: tuple[Matmul, ...], textbook: bool) -> int:
@@ -152,7 +194,7 @@ def _with_adapters(run: Run, attention: str, textbook: bool) -> Flops:
             forward += times * ahead
             backward += times * back
             again += times * repeated
-            reached = reached or bool(adapted_layers(run, block))
+            reached = reached or bool(adapted_layers(run.model, run.lora, block))
     head = sum(p.flops for p in matmuls(run.model, run.sequence) if p.part in ("head", "embedding"))
     trained = "lm_head" in run.lora.embeddings
     forward, backward = forward + head, backward + head * ((reached and 1) + trained)
@@ -166,7 +208,7 @@ def _adapted_layer(
 ) -> tuple[int, int, int]:
     """(forward, backward, recompute) FLOPs of one layer over one sequence; `reached` says whether
     its input has a gradient."""
-    adapted = {name for name, _ in adapted_layers(run, block)}
+    adapted = {name for name, _ in adapted_layers(run.model, run.lora, block)}
     grads = _gradients_in(run.model, block, adapted, reached)
     forward = backward = skipped = 0
     for weight in block.weights:
@@ -178,6 +220,7 @@ def _adapted_layer(
         if name in adapted:
             out, into = reversed(weight.shape) if run.model.family == "gpt2" else weight.shape
             down, up = (2 * run.sequence * run.lora.rank * n for n in (into, out))
+            down, up = down * weight.uses, up * weight.uses
             low = down + up
             # gradients of both matrices, of what lies between them, and of the layer's input
             backward += low + up + (down if grads[name] else 0)
@@ -186,7 +229,8 @@ def _adapted_layer(
             skipped += base
         forward += base + low
         backward += base if grads[name] else 0
-    pairs = 2 * query_key_pairs(run.sequence, block, attention) * block.heads
+    pairs = query_key_pairs(run.sequence, block, attention, run.document)
+    pairs = 2 * pairs * block.heads
     first, second = pairs * block.query_dim, pairs * block.value_dim
     forward += first + second
     backward += first * (grads["queries"] + grads["keys"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import replace
 from functools import cache
 from math import floor, log10
 from statistics import fmean
@@ -18,6 +17,7 @@ from ..settings import OBJECTIVES
 from ..units import DATA, GB, count, gb
 from . import style
 from .base import Calculator, Result, dropdown, powers_of_two, scale
+from .cures import cures, everything
 from .device_card import MINE, device, device_options
 from .html import Limit
 
@@ -52,78 +52,6 @@ RECOMPUTE = {
     "every second layer": "every-2",
     "full": "full",
 }
-
-
-def changes(run: Run) -> list[tuple[str, Run]]:
-    """(what is changed, the run after it) for each single change that can save memory and that an
-    engine runs, in order of what it costs: first what costs nothing, then time, then a training
-    that is another one, then the bus."""
-    half = {"micro_batch": run.micro_batch // 2, "accumulation": 2 * run.accumulation}
-    wide = run.optimizer in ("adamw", "adamw-fused")
-    tried = [
-        ("fused loss", run.loss is None, {"loss": "fused"}),
-        ("compiled", run.kernels == "eager", {"kernels": "compiled"}),
-        ("flash attention", run.attention == "eager", {"attention": "flash"}),
-        ("AdamW fused", run.optimizer == "adamw", {"optimizer": "adamw-fused"}),
-        ("half the micro-batch, twice the accumulation", run.micro_batch > 1, half),
-        ("autocast to bf16", run.precision == "fp32", {"precision": "bf16-mixed"}),
-        (
-            "recompute of the attention core"
-            if run.attention == "eager"
-            else "selective recompute, per operation",
-            run.recompute == "none",
-            {"recompute": "selective"},
-        ),
-        ("full recompute", run.recompute != "full", {"recompute": "full"}),
-        ("LoRA, rank 16", run.lora is None, {"lora": 16}),
-        ("AdamW in 8 bits", wide, {"optimizer": "adamw-8bit"}),
-        (
-            "bf16 weights, gradients and moments",
-            run.precision != "bf16",
-            {"precision": "bf16", "gradients": "same"},
-        ),
-        (
-            "QLoRA, rank 16",
-            run.quantization is None,
-            {"lora": run.lora or 16, "quantization": "nf4"},
-        ),
-        ("half the sequence length", run.sequence > 1, {"sequence": run.sequence // 2}),
-        (
-            "activations on the host",
-            "activations" not in run.offload,
-            {"offload": (*run.offload, "activations")},
-        ),
-        (
-            "optimizer on the host",
-            "optimizer" not in run.offload,
-            {"offload": (*run.offload, "optimizer")},
-        ),
-    ]
-    found = []
-    for what, possible, fields in tried:
-        if possible:
-            try:
-                after = replace(run, **fields)
-                memory(after)
-            except ValueError:  # no engine runs it
-                continue
-            found.append((what, after))
-    return found
-
-
-def everything(run: Run) -> Run:
-    """The least that the calculator's controls reach at this sequence length."""
-    return replace(
-        run,
-        micro_batch=1,
-        accumulation=1,
-        precision="bf16",
-        gradients="same",
-        optimizer="adamw-8bit",
-        recompute="full",
-        attention="flash",
-        offload=tuple(name for name in run.offload if name != "optimizer"),
-    )
 
 
 @cache
@@ -222,11 +150,11 @@ class MemoryCalculator(Calculator):
                 return held.on(card).verdict
             return "fits" if held.total <= card.memory else "does not fit"
 
-        def row(what: str, after: Memory) -> tuple[str, ...]:
+        def row(what: str, after: Memory, costs: str = "") -> tuple[str, ...]:
             ratio = f"{after.total / now.total:.2f} ×"
-            return what, gb(after.total), ratio, after.peak_phase, judged(after)
+            return what, gb(after.total), ratio, after.peak_phase, judged(after), costs
 
-        tried = [(what, memory(after, device=kind)) for what, after in changes(run)]
+        tried = [(cure, memory(cure.run, device=kind)) for cure in cures(run)]
         least = memory(everything(run), device=kind)
         totals = {name: sum(parts.values()) for name, parts in now.phases.items()}
         largest = max(now.phases[now.peak_phase].items(), key=lambda part: part[1])
@@ -234,11 +162,11 @@ class MemoryCalculator(Calculator):
             value=now.total,
             headline=f"{gb(now.total)} at the peak",
             formula=_formula(run, now),
-            columns=("change one thing", "peak", "of now", "its phase", card.label),
+            columns=("change one thing", "peak", "of now", "its phase", card.label, "costs"),
             rows=(
                 row("nothing", now),
-                *(row(what, after) for what, after in tried),
-                row("all of them, micro-batch 1", least),
+                *(row(cure.what, after, cure.costs) for cure, after in tried),
+                row("all that train the same weights", least),
             ),
             caption=(
                 "Bytes alive at the worst moment of each phase, by part: "
@@ -248,7 +176,7 @@ class MemoryCalculator(Calculator):
             ),
             accuracy=accuracy(),
             limit=Limit("the tensors of one step", now.total, card.memory, card.label, judged(now)),
-            notes=_notes(now, judged, dict(tried), least),
+            notes=_notes(now, judged, {cure.what: after for cure, after in tried}, least),
             data=(now, card.memory, card.label, judged(now)),
         )
 

@@ -20,7 +20,7 @@ from statistics import median
 from ..architecture.model import Model
 from ..compute import flops
 from ..hardware import gpu as find_gpu
-from ..run import Run
+from ..run import Lora, Run
 from ..speed.step import StepTime, step_time
 from ..speed.trust import KINDS, TABLE, kind_of
 from ..units import DATA
@@ -43,13 +43,13 @@ CALIBRATION = {
 }
 _NUMBERS = (
     "sequence", "micro_batch", "accumulation", "data", "zero", "tensor", "pipeline", "context",
-    "expert", "interleave",
+    "expert", "interleave", "replicate",
 )  # fmt: skip
-_WORDS = ("precision", "optimizer", "recompute", "attention", "engine", "kernels")
+_WORDS = ("precision", "optimizer", "attention", "engine", "kernels")
 COLUMNS = (
     "id", "source", "printed_engine", "engine", "gpu", "node", "network", "name", "model",
-    *_NUMBERS, "sequence_parallel", "precision", "optimizer", "recompute", "attention", "kernels",
-    "lora", "tok_s_gpu", "assumed",
+    *_NUMBERS, "sequence_parallel", "recompute", "precision", "optimizer", "attention", "kernels",
+    "lora", "document", "tok_s_gpu", "assumed",
 )  # fmt: skip
 
 
@@ -129,8 +129,10 @@ def row_of(row: dict) -> Row:
             _model(row["model"], row["name"]),
             **{name: int(row[name]) for name in _NUMBERS},
             **{name: row[name] for name in _WORDS},
+            recompute=_recompute(row["recompute"]),
             sequence_parallel=str(row["sequence_parallel"]) == "True",
-            lora=int(row["lora"]) if row["lora"] else None,
+            lora=_lora(row["lora"]),
+            document=int(row["document"]) if row["document"] else None,
         ),
         printed_engine=row["printed_engine"],
         gpu=row["gpu"],
@@ -139,6 +141,24 @@ def row_of(row: dict) -> Row:
         rate=float(row["tok_s_gpu"]),
         assumed=row["assumed"],
     )
+
+
+def _recompute(said: str) -> str | tuple[str, ...]:
+    """A word of `Run.recompute`, or names of modules."""
+    names = said.split()
+    return said if len(names) == 1 else tuple(names)
+
+
+def _lora(said: str) -> Lora | None:
+    """Adapters as the table writes them: a rank, settings, adapted layers unless all of them."""
+    if not said:
+        return None
+    rank, *words = said.split()
+    settings = dict(word.split("=") for word in words if "=" in word)
+    if "dropout" in settings:
+        settings["dropout"] = float(settings["dropout"])
+    targets = [word for word in words if "=" not in word]
+    return Lora(int(rank), targets or "all-linear", **settings)
 
 
 @lru_cache(maxsize=256)
@@ -237,7 +257,7 @@ FACTORS: dict[str, Callable[[Row], str]] = {
     "tokens in a micro-batch": lambda row: _band(
         row.run.micro_batch * row.run.sequence / 1024, (0, 2, 4, 8, 16, 64), "k"
     ),
-    "recompute": lambda row: row.run.recompute,
+    "recompute": lambda row: str(row.run.recompute),
     "zero": lambda row: str(row.run.zero),
     "tensor": lambda row: str(row.run.tensor),
     "pipeline": lambda row: _band(row.run.pipeline, (1, 2, 5, 9)),
@@ -269,17 +289,20 @@ def _line(title: str, errors: list[float]) -> str:
 
 # Why the worst groups miss, by a piece of their name: short, so that the table can print it.
 WHY = {
-    "maxtext": "sharded within a node and reduced across: Run shards over all ranks",
+    "maxtext": "two and four nodes on Google's A3, whose collectives over TCP no row here describes",
     "float8nocompile": "model and batch are not printed; eager kernels of a prototype",
     "pytorch/ao": "as another source with the same settings, which is 17 % faster",
-    "ft_llama3": "packed documents: attention within each alone, and adapters on fewer layers",
-    "torchtitan": "500 W cards; float8 rows with long contexts and pipelines of 8",
-    "ms-swift": "packed documents: attention within each alone",
-    "granite": "kernels of fms-acceleration fuse less than Liger's",
+    "titan": "500 W cards; float8 with rows' scales, contexts of 32k and more, pipelines of 8",
+    "pytorch.github.io": "micro-batch and recompute are not printed",
+    "tzafon": "ZeRO and batch are not printed",
+    "ms-swift": "packed documents, whose length is not printed",
+    "granite": "rates over a whole train() of 20 steps, its start included",
+    "fms-acceleration": "rates over a whole train() of 20 steps, its start included",
     "nanochat": "FlashAttention-3 with windows of 1024, said here as full attention",
     "modded-nanogpt": "windows and a head in fp8 that Run does not say",
-    "Automodel": "layout partly printed; adapters on fewer layers",
-    "Megatron-Bridge": "routers are uneven, and dispatch overlaps in ways not printed",
+    "OLMo-core": "GPUs and micro-batch are not printed",
+    "Automodel": "layout partly printed; dispatch by DeepEP, overlapped",
+    "Megatron-Bridge": "releases of one layout differ, see below; a second prediction is not said",
 }
 
 
@@ -306,6 +329,11 @@ def text() -> str:
     lines.append(
         f"  {len(free)} sources of {KINDS[0]} that set no constant: median {median(free):.1%}"
     )
+    spreads = repeated()
+    lines.append(
+        f"  {len(spreads)} layouts printed more than once: the fastest is {median(spreads):.2f} "
+        f"times the slowest in the median, {max(spreads):.2f} times at most"
+    )
     for kind in KINDS:
         lines.append(f"\n{kind}, by source, engine and card, the worst first")
         part = [c for c in rows if c.row.kind == kind]
@@ -328,6 +356,15 @@ def summary() -> list[tuple[str, int, float, float]]:
         close = sum(abs(error) <= 0.2 for error in errors) / len(errors)
         found.append((kind, len(errors), size(errors), close))
     return found
+
+
+def repeated() -> list[float]:
+    """Largest over smallest published rate of each run that sources print more than once, as
+    releases of an engine do: what no prediction from the run alone can tell apart."""
+    rates: dict[tuple, list[float]] = {}
+    for row in load():
+        rates.setdefault((row.run, row.gpu, row.node, row.network), []).append(row.rate)
+    return [max(found) / min(found) for found in rates.values() if len(found) > 1]
 
 
 def free_sources() -> list[tuple[str, float]]:

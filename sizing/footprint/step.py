@@ -264,7 +264,7 @@ def _sharded_plan_of(run: Run, plan: _Plan) -> _ShardedPlan:
 
 _DEGREES = (
     "data", "zero", "tensor", "pipeline", "context", "expert", "sequence_parallel", "interleave",
-    "engine", "reduce",
+    "replicate", "engine", "reduce",
 )  # fmt: skip
 
 

@@ -110,6 +110,27 @@ def permuted(model: Model, expert: int) -> float:
     return elements
 
 
+# Bytes for each unit of a routed expert's width whose products have biases, in Megatron-Core 0.14
+# (transformer/moe/experts.py, fusions/fused_bias_geglu.py), which runs these operation by operation.
+# Forward: gate and value clamped (8 each for both) and joined (8); of the second product's output
+# the bias times its fp32 weight (4), added (10), joined (8), cast (6). Backward: clamps (12) and the
+# join (8); cast and sum (12), gradients of bias and weight (24), the join (4).
+BIASED_FORWARD = 16 + 28
+BIASED_BACKWARD = 20 + 40
+
+
+@lru_cache(maxsize=512)
+def biased(model: Model) -> float:
+    """Units of width of routed experts that have biases, for a token in the mean layer: the inputs
+    of their second products, for each expert that the token meets."""
+    units = 0.0
+    for block in model.blocks:
+        for weight in block.weights:
+            if weight.chosen and weight.kind == "vector" and weight.shape[-1] == model.hidden:
+                units += weight.chosen * model.hidden * block.count / model.layers
+    return units
+
+
 def kernels_of(run: Run, engine: Engine) -> str:
     """The key of `TRAFFIC` for a run: the engine's own kernels, or those that the run names."""
     return {"eager": engine.kernels, "compiled": "xla", "liger": "fused"}[run.kernels]
@@ -132,20 +153,20 @@ class Pairs:
 
 
 @lru_cache(maxsize=512)
-def pairs(model: Model, tensor: int, sequence: int) -> Pairs:
+def pairs(model: Model, tensor: int, sequence: int, document: int | None = None) -> Pairs:
     causal = full = scores = 0.0
     for block in model.blocks:
         share = block.count / model.layers
         flops = 2 * (block.query_dim + block.value_dim) * block.heads / tensor
-        causal += share * flops * query_key_pairs(sequence, block, "causal")
-        full += share * flops * query_key_pairs(sequence, block, "full")
+        causal += share * flops * query_key_pairs(sequence, block, "causal", document)
+        full += share * flops * query_key_pairs(sequence, block, "full", document)
         scores += share * block.heads / tensor * sequence * sequence
     return Pairs(causal, full, scores)
 
 
 def attention(run: Run, engine: Engine, card: str, rate: Rates) -> tuple[float, float]:
     """Seconds of scores and values in a layer, forward and backward."""
-    found = pairs(run.model, run.tensor, run.sequence)
+    found = pairs(run.model, run.tensor, run.sequence, run.document)
     batch = run.micro_batch / run.context
     kernel = kernel_of(run, engine, card)
     if kernel != "eager":

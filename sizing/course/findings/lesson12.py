@@ -18,7 +18,7 @@ START = {
 
 def _cures(calculator) -> str:
     rows = at(calculator).rows[1:-1]  # without "nothing" and "all of them"
-    cures = [what for what, _, _, _, verdict in rows if verdict != "does not fit"]
+    cures = [what for what, _, _, _, verdict, _ in rows if verdict != "does not fit"]
     return (
         f"{len(cures)} of {len(rows)}: {', '.join(cures)}. Both act on the activations; weights in "
         "four bits alone are not enough."
