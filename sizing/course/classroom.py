@@ -40,7 +40,7 @@ STEPS = (1, 2, 5, 10)  # where a decade is cut
 def folder() -> Path | None:
     """The class's folder, if this learner takes part."""
     named = os.environ.get("SIZING_CLASS", "").strip()
-    return Path(named) if named else None
+    return Path(named).expanduser() if named else None
 
 
 def join(name: str, unit: str, guess: float | None = None, actual: float | None = None) -> str:

@@ -50,6 +50,24 @@ def lesson(request, work):
         yield request.param, page
 
 
+def test_the_audit_finds_what_it_is_there_for():
+    """On a page with a fault of each kind; what is JupyterLab's is not ours to mend."""
+    need_chromium()
+    need_axe()
+    pixel = "data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA="
+    html = f"""<html lang='en'><title>x</title><body><img src='{pixel}'>
+        <div class='jp-MarkdownOutput'><img src='{pixel}'><p style='color:#bbb'>Too pale.</p>
+        <h1>x<a class='jp-InternalAnchorLink' href='#x' style='color:#eee'>mark</a></h1>
+        <div style='width:300px'><table style='width:2000px'><tr><td>wide</td></tr></table></div>
+        </div><div class='jp-OutputArea-output'><input></div></body></html>"""
+    with browser_page() as page:
+        page.set_content(html)
+        found = violations(page)
+        rules = sorted(line.split()[0] for line in found)
+        assert rules == ["color-contrast", "image-alt", "label"], "\n".join(found)
+        assert [line.split()[0] for line in cut_off(page)] == ["TD"]
+
+
 def boxes(page):
     return page.locator(".sizing:has(.sizing-controls)").all()
 
