@@ -408,3 +408,13 @@ def test_scales_of_fp8_cost_their_casts():
     fused = replace(run, engine="megatron", zero=1)
     assert step_time(fused) == step_time(replace(fused, scaling="delayed"))
     assert step_time(replace(run, scaling="blockwise")).matmul > step_time(run).matmul
+
+
+def test_keys_and_values_gathered_before_attention_wait_longer_than_a_ring():
+    """torchtitan's way: every head's, and blocks merged in fp32 operation by operation."""
+    run = replace(RUN, zero=1, sequence=32768, context=8, data=1, attention="flash-2")
+    ring = step_time(replace(run, engine="megatron")).context_parallel
+    gathered = step_time(run).context_parallel
+    assert gathered > ring
+    merged = 38 * 7 * 2 * 32768 / 8 * RUN.model.hidden * RUN.model.layers / 3.35e12
+    assert gathered > merged

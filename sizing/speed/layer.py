@@ -293,11 +293,33 @@ def _ring(
     hops = run.context - 1
     if not hops:
         return 0.0, 0.0
+    if engine.gathers_context:
+        return _gathered(run, rate, scores, scores_back)
     width = 2 * run.model.kv_heads * run.model.head_dim / run.tensor
     hop = rate.message(run.tensor * run.context, tokens(run) * width * run.recipe.activation_bytes)
     if not engine.overlaps_context:
         return hops * hop, 2 * hops * hop
     return max(0.0, hops * hop - scores), max(0.0, 2 * hops * hop - scores_back)
+
+
+# Bytes for each element of a rank's queries and block of keys, in fp32 operation by operation:
+# forward the block's output cast (6) and merged (32); backward three gradients cast (6) and added
+# (12) each (torch.distributed.tensor.experimental, _SDPAMerger and the ring's backward).
+MERGED = (38, 54)
+
+
+def _gathered(run: Run, rate: Rates, scores: float, scores_back: float) -> tuple[float, float]:
+    """Seconds that all keys and values, repeated for every head, are gathered and the first block
+    of attention does not hide, that blocks are merged, and that gradients are passed on."""
+    ranks = run.context
+    elements = tokens(run) * run.model.heads * run.model.head_dim / run.tensor
+    both = 2 * elements * run.recipe.activation_bytes
+    one = rate.collective("all_gather", ranks, run.tensor, ranks * both)
+    ahead, back = (moved * (ranks - 1) * elements / rate.memory for moved in MERGED)
+    ahead += max(0.0, one - scores / ranks)
+    passed = (ranks - 1) * rate.message(run.tensor * ranks, both)
+    back += max(0.0, one - scores_back / ranks) + max(0.0, passed - scores_back)
+    return ahead, back + (ahead if run.recompute == "full" else 0.0)
 
 
 def head(run: Run, at: Setting) -> Pass:
