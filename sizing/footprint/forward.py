@@ -303,6 +303,14 @@ class Forward:
         again = [node for node in nodes if node.region is not None]
         return kept(again, of_region=True).get("temporary", NONE)
 
+    def copies_so_far(self) -> tuple[Tensor, ...]:
+        """Autocast's copies of the weights of layers that will be run again, up to here."""
+        if self.frozen or self.tape.region is None:
+            return ()
+        here = (copy for copy, region in self.tape.casts.values() if region is self.tape.region)
+        before = Tensor((self.uncast[0],), "bool", "copies of layers before", "temporary")
+        return (before, *here)
+
     # -- one layer
 
     def _layer(self, block: Block, x: Tensor, again: bool) -> Tensor:

@@ -518,7 +518,7 @@ def _plan(
     if "optimizer" in offload:
         moments.append(_update(state, 0))  # on the host
     elif not in_backward:
-        moments += _updates(optimizer, master, wide, trained, state)
+        moments += _updates(optimizer, master, wide, trained, state, device == "cuda")
     return _Plan(
         state, moments, model.layers, undivided(forward), Beside(host, packed_bytes, weights)
     )
@@ -538,10 +538,10 @@ def _weight_bytes(run: Run, width: str) -> int:
     return total
 
 
-def _updates(optimizer, master, wide, trained, state) -> list[Point]:
+def _updates(optimizer, master, wide, trained, state, cuda) -> list[Point]:
     """Moments of the optimizer's step, which needs gradients in the dtype that it works in."""
     count = sum(t.total for t in trained)
-    temporary = temporary_bytes(optimizer, trained, master)
+    temporary = temporary_bytes(optimizer, trained, master, cuda)
     if not master or wide:
         narrowed = 2 * count if wide and not master else 0
         return [_update(state, temporary + narrowed)]
@@ -618,8 +618,9 @@ def _trained(forward: Forward) -> list[Trained]:
         for w in block.weights
         if w.trained
     ]
-    tables = [t for t, w in outer if w.part == "embedding"]
-    return [*tables, *inner, *(t for t, w in outer if w.part != "embedding")]
+    first = [w.part == "embedding" and "per_layer" not in w.name for _, w in outer]
+    before = [t for (t, _), known in zip(outer, first, strict=True) if known]
+    return [*before, *inner, *(t for (t, _), known in zip(outer, first, strict=True) if not known)]
 
 
 def _representative(run: Run, tokens: int) -> int:
