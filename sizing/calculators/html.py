@@ -10,9 +10,9 @@ from .style import GREEN, RED, YELLOW
 
 # What ipywidgets cannot do, done when the style sheet is loaded. A key without Ctrl or Enter stays
 # in the calculator: JupyterLab would take those in a drop-down for shortcuts on the cell (arrows
-# leave it, "m" and "x" change it). A slider's handle gets its label as its name and its readout as
-# its value, and the field beside it the name that its title has, for a screen reader: as soon as
-# they are in the page, and again when they may have changed.
+# leave it, "m" and "x" change it). For a screen reader a slider's handle gets its label as its name
+# and its readout as its value, and the field beside it the name that its title has; a table's empty
+# corner heads nothing and becomes a plain cell: at once, and again when they may have changed.
 _SCRIPT = """
 const root = this.closest('.sizing');
 root.addEventListener('keydown', event => {
@@ -25,7 +25,11 @@ const name = target => {
   target.ariaLabel = text('.widget-label');
   target.ariaValueText = text('.widget-readout');
 };
-const all = () => root.querySelectorAll('[role=slider], input[title]').forEach(name);
+const all = () => {
+  root.querySelectorAll('[role=slider], input[title]').forEach(name);
+  root.querySelectorAll('th:empty').forEach(
+    corner => corner.replaceWith(document.createElement('td')));
+};
 root.addEventListener('focusin', event => name(event.target));
 root.addEventListener('keyup', event => name(event.target));
 new MutationObserver(all).observe(root, {childList: true, subtree: true});
