@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from ..architecture.model import Model
 from ..architecture.weights import Block
-from ..recomputing import every_layer
+from ..recomputing import check, every_layer
 from ..run import Run
 from ..settings import Dpo
 from . import adapters, kernels, rotary
@@ -53,6 +53,7 @@ class Forward:
                 f"recompute: 'selective' given; allowed with {self.family!r}: 'none', 'full' (its "
                 "attention is not apart from its layer)"
             )
+        check(self.model, run.recompute, run.attention)
         self.per_operation = run.recompute == "selective" and not self.eager
         if not isinstance(run.recompute, str) and layer_of(self.family) is not decoder:
             raise ValueError(
