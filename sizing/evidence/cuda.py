@@ -310,10 +310,13 @@ def _write(path: Path, rows) -> None:
 
 
 def merge(rows: list[dict], path: Path = PATH) -> None:
-    """Put rows into the committed table: those of the same run and torch are replaced."""
-    _write(
-        path, ({_key(row): row for row in load(path)} | {_key(row): row for row in rows}).values()
-    )
+    """Put rows into the committed table, all with today's formula; what of it has the same run and
+    torch is replaced."""
+    together = {_key(row): row for row in (*load(path), *rows)}
+    for row in together.values():
+        said = memory(run_of(row))
+        row |= {"formula_bytes": said.total, "formula_phase": said.peak_phase}
+    _write(path, together.values())
 
 
 def differences(rows: list[dict], others: list[dict]) -> list[str]:
