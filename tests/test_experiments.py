@@ -268,13 +268,13 @@ def test_recorded_mode_measures_nothing(name, learner, monkeypatch):
     monkeypatch.setenv("SIZING_RECORDED", "1")
     first, second = experiments.run(name), experiments.run(name)
     assert first == second == experiments.load(name)
-    assert first.device == experiments.REFERENCE
+    assert first.device == experiments.reference(name)
     assert not learner.exists()
 
 
 @pytest.mark.parametrize("name", experiments.names())
 def test_the_reference_recording_is_whole(name):
-    recorded = experiments.load(name, experiments.REFERENCE)
+    recorded = experiments.load(name, experiments.reference(name))
     assert protocol.complete(recorded)
     assert recorded.provenance["kind"] == "cpu"
     assert "dirty" not in recorded.provenance["commit"]

@@ -16,9 +16,10 @@ from ..run import CHOICES, Run
 from ..speed.step import step_time
 from ..units import DATA, duration, gb
 from . import style
-from .anatomy import BATCHES, accuracy
+from .anatomy import accuracy
 from .base import Calculator, Result, dropdown, powers_of_two, scale
 from .html import Limit
+from .run_controls import BATCHES
 
 RECOMPUTE = CHOICES["recompute"]
 COLOURS = dict(zip(RECOMPUTE, (style.BLUE, style.ORANGE, style.GREEN), strict=True))

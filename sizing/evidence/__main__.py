@@ -10,9 +10,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from . import cuda, finetuning, fms, hours, savers, traces, ultrascale
-from .published_runs import record_trust
-from .published_runs import text as published_text
+from . import cuda, finetuning, fms, hours, savers, traces, ultrascale, whole
+from .bands import record_trust
+from .published_text import text as published_text
 
 
 def _report_cuda(done: int, row: dict) -> None:
@@ -29,6 +29,7 @@ TABLES = {
     "published": published_text,
     "hours": hours.text,
     "savers": savers.text,
+    "whole": whole.text,
 }
 RECORDERS = {
     "traces": lambda: traces.record(

@@ -38,12 +38,13 @@ SECONDS = {
     "formula-vs-device": 170,
     "one-rank-of-many": 60,
     "isoflop": 120,
+    "finetune-stacks": 120,
 }
 OTHERS = 60.0  # seconds of an experiment of several processes
 PARTS = (
     (
         "ceilings", "model-size", "recompute", "batch", "optimizers", "accumulation",
-        "memory-timeline",
+        "memory-timeline", "finetune-stacks",
     ),
     ("sequence-length", "formula-vs-device", "one-rank-of-many", "isoflop"),
     ("speed-up-stack",),

@@ -13,7 +13,7 @@ from . import adapters, kernels, rotary
 from .activations import activation
 from .backward import kept, packed
 from .decoder import decoder
-from .families import BESIDE, OWN_ATTENTION, layer_of
+from .families import BESIDE, ENTER, LEAVE, OWN_ATTENTION, layer_of
 from .fused import LIGER, fuse
 from .losses import LOSSES, chunk_ends, last_hidden, make_logits
 from .norms import NORMS
@@ -112,6 +112,7 @@ class Forward:
             x = t.scale(x, "scaled embedding")
         t.phase = "layers"
         self.all_inputs = BESIDE[self.family](self, x) if self.family in BESIDE else None
+        x = ENTER[self.family](self, x) if self.family in ENTER else x
         if "project_in" in self.outer:
             x = self.outer_linear(x, "project_in", self.model.hidden)
         for positions, span in (("wpe", (1, "s")), ("embed_positions", ("b", "s"))):
@@ -144,6 +145,7 @@ class Forward:
 
     def _final(self, x: Tensor) -> Tensor:
         t = self.tape
+        x = LEAVE[self.family](self, x) if self.family in LEAVE else x
         for name in ("ln_f", "final_layer_norm", "norm_f", "final_layernorm", "norm"):
             if name in self.outer:
                 x = self._outer_norm(x, name)

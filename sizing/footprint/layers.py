@@ -138,8 +138,12 @@ def _with_sinks(f, scores: Tensor, dtype: str) -> Tensor:
     less = t.emit(
         "sub", Tensor(wide.shape, wide.dtype, "less the largest"), [(wide, SAME), (top, NEW)]
     )
-    shares = t.slice(t.softmax(less), scores.shape)
-    return t.cast(shares, dtype)
+    if f.frozen:
+        t.during(*f.around, *f.frame, scores, wide, less)
+    shares = t.softmax(less)
+    if f.frozen:
+        t.during(*f.around, *f.frame, scores, less, shares)
+    return t.cast(t.slice(shares, scores.shape), dtype)
 
 
 def _attention_dropout(f) -> float:

@@ -117,7 +117,8 @@ class _Fused(torch.autograd.Function):
 def _in_fp32(operator):
     @wraps(operator)
     def run(*args, **kwargs):
-        if torch.is_autocast_enabled("cpu"):
+        # autocast leaves alone what names its dtype (policy fp32_set_opt_dtype)
+        if torch.is_autocast_enabled("cpu") and kwargs.get("dtype") is None:
             args = tuple(a.float() if isinstance(a, torch.Tensor) else a for a in args)
         return operator(*args, **kwargs)
 

@@ -42,7 +42,7 @@ from subprocess import TimeoutExpired
 from driver import COURSE, HERE, python
 
 # What no rehearsal has: said in a row, it is no failure.
-MISSING = ("DeepSpeed", "torchao", "torch.compile")
+MISSING = ("DeepSpeed", "torchao", "torch.compile", "trl", "peft", "bitsandbytes", "liger-kernel")
 TWO_GPUS = ("zero", "data-parallel-scaling", "tensor-and-pipeline", "frozen-weights", "checkpoint")
 OF_THE_CPU = ("tokens",)  # whatever else the machine has
 # Options of a grid that would otherwise write and read gigabytes of zeros, once per format.
