@@ -284,21 +284,24 @@ def _kernel(run: Run, operators: set[str]) -> str:
 def record(path: Path = PATH, runs=None, report=lambda done, row: None) -> None:
     """Take a step of every run of the grid on the GPU here and write the table.
 
-    Rows that are in the file already stay: a table that was cut off goes on where it was.
+    Rows that are in the file already stay, and those of this device and torch are not taken again:
+    a table that was cut off goes on where it was.
     """
     import torch
 
-    rows = {run_of(row): row for row in load(path)} if path.exists() else {}
+    rows = {_key(row): row for row in load(path)} if path.exists() else {}
+    here = versions()
     for done, run in enumerate(runs or grid(), 1):
-        if run in rows:
+        key = _key(settings(run) | here)
+        if key in rows:
             continue
         try:
-            rows[run] = measure(run)
+            rows[key] = measure(run)
         except torch.OutOfMemoryError:
             report(done, {"model": f"{run.model.name}: out of memory"})
         else:
             _write(path, rows.values())
-            report(done, rows[run])
+            report(done, rows[key])
         release()
 
 
@@ -330,7 +333,7 @@ def differences(rows: list[dict], others: list[dict]) -> list[str]:
 
 
 def _key(row: dict) -> tuple:
-    return run_of(row), row["torch"], row["driver"]
+    return run_of(row), *(row[name] for name in ("torch", "driver", "device"))
 
 
 def load(path: Path = PATH) -> list[dict]:
