@@ -199,7 +199,8 @@ def examine(path: Path) -> tuple[str, list[str]]:
     counts: dict[str, int] = {}
     for row in rows:
         counts[row["status"]] = counts.get(row["status"], 0) + 1
-        if row["status"] == "not available" and not row["note"].startswith(MISSING):
+        known = row["note"].startswith(MISSING) or row["note"].endswith("is not installed")
+        if row["status"] == "not available" and not known:
             wrong.append(f"not available: {row['note']}")
     wrong += _left_behind(rows)
     kinds = ", ".join(f"{count} {status}" for status, count in counts.items())
