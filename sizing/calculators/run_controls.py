@@ -154,13 +154,14 @@ def idle(settings: dict[str, Any]) -> set[str]:
     return found & set(settings)
 
 
-def run_of(settings: dict[str, Any]) -> Run:
-    """The run that the controls' values make, fields that are idle at their usual values.
+def run_of(settings: dict[str, Any], kept: set[str] | frozenset = frozenset()) -> Run:
+    """The run that the controls' values make, fields that are idle at their usual values, except
+    those in `kept`.
 
     Raises:
         ValueError: as `Run` and `Lora`.
     """
-    left_out = idle(settings)
+    left_out = idle(settings) - kept
     used = {name: value for name, value in settings.items() if name not in left_out}
     adapters = {name: used.pop(name) for name in _ADAPTERS if name in used}
     rank = used.pop("lora", 0)
