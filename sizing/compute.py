@@ -54,7 +54,7 @@ def flops(run: Run, *, attention: str = "full", recompute: str = "pytorch") -> F
             products (and recomputes the scores in its own backward pass, not counted here).
         attention: "full" counts all s x s query-key pairs, as eager attention executes them and
             most papers count; "causal" only the pairs that the mask leaves, s(s+1)/2, or fewer
-            under a sliding window.
+            under a sliding window. Packed documents (`run.document`) count one by one in both.
         recompute: "pytorch" stops recomputing a layer at the last tensor that the backward pass
             needs, as torch.utils.checkpoint does; "textbook" runs the whole forward again (4/3).
 
@@ -73,7 +73,7 @@ def flops(run: Run, *, attention: str = "full", recompute: str = "pytorch") -> F
     one_of("recompute", recompute, ("pytorch", "textbook"))
     if run.lora is not None:
         return _with_adapters(run, attention, textbook=recompute == "textbook")
-    products = matmuls(run.model, run.sequence, attention)
+    products = matmuls(run.model, run.sequence, attention, run.document)
     forward = sum(product.flops for product in products)
     again = _recomputed(run, products, textbook=recompute == "textbook")
     sequences = run.sequences * sequences_of(run.objective)
@@ -87,11 +87,16 @@ def flops(run: Run, *, attention: str = "full", recompute: str = "pytorch") -> F
 def _asked(run: Run, attention: str) -> int:
     """FLOPs of a reference's or teacher's forward pass over one sequence, 0 without one."""
     asked = asked_model(run)
-    return sum(p.flops for p in matmuls(asked, run.sequence, attention)) if asked else 0
+    if not asked:
+        return 0
+    return sum(p.flops for p in matmuls(asked, run.sequence, attention, run.document))
 
 
-def matmuls(model: Model, sequence: int, attention: str = "full") -> tuple[Matmul, ...]:
-    """Every matrix product of one forward pass over one sequence of `sequence` tokens."""
+def matmuls(
+    model: Model, sequence: int, attention: str = "full", document: int | None = None
+) -> tuple[Matmul, ...]:
+    """Every matrix product of one forward pass over one sequence of `sequence` tokens, packed from
+    documents of `document` tokens if given."""
     products = []
     for block in model.blocks:
         for weight in block.weights:
@@ -103,7 +108,7 @@ def matmuls(model: Model, sequence: int, attention: str = "full") -> tuple[Matmu
                         2 * sequence * weight.multiplied * block.count,
                     )
                 )
-        pairs = query_key_pairs(sequence, block, attention) * block.heads * block.count
+        pairs = query_key_pairs(sequence, block, attention, document) * block.heads * block.count
         products.append(Matmul("queries x keys", "scores", 2 * pairs * block.query_dim))
         products.append(Matmul("scores x values", "scores", 2 * pairs * block.value_dim))
         if mixed := mixed_states(model.hidden, block, sequence):
@@ -117,12 +122,19 @@ def matmuls(model: Model, sequence: int, attention: str = "full") -> tuple[Matmu
     return tuple(products)
 
 
-def query_key_pairs(sequence: int, block: Block, attention: str = "full") -> int:
-    """Query-key pairs that one head computes over one sequence.
+def query_key_pairs(
+    sequence: int, block: Block, attention: str = "full", document: int | None = None
+) -> int:
+    """Query-key pairs that one head computes over one sequence; within each document alone, of
+    which the last one has the tokens that are left.
 
     Linear attention computes pairs inside blocks of c tokens alone; its sums of keys x values, read
     by each query and added to by each key, cost as much as c pairs with head_dim more.
     """
+    if document is not None and document < sequence:
+        whole, left = divmod(sequence, document)
+        pairs = whole * query_key_pairs(document, block, attention)
+        return pairs + query_key_pairs(left, block, attention)
     if block.linear:
         return sum(
             (c * (c + 1) // 2 if attention == "causal" else c * c) + c * block.query_dim
@@ -186,7 +198,7 @@ def _with_adapters(run: Run, attention: str, textbook: bool) -> Flops:
             forward += times * ahead
             backward += times * back
             again += times * repeated
-            reached = reached or bool(adapted_layers(run, block))
+            reached = reached or bool(adapted_layers(run.model, run.lora, block))
     outside = matmuls(run.model, run.sequence)
     before = sum(p.flops for p in outside if p.part == "embedding")
     after = sum(p.flops for p in outside if p.part == "head")
@@ -205,7 +217,7 @@ def _adapted_layer(
 ) -> tuple[int, int, int]:
     """(forward, backward, recompute) FLOPs of one layer over one sequence; `reached` says whether
     its input has a gradient."""
-    adapted = {name for name, _ in adapted_layers(run, block)}
+    adapted = {name for name, _ in adapted_layers(run.model, run.lora, block)}
     grads = _gradients_in(run.model, block, adapted, reached)
     forward = backward = skipped = 0
     for weight in block.weights:
@@ -226,7 +238,8 @@ def _adapted_layer(
             skipped += base
         forward += base + low
         backward += base // weight.uses * grads[name]
-    pairs = 2 * query_key_pairs(run.sequence, block, attention) * block.heads
+    pairs = query_key_pairs(run.sequence, block, attention, run.document)
+    pairs = 2 * pairs * block.heads
     first, second = pairs * block.query_dim, pairs * block.value_dim
     forward += first + second
     backward += first * (grads["queries"] + grads["keys"])

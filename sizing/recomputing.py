@@ -29,9 +29,9 @@ class Again:
 
 
 @lru_cache(maxsize=1024)
-def recomputed(model: Model, recompute, attention: str) -> Again:
-    """`recomputed_exactly`, in numbers that are quick, with every product that is run again."""
-    again = recomputed_exactly(model, recompute, attention, textbook=True)
+def recomputed(model: Model, recompute, attention: str, textbook: bool = True) -> Again:
+    """`recomputed_exactly`, in numbers that are quick."""
+    again = recomputed_exactly(model, recompute, attention, textbook)
     return Again(*(float(getattr(again, field.name)) for field in fields(Again)))
 
 

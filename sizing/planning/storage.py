@@ -376,7 +376,7 @@ def _parts(run: Run, path: tuple[str, ...]) -> int:
     if path[0] in ("rng", "progress") or path[-1].endswith(".step"):
         return 1
     sharded = run.zero >= (3 if path[0] == "model" else 1)
-    return run.tensor * (run.data * run.context if sharded else 1)
+    return run.tensor * (run.shards if sharded else 1)
 
 
 def _stage(path: tuple[str, ...], stage_of: dict[str, int], otherwise: int) -> int:
@@ -491,7 +491,9 @@ def useful_share(interval: float, save: float, mtbf: float, restart: float = 0.0
     if mtbf == math.inf:
         return interval / (interval + save)
     _positive("mtbf", mtbf)
-    return interval / (mtbf * math.exp(restart / mtbf) * math.expm1((interval + save) / mtbf))
+    # 1 / (e^x - 1) as e^-x / (1 - e^-x), which is finite for any x
+    work = (interval + save) / mtbf
+    return interval / mtbf * math.exp(-restart / mtbf - work) / -math.expm1(-work)
 
 
 @dataclass(frozen=True)
