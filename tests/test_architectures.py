@@ -372,7 +372,8 @@ def test_a_traced_step_is_the_real_one(family):
         with pytest.raises(ValueError, match="default_language"):
             trace.flops(Run(trace.model(config), sequence=32))
         config |= {"default_language": "en_XX"}
-    run = Run(trace.model(config), sequence=32, micro_batch=2, attention="eager", optimizer="sgd")
+    options = {"precision": "fp32", "attention": "eager", "optimizer": "sgd"}
+    run = Run(trace.model(config), sequence=32, micro_batch=2, **options)
     step = trace.Step(run, attention="eager")  # on real tensors
     step.batch = torch.randint(3, 100, (2, 32))
     with trace.flop_counter() as ahead:
