@@ -74,3 +74,45 @@ def test_minimax_by_its_own_names():
         Model({**config, "shared_intermediate_size": 512})
     with pytest.raises(ValueError, match="attn_type_list"):
         Model({**config, "attn_type_list": "every eighth"})
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (
+            "base_model: org/a-model  # or another\nload_in_8bit: false\n",
+            ["base_model", "org/a-model"],
+        ),
+        ({"model_name_or_path": "org/m", "stage": "sft"}, ["training script", "'org/m'"]),
+        ({"model": "org/m", "tensor_parallel_size": 2}, ["'org/m'"]),
+        ({"zero_optimization": {"stage": 3}}, ["DeepSpeed"]),
+        ({"distributed_type": "FSDP", "num_processes": 8}, ["accelerate"]),
+        ({"global_step": 100, "log_history": []}, ["trainer's state"]),
+        ({"per_device_train_batch_size": 4}, ["trainer's settings"]),
+        ({"max_seq_length": 512, "do_lower_case": False}, ["sentence-transformers"]),
+        ({"word_embedding_dimension": 384}, ["pooling"]),
+        ({"version": "1.0", "truncation": None, "model": {"vocab": {}}}, ["a tokenizer"]),
+        ({"bos_token": "<s>", "eos_token": "</s>"}, ["special tokens"]),
+        ({"image_processor_type": "X", "crop_size": 224}, ["preprocessor"]),
+        ({"_class_name": "UNet2DConditionModel", "sample_size": 64}, ["diffusion"]),
+        ({"metadata": {"general.architecture": "llama"}}, ["GGUF"]),
+        ({"metadata": {"total_size": 1}, "weight_map": {"a": "b"}}, ["index of weight files"]),
+        ({"n_layer": 12, "n_head": 12, "n_embd": 768, "block_size": 1024}, ["nanoGPT", "gpt2"]),
+        (
+            {"hf_config": {"org": "o", "name": "m"}, "n_layer": 32, "n_embd": 64},
+            ["LitGPT", "'o/m'"],
+        ),
+        (
+            {"num_layers": 32, "hidden_size": 64, "ffn_hidden_size": 128},
+            ["Megatron", "hidden_size"],
+        ),
+        ({"d_model": 2560, "n_layer": 64, "ssm_cfg": {}}, ["Mamba", "-hf"]),
+        ({"model_type": "t5", "d_model": 512}, ["encoder-decoder"]),
+        ({"model_type": "internlm2", "auto_map": {}}, ["code comes with the model"]),
+    ],
+)
+def test_other_files_of_a_model_are_told_what_they_are(source, words):
+    with pytest.raises(ValueError) as error:
+        Model(source)
+    for word in words:
+        assert word in str(error.value)

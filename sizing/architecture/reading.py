@@ -173,7 +173,9 @@ def parse(text: str, name: str = "the text") -> dict:
     try:
         config = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"source: {name} is not JSON: {error}") from error
+        known_as = strangers.named_in(text)
+        reason = f"{error}; {known_as}" if known_as else error
+        raise ValueError(f"source: {name} is not JSON: {reason}") from error
     except RecursionError:
         raise ValueError(f"source: {name} nests too deeply to be a config") from None
     except ValueError as error:  # a number of thousands of digits

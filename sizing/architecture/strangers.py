@@ -148,6 +148,19 @@ def notes_on(config: dict) -> list[str]:
 # -- words
 
 
+_ENCODER_DECODERS = (
+    "t5",
+    "mt5",
+    "umt5",
+    "longt5",
+    "t5gemma",
+    "bart",
+    "mbart",
+    "pegasus",
+    "m2m_100",
+)
+
+
 def unknown(family, config: Mapping, outer: Mapping) -> str:
     """Why a config cannot be sized by a formula, and what to do."""
     if family is None or family == "":
@@ -162,30 +175,32 @@ def unknown(family, config: Mapping, outer: Mapping) -> str:
             f"torch and transformers), or a type with a formula: {formulas}"
         )
     near = difflib.get_close_matches(family, FAMILIES, n=3, cutoff=0.6)
-    words = f"model_type: unknown architecture {family!r}; allowed: {formulas}"
+    words = f"model_type: unknown architecture {family!r}"
     if near:
         words += f"; near it: {', '.join(near)}"
     if "auto_map" in outer:
         words += "; its code comes with the model, not with transformers"
-    return words
+    if family in _ENCODER_DECODERS:
+        words += ", an encoder-decoder, which the course does not size"
+    return f"{words}; allowed: {formulas}"
 
 
 def _what_it_is(config: Mapping) -> str:
     """What a file without model_type is, and which one to paste."""
-    beside = "paste the config.json that is published beside it"
     if "peft_type" in config or "lora_alpha" in config:
         base = config.get("base_model_name_or_path")
         return f"this is an adapter's config; paste the config.json of its base model, {base!r}"
-    if "tokenizer_class" in config or "added_tokens_decoder" in config:
-        return f"this is a tokenizer's config; {beside}"
-    if "quantization" in config and "producer" in config:
-        return f"this is a quantization's record; {beside}"
-    if {"temperature", "top_p", "max_new_tokens", "do_sample", "top_k"} & set(config):
-        return f"these are generation settings; {beside}"
-    if any(str(key).startswith(("general.", "llama.", "gguf")) for key in config):
-        return f"these are names of GGUF metadata; {beside}"
-    if any(key in config for key in ("weight_map", "metadata")):
-        return f"this is an index of weight files; {beside}"
+    for field in ("model_name_or_path", "base_model", "model"):
+        if isinstance(config.get(field), str):
+            return _settings(field, config[field])
+    if isinstance(config.get("hf_config"), Mapping):
+        owner, name = (config["hf_config"].get(part) for part in ("org", "name"))
+        return f"this is LitGPT's config; give the Hub id that it names, '{owner}/{name}'"
+    if _is_gguf(config) or _is_gguf(config.get("metadata")):
+        return f"these are names of GGUF metadata; {_BESIDE}"
+    for fields, words in _FILES:
+        if set(fields) <= set(config):
+            return words
     nested = [key for key, value in config.items() if isinstance(value, Mapping) and value]
     sized = [key for key in nested if {"hidden_size", "vocab_size", "dim"} & set(config[key])]
     if sized:
@@ -199,6 +214,70 @@ def _what_it_is(config: Mapping) -> str:
         "this is no model's config (a config.json of the Hugging Face Hub has model_type, "
         f"hidden_size, ...); known types: {', '.join(sorted(FAMILIES))}"
     )
+
+
+_BESIDE = "paste the config.json that is published beside it"
+# (fields that give a file away, what it is and what would do), the first that fits.
+_FILES = (
+    (("tokenizer_class",), f"this is a tokenizer's config; {_BESIDE}"),
+    (("added_tokens_decoder",), f"this is a tokenizer's config; {_BESIDE}"),
+    (("truncation", "model"), f"this is a tokenizer; {_BESIDE}"),
+    (("bos_token",), f"these are a tokenizer's special tokens; {_BESIDE}"),
+    (("image_processor_type",), f"this is a preprocessor's config; {_BESIDE}"),
+    (("feature_extractor_type",), f"this is a preprocessor's config; {_BESIDE}"),
+    (("quantization", "producer"), f"this is a quantization's record; {_BESIDE}"),
+    (("optimization", "quantization"), f"this is an ONNX export's record; {_BESIDE}"),
+    (("weight_map",), f"this is an index of weight files; {_BESIDE}"),
+    (("word_embedding_dimension",), f"this is a pooling layer's config; {_BESIDE}"),
+    (("max_seq_length", "do_lower_case"), f"this is sentence-transformers' config; {_BESIDE}"),
+    (("_class_name",), "this is a part of a diffusion model; allowed: a language model's config"),
+    (("log_history",), f"this is a trainer's state; {_BESIDE}"),
+    (("zero_optimization",), "these are DeepSpeed's settings; paste the model's config.json"),
+    (("distributed_type",), "these are accelerate's settings; paste the model's config.json"),
+    (("per_device_train_batch_size",), "these are a trainer's settings; paste the config.json"),
+    (
+        ("n_layer", "n_embd", "block_size"),
+        "this is nanoGPT's config; with bias true these are GPT-2's sizes: write model_type "
+        "'gpt2', and n_positions for block_size",
+    ),
+    (
+        ("ssm_cfg",),
+        "this is the original Mamba's config; paste that of the model's transformers version "
+        "('-hf'), which sizing.trace.model takes",
+    ),
+    (
+        ("num_layers", "ffn_hidden_size"),
+        "these are Megatron's names; write those of transformers: model_type, vocab_size, "
+        "hidden_size, intermediate_size (ffn_hidden_size), num_hidden_layers (num_layers), "
+        "num_attention_heads, num_key_value_heads (num_query_groups)",
+    ),
+    (("metadata",), f"this is an index of weight files; {_BESIDE}"),
+    *(
+        ((field,), f"these are generation settings; {_BESIDE}")
+        for field in ("temperature", "top_p", "max_new_tokens", "do_sample", "top_k")
+    ),
+)
+
+
+def _settings(field: str, model: str) -> str:
+    return (
+        f"these are a training script's settings; {field} names the model, {model[:80]!r}: give "
+        "that name if it is a preset's, or paste its config.json"
+    )
+
+
+def _is_gguf(config) -> bool:
+    starts = ("general.", "llama.", "gguf")
+    return isinstance(config, Mapping) and any(str(key).startswith(starts) for key in config)
+
+
+def named_in(text: str) -> str | None:
+    """Of text that is no JSON, such as a training script's YAML: what it is, if that is known."""
+    for line in text.splitlines():
+        field, _, value = line.partition(":")
+        if field.strip() in ("model_name_or_path", "base_model", "pretrained_model_name_or_path"):
+            return _settings(field.strip(), value.split("#")[0].strip().strip("'\""))
+    return None
 
 
 # -- what the model is built for
