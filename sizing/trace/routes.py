@@ -70,7 +70,9 @@ class EvenRoutes(TorchDispatchMode):
     def _picked(self, func, args) -> torch.Tensor:
         """The places that a mask of sequences stands for, language after language."""
         if func is _aten.index.Tensor:
-            rows = args[1][0].numel() * self.languages[self.asked % len(self.languages)]
+            back = not torch.is_grad_enabled()  # gradients come last language first
+            order = self.languages[::-1] if back else self.languages
+            rows = args[1][0].numel() * order[self.asked % len(order)]
             self.asked += 1
         else:
             rows = args[2].shape[0]
