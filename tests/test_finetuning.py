@@ -276,7 +276,10 @@ def test_errors_are_small():
 def test_preferences_are_trl_s_own_steps():
     """DPOTrainer on a CPU, from all logits (TRL 1.13) and in chunks (1.16), its three references."""
     rows = [row for row in finetuning.load() if row["reference"]]
-    assert {(row["loss"], row["trl"]) for row in rows} == {("eager", "1.13.0"), ("chunked", "1.16.0")}
+    assert {(row["loss"], row["trl"]) for row in rows} == {
+        ("eager", "1.13.0"),
+        ("chunked", "1.16.0"),
+    }
     assert {row["reference"] for row in rows} == set(finetuning.REFERENCES)
     assert max(abs(finetuning.error(row)) for row in rows) < 0.01
 
