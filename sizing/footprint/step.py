@@ -262,7 +262,7 @@ def _sharded_plan_of(run: Run, plan: _Plan) -> _ShardedPlan:
         run.model,
         run.precision,
         run.gradients,
-        (run.accumulation, run.offload, run.optimizer_in_backward),
+        (run.accumulation, run.offload, run.optimizer_in_backward, run.lora, run.recompute),
         tuple(getattr(run, name) for name in _DEGREES),
         trained,
     )
@@ -284,6 +284,8 @@ def _sharded_plan(plan, model, precision, gradients, ways, degrees, trained) -> 
         accumulation=ways[0],
         offload=ways[1],
         optimizer_in_backward=ways[2],
+        lora=ways[3],
+        recompute=ways[4],
         **dict(zip(_DEGREES, degrees, strict=True)),
     )
     return _ShardedPlan(plan, run, trained)
