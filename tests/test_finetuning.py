@@ -8,7 +8,7 @@ import pytest
 
 import sizing
 from sizing import Lora, Model, Run
-from sizing.evidence import finetuning, fms
+from sizing.evidence import finetuning, fms, published_memory
 
 SMALL = finetuning.MODELS["small-llama"]
 RUN = Run(SMALL, sequence=256, micro_batch=2)
@@ -373,3 +373,17 @@ def test_published_fine_tuning():
     assert len(rows) == 30 and len(plain) == 10
     assert sorted(plain)[5] < 0.02 and max(plain) < 0.08
     assert every[15] < 0.045 and every[-2] < 0.085 and every[-1] < 0.14
+
+
+def test_published_memory_by_source():
+    """Allocated bytes within 5 % in the median, reserved and nvidia-smi's inside the band, and the
+    verdict right in 95 of 100."""
+    rows = [published_memory.judged(row) for row in published_memory.load()]
+    assert len(rows) == 76 and {row["kind"] for row in rows} == {
+        *("allocated", "reserved", "nvidia-smi", "not said", "")
+    }
+    exact = sorted(abs(row["error"]) for row in rows if row["kind"] == "allocated")
+    assert exact[len(exact) // 2] < 0.05
+    assert sum(row["right"] for row in rows) >= 0.95 * len(rows)
+    bands = [row["error"] for row in rows if row["kind"] in ("reserved", "nvidia-smi")]
+    assert bands.count(0.0) >= 0.9 * len(bands)

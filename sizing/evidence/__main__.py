@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from . import cuda, finetuning, fms, hours, savers, traces, ultrascale
+from . import cuda, finetuning, fms, hours, published_memory, savers, traces, ultrascale
 from .published_runs import record_trust
 from .published_runs import text as published_text
 
@@ -25,6 +25,7 @@ TABLES = {
     "cuda": cuda.text,
     "finetuning": finetuning.text,
     "published fine-tuning": fms.text,
+    "published memory": published_memory.text,
     "ultrascale": ultrascale.text,
     "published": published_text,
     "hours": hours.text,
