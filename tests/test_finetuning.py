@@ -276,7 +276,7 @@ def test_errors_are_small():
 
 
 def test_preferences_are_trl_s_own_steps():
-    """DPOTrainer on a CPU, from all logits (TRL 1.13) and in chunks (1.16), its three references."""
+    """DPOTrainer on a CPU, from all logits (TRL 1.13) and in chunks (1.16), three references."""
     rows = [row for row in finetuning.load() if row["reference"]]
     assert {(row["loss"], row["trl"]) for row in rows} == {
         ("eager", "1.13.0"),

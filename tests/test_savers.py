@@ -526,7 +526,7 @@ def test_the_table_of_savers_is_wide_and_near():
 
 def test_published_reports_are_within_seven_percent_or_explained():
     rows = savers.reports()
-    assert len(rows) >= 12
+    assert len(rows) == 25
     for row in rows:
         assert abs(row["error"]) < 0.07 or (row["kind"] == "reserved" and row["note"])
         assert row["source"] and row["kind"] in ("allocated", "reserved", "not said")

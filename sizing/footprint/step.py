@@ -136,8 +136,9 @@ def memory(run: Run, *, device: str = "cuda", step: str = "steady") -> Memory:
     else:
         if run.quantization is not None and run.zero == 3:
             raise ValueError(
-                f"zero: 3 given with quantization {run.quantization!r}; allowed: 0 to 2 (packed "
-                "weights gathered layer by layer are not sized yet)"
+                f"zero: 3 given with quantization {run.quantization!r}; allowed: 0 to 2 (FSDP runs "
+                "it with bitsandbytes' bnb_4bit_quant_storage, as fsdp_qlora does; packed weights "
+                "that are gathered layer by layer are not sized here)"
             )
         check_degrees(run)
         found = _sharded_plan_of(run, plan).evaluate(batch, sequence)
