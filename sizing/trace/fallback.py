@@ -42,7 +42,6 @@ SCANS = (
     "lfm2",
     "lfm2_moe",
     "mamba2",
-    "minimax",
     "nemotron_h",
     "olmo_hybrid",
     "qwen3_5_text",
