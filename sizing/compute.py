@@ -78,7 +78,9 @@ def flops(run: Run, *, attention: str = "full", recompute: str = "pytorch") -> F
     again = _recomputed(run, products, textbook=recompute == "textbook")
     sequences = run.sequences * sequences_of(run.objective)
     ahead = forward + _asked(run, attention)
-    back = 2 * forward - _without_gradient(run.model, run.sequence)
+    back = 2 * forward - sum(
+        _without_gradient(block, run.sequence) * block.count for block in run.model.blocks
+    )
     return Flops(ahead * sequences, back * sequences, again * sequences)
 
 
@@ -109,9 +111,8 @@ def matmuls(
         pairs = query_key_pairs(sequence, block, attention, document) * block.heads * block.count
         products.append(Matmul("queries x keys", "scores", 2 * pairs * block.query_dim))
         products.append(Matmul("scores x values", "scores", 2 * pairs * block.value_dim))
-        if block.streams > 1:
-            mixed = 2 * sequence * model.hidden * block.streams**2 * block.count
-            products.append(Matmul("hidden states x predictions", "mlp", mixed))
+        if mixed := mixed_states(model.hidden, block, sequence):
+            products.append(Matmul("hidden states x predictions", "mlp", mixed * block.count))
     for weight in model.outer:
         if weight.kind == "matrix":
             products.append(Matmul(weight.name, weight.part, 2 * sequence * weight.active))
@@ -151,15 +152,18 @@ def blocks_of(sequence: int, size: int) -> list[int]:
     return [size] * whole + [rest] * (rest > 0)
 
 
-def _without_gradient(model: Model, sequence: int) -> int:
-    """Backward FLOPs that linear attention does not need over one sequence: its first block reads
-    sums that are zero, and nobody reads what its last block adds to them."""
-    unused = 0
-    for block in model.blocks:
-        if block.linear:
-            c = blocks_of(sequence, block.linear)
-            unused += (c[0] + 2 * c[-1]) * block.count * block.heads * block.query_dim**2
-    return 2 * unused
+def _without_gradient(block: Block, sequence: int) -> int:
+    """Backward FLOPs that a layer of linear attention does not need over one sequence: its first
+    block reads sums that are zero, and nobody reads what its last block adds to them."""
+    if not block.linear:
+        return 0
+    c = blocks_of(sequence, block.linear)
+    return 2 * (c[0] + 2 * c[-1]) * block.heads * block.query_dim**2
+
+
+def mixed_states(hidden: int, block: Block, sequence: int) -> int:
+    """FLOPs of a layer that predicts each of a token's hidden states from all of them (AltUp)."""
+    return 2 * sequence * hidden * block.streams**2 if block.streams > 1 else 0
 
 
 def _recomputed(run: Run, products: tuple[Matmul, ...], textbook: bool) -> int:
@@ -186,7 +190,7 @@ def _with_adapters(run: Run, attention: str, textbook: bool) -> Flops:
         )
     forward = backward = again = 0
     # transformers asks for the embeddings' gradient under recompute, whatever is trained
-    reached = run.recompute == "full" or "embed_tokens" in run.lora.embeddings
+    asked = reached = run.recompute == "full" or "embed_tokens" in run.lora.embeddings
     for block in run.model.blocks:
         for number in range(2 if block.count > 1 else 1):
             times = 1 if number == 0 else block.count - 1
@@ -195,12 +199,17 @@ def _with_adapters(run: Run, attention: str, textbook: bool) -> Flops:
             backward += times * back
             again += times * repeated
             reached = reached or bool(adapted_layers(run.model, run.lora, block))
-    head = sum(p.flops for p in matmuls(run.model, run.sequence) if p.part in ("head", "embedding"))
-    trained = "lm_head" in run.lora.embeddings
-    forward, backward = forward + head, backward + head * ((reached and 1) + trained)
+    outside = matmuls(run.model, run.sequence)
+    before = sum(p.flops for p in outside if p.part == "embedding")
+    after = sum(p.flops for p in outside if p.part == "head")
+    head = sum(p.flops for p in outside if p.part == "head" and "head" in p.name)
+    forward += before + after
+    backward += before * asked + after * reached + head * ("lm_head" in run.lora.embeddings)
     n = run.sequences * sequences_of(run.objective)
     ahead = forward + _asked(run, attention)
-    return Flops(ahead * n, backward * n, (again + (head if textbook and again else 0)) * n)
+    return Flops(
+        ahead * n, backward * n, (again + (before + after if textbook and again else 0)) * n
+    )
 
 
 def _adapted_layer(
@@ -223,18 +232,23 @@ def _adapted_layer(
             down, up = down * weight.uses, up * weight.uses
             low = down + up
             # gradients of both matrices, of what lies between them, and of the layer's input
-            backward += low + up + (down if grads[name] else 0)
+            backward += low + up + down // weight.uses * grads[name]
             skipped += up if last else 0
         elif last:
             skipped += base
         forward += base + low
-        backward += base if grads[name] else 0
+        backward += base // weight.uses * grads[name]
     pairs = query_key_pairs(run.sequence, block, attention, run.document)
     pairs = 2 * pairs * block.heads
     first, second = pairs * block.query_dim, pairs * block.value_dim
     forward += first + second
     backward += first * (grads["queries"] + grads["keys"])
     backward += second * ((grads["queries"] or grads["keys"]) + grads["values"])
+    if block.linear and grads["queries"]:
+        backward -= _without_gradient(block, run.sequence)
+    mixed = mixed_states(run.model.hidden, block, run.sequence)
+    forward += mixed
+    backward += mixed * grads["streams"]
     again = 0
     if run.recompute == "full":
         again = forward if textbook else forward - skipped
@@ -243,21 +257,30 @@ def _adapted_layer(
     return forward, backward, again
 
 
-def _gradients_in(model: Model, block: Block, adapted: set[str], reached: bool) -> dict[str, bool]:
-    """Which layers' inputs have a gradient, and whether queries, keys and values have one."""
+def _gradients_in(model: Model, block: Block, adapted: set[str], reached: bool) -> dict[str, int]:
+    """Of each layer, in how many of its uses its input has a gradient; and whether queries, keys
+    and values have one."""
     names = [
         (w.name.split("*.", 1)[1].removesuffix(".weight"), w.part)
         for w in block.weights
         if w.kind == "matrix"
     ]
     attention = [name for name, part in names if part == "attention"]
+    rest = [name for name, part in names if part != "attention"]
+    grads = _before_attention(block, adapted, reached)
+    reached = reached or grads["streams"] > 0
     out = attention[-1]
     entering = attention[:-1]
-    after = {name: reached or name in adapted for name in entering}
-    grads = {name: reached for name in entering}
+    # of latent attention's pairs the second reads what the first made
+    first = {name: name.replace("_b_proj", "_a_proj") for name in entering}
+    grads |= {
+        name: reached or any(n.startswith(first[name]) and n != name for n in adapted)
+        for name in entering
+    }
+    after = {name: grads[name] or name in adapted for name in entering}
 
     def any_of(letter: str) -> bool:  # "q_proj", or one layer for all three
-        own = [n for n in entering if n.rpartition(".")[2].startswith(letter)]
+        own = [n for n in entering if n.rpartition(".")[2].startswith((letter, "qkv"))]
         return any(after[n] for n in (own or entering))
 
     grads |= {"queries": any_of("q_"), "keys": any_of("k_"), "values": any_of("v_")}
@@ -265,12 +288,34 @@ def _gradients_in(model: Model, block: Block, adapted: set[str], reached: bool) 
     rule = "use_parallel_residual" if model.family == "gpt_neox" else model.traits.parallel
     beside = bool(model.config.get(rule)) if isinstance(rule, str) else rule
     inside = reached if beside else grads[out] or out in adapted
-    rest = [name for name, part in names if part != "attention"]
+    inside = inside or any(name in adapted for name in grads if name not in attention)
     last = (block.last_matmul or "").split("*.", 1)[-1].removesuffix(".weight")
     for name in rest:
         final = name == last or name.endswith(("down_proj", "fc2", "dense_4h_to_h", "c_proj"))
-        grads[name] = inside or (final and any(n in adapted for n in rest if n != name))
+        found = inside or (final and any(n in adapted for n in rest if n != name))
+        if name == _ROUTER:  # asked again after the MLP
+            grads[name] += found
+        grads.setdefault(name, found)
     return grads
+
+
+_ROUTER, _COEFFICIENTS = "altup.modality_router", "altup.prediction_coefs"
+
+
+def _before_attention(block: Block, adapted: set[str], reached: bool) -> dict[str, int]:
+    """The same for AltUp's predictions, "streams" their product, and the low-rank residual."""
+    if block.streams == 1:
+        return {"streams": 0}
+    asked = reached or _ROUTER in adapted
+    predicted = reached + (asked or _COEFFICIENTS in adapted)
+    left, right = "laurel.linear_left", "laurel.linear_right"
+    return {
+        _ROUTER: int(reached),
+        _COEFFICIENTS: asked,
+        "streams": predicted,
+        left: predicted > 0,
+        right: predicted > 0 or left in adapted,
+    }
 
 
 # --- Formulas of the literature, by name -----------------------------------------------------

@@ -102,6 +102,7 @@ CHOICES = {
     "outputs": ("released", "kept", "fp32"),
     "engine": ENGINES,
     "reduce": ("fp32", "same"),
+    "scaling": (None, "delayed", "tensorwise", "rowwise", "blockwise"),
 }
 
 # What people type for one of the choices: the names of transformers' arguments and of torch.
@@ -303,7 +304,8 @@ class Run:
         loss: "eager" (every logit kept and copied), "compiled" (cast, softmax and loss in one),
             "chunked" (head and loss by chunks of tokens, as Liger's) or "fused" (no logits at all:
             cut cross-entropy, arXiv:2411.09009); None, what comes with the kernels: "eager",
-            "compiled", "chunked".
+            "compiled", "chunked". With objective="dpo" "eager" is TRL up to 1.13, "chunked" TRL
+            from 1.15 on; None is "eager".
         outputs: what the trainer does with the model's outputs until its backward pass is over:
             "released"; "kept" (the logits stay alive); "fp32" (and are cast to fp32, as
             accelerate does to outputs under autocast).
@@ -313,6 +315,9 @@ class Run:
         objective: "lm"; "dpo" or a `Dpo`; "distillation" or a `Distillation`.
         reduce: dtype in which zero=3 reduces gradients under a mixed precision: "fp32", or "same"
             as the products'.
+        scaling: of fp8, which matters to `step_time` alone: "delayed" (a tensor's scale from the
+            steps before), "tensorwise" (from itself), "rowwise" (a scale a row), "blockwise" (a
+            scale for 128 or 32 elements: DeepSeek-V3's and MXFP8); None: the engine's.
 
     Words of transformers and torch are understood ("sdpa", "adamw_torch_fused", recompute=True) and
     kept as the choice that they mean.
@@ -345,6 +350,7 @@ class Run:
     interleave: int = 1
     replicate: int = 1
     document: int | None = None
+    scaling: str | None = None
     engine: str | None = None
     offload: tuple[str, ...] = ()
     optimizer_in_backward: bool = False
@@ -413,8 +419,9 @@ class Run:
 
     @property
     def loss_kernel(self) -> str:
-        """How the loss is computed: `loss`, or what comes with the kernels."""
-        return self.loss or _LOSSES[self.kernels]
+        """How the loss is computed: `loss`, or what comes with the kernels; of other objectives
+        than "lm" their trainers' own."""
+        return self.loss or ("eager" if self.objective != "lm" else _LOSSES[self.kernels])
 
     @property
     def gathers_products(self) -> bool:
@@ -436,7 +443,7 @@ class Run:
 
     @property
     def shards(self) -> int:
-        """Ranks that ZeRO divides by: those that hold the same weights, in one `replicate` group."""
+        """Ranks that ZeRO divides by: of those that hold the same weights one `replicate` group."""
         return self.data * self.context // self.replicate
 
     @property
@@ -498,8 +505,9 @@ def linear_layers(model: Model) -> dict[str, tuple[int, ...]]:
     }
 
 
-# Llama 4's router and Qwen 2's gate of its shared expert are linear layers like any other.
-_LINEAR_ROUTERS = ("feed_forward.router.weight", "shared_expert_gate.weight")
+# Qwen 2's gate of its shared expert is a linear layer like any other. Llama 4's router is one that
+# returns two tensors: peft wraps it under "all-linear", and the layer then fails.
+_LINEAR_ROUTERS = ("shared_expert_gate.weight",)
 
 
 def adapter_parameters(run: Run) -> int:

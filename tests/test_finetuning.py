@@ -255,9 +255,9 @@ def test_liger_has_kernels_for_some_families():
 
 def test_the_table_holds_todays_formula():
     rows = finetuning.load()
-    assert len(rows) == len(finetuning.grid()) == 120
+    assert len(rows) == len(finetuning.grid()) == 192
     for row in rows:
-        said = sizing.memory(finetuning.run_of(row))
+        said = finetuning.formula(row)
         assert (said.total, said.gradients) == (
             row["formula_bytes"],
             row["formula_trained_bytes"],
@@ -270,7 +270,21 @@ def test_errors_are_small():
     assert sum(errors) / len(errors) < 0.003
     assert sum(e > 0.01 for e in errors) <= 4
     assert max(errors) < 0.05
-    assert "120 set-ups" in finetuning.text()
+    assert "192 set-ups" in finetuning.text()
+
+
+def test_preferences_are_trl_s_own_steps():
+    """DPOTrainer on a CPU, from all logits (TRL 1.13) and in chunks (1.16), its three references."""
+    rows = [row for row in finetuning.load() if row["reference"]]
+    assert {(row["loss"], row["trl"]) for row in rows} == {("eager", "1.13.0"), ("chunked", "1.16.0")}
+    assert {row["reference"] for row in rows} == set(finetuning.REFERENCES)
+    assert max(abs(finetuning.error(row)) for row in rows) < 0.01
+
+
+def test_a_dpo_step_of_the_installed_trl():
+    pytest.importorskip("trl")
+    row = next(r for r in finetuning.preferences() if finetuning._can(r) and r["loss"] == "chunked")
+    assert abs(finetuning.error(finetuning.measure(row))) < 0.01
 
 
 def test_published_fine_tuning():

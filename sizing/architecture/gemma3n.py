@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from .decoder import gated_mlp
 from .fields import Fields
-from .gemma4 import NORMS, sees_all, shared
+from .gemma4 import NORMS, attention, sees_all, shared
 from .weights import Architecture, Block, Weight, head, linear, rms_norm
 
 _PREFIX = "layers.*"
@@ -102,7 +102,7 @@ def _layer(f: Fields, kind: _Kind, hidden, heads, groups, width, streams) -> tup
         *linear(f"{_PREFIX}.laurel.linear_left", rank, hidden, "mlp"),
         *linear(f"{_PREFIX}.laurel.linear_right", hidden, rank, "mlp"),
         *rms_norm(f"{_PREFIX}.laurel.post_laurel_norm", hidden),
-        *_attention(f, kind, hidden, heads, groups, width),
+        *attention(f, () if kind.shares else ("k_proj", "v_proj"), hidden, heads, groups, width),
         *gated_mlp(f"{_PREFIX}.mlp", hidden, kind.ffn),
         *linear(f"{_PREFIX}.altup.correction_coefs", streams, streams, "mlp"),
         Weight(f"{_PREFIX}.altup.correct_output_scale", (hidden,), "mlp", "vector"),
@@ -125,22 +125,6 @@ def _predicting(hidden: int, streams: int) -> tuple[Weight, ...]:
 
 def _norms(hidden: int) -> tuple[Weight, ...]:
     return tuple(weight for name in NORMS for weight in rms_norm(f"{_PREFIX}.{name}", hidden))
-
-
-def _attention(f: Fields, kind: _Kind, hidden, heads, groups, width) -> tuple[Weight, ...]:
-    prefix, bias = f"{_PREFIX}.self_attn", f.flag("attention_bias")
-    names = () if kind.shares else ("k_proj", "v_proj")
-    return (
-        *linear(f"{prefix}.q_proj", heads * width, hidden, "attention", bias),
-        *rms_norm(f"{prefix}.q_norm", width),
-        *(
-            w
-            for n in names
-            for w in linear(f"{prefix}.{n}", groups * width, hidden, "attention", bias)
-        ),
-        *(rms_norm(f"{prefix}.k_norm", width) if names else ()),
-        *linear(f"{prefix}.o_proj", hidden, heads * width, "attention", bias),
-    )
 
 
 def _entry(f: Fields, vocab, hidden, layers, streams) -> tuple[Weight, ...]:

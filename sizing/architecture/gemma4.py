@@ -126,21 +126,28 @@ def shared(f: Fields, full: list[bool]) -> list[bool]:
 
 
 def _attention(f: Fields, kind: _Kind, hidden, heads, groups, width) -> tuple[Weight, ...]:
+    values = () if kind.full and f.flag("attention_k_eq_v") else ("v_proj",)
+    names = () if kind.shares else ("k_proj", *values)
+    return attention(f, names, hidden, heads, groups, width)
+
+
+def attention(
+    f: Fields, names: tuple[str, ...], hidden, heads, groups, width
+) -> tuple[Weight, ...]:
+    """Projections of queries, of keys and values as far as `names` says, and of the output."""
     prefix, bias = f"{_PREFIX}.self_attn", f.flag("attention_bias")
-    weights = (
-        *linear(f"{prefix}.q_proj", heads * width, hidden, "attention", bias),
+
+    def projection(name: str, out: int, into: int) -> tuple[Weight, ...]:
+        return linear(f"{prefix}.{name}", out, into, "attention", bias)
+
+    keys = tuple(w for name in names for w in projection(name, groups * width, hidden))
+    return (
+        *projection("q_proj", heads * width, hidden),
         *rms_norm(f"{prefix}.q_norm", width),
-        *linear(f"{prefix}.o_proj", hidden, heads * width, "attention", bias),
+        *keys,
+        *(rms_norm(f"{prefix}.k_norm", width) if names else ()),
+        *projection("o_proj", hidden, heads * width),
     )
-    if kind.shares:
-        return weights
-    names = ("k_proj",) if kind.full and f.flag("attention_k_eq_v") else ("k_proj", "v_proj")
-    projections = tuple(
-        weight
-        for name in names
-        for weight in linear(f"{prefix}.{name}", groups * width, hidden, "attention", bias)
-    )
-    return (*weights, *projections, *rms_norm(f"{prefix}.k_norm", width))
 
 
 def _norms(hidden: int, names) -> tuple[Weight, ...]:

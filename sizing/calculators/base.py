@@ -96,6 +96,7 @@ class Calculator(widgets.VBox):
     size = (8.8, 3.4)  # inches
     wide = False  # many controls: in two columns, the result beside them
     groups: ClassVar[dict[str, tuple[str, ...]]] = {}  # headings over the controls, if any
+    folded: ClassVar[tuple[str, ...]] = ()  # groups that a button opens
 
     def __init__(self, **settings):
         self.controls: dict[str, widgets.ValueWidget] = self.make_controls()
@@ -137,13 +138,19 @@ class Calculator(widgets.VBox):
 
     def _grouped(self):
         """The controls, each with its entry, under the headings of `groups`."""
-        begins = {names[0]: heading for heading, names in self.groups.items()}
         for name, control in self.controls.items():
-            if name in begins:
-                yield widgets.HTML(f"<b>{escape(begins[name])}</b>")
             entry = self.entries.get(name)
             self.boxes[name] = widgets.HBox([control, entry]) if entry else control
-            yield self.boxes[name]
+        if not self.groups:
+            yield from self.boxes.values()
+        for heading, names in self.groups.items():
+            boxes = [self.boxes[name] for name in names if name in self.boxes]
+            if heading in self.folded:
+                yield _fold(heading, boxes)
+            elif boxes:
+                group = widgets.VBox([widgets.HTML(f"<b>{escape(heading)}</b>"), *boxes])
+                group.add_class("sizing-group")
+                yield group
 
     # --- what a subclass gives -----------------------------------------------------------
 
@@ -152,6 +159,10 @@ class Calculator(widgets.VBox):
 
     def result(self, **settings) -> Result:
         raise NotImplementedError
+
+    def finish(self, result: Result) -> Result:
+        """The result with what takes longer than its picture, such as a table of other settings."""
+        return result
 
     def without_effect(self, **settings) -> set[str]:
         """Names of controls that change nothing beside these settings, and are hidden."""
@@ -246,6 +257,7 @@ class Calculator(widgets.VBox):
         with self._picture.hold_sync():  # one message: the view loads the picture at each
             self._picture.value = self._png()
             self._picture.tooltip = result.caption
+        result = self.finish(result)  # the picture is on its way already
         self._headline.value = _headline_html(result)
         self._changed.value = escape(self._what_changed(settings, result))
         self._details.value = _details_html(result)
@@ -313,9 +325,11 @@ class Calculator(widgets.VBox):
 
     def _repr_mimebundle_(self, **kwargs) -> dict[str, Any]:
         """The live widget, and beside it what GitHub, a screen reader or a test can read."""
+        idle = self.without_effect(**self.settings)
         shown = {
             control.description: self._shown(name, control.value)
             for name, control in self.controls.items()
+            if name not in idle
         }
         inputs = "".join(f"<li>{escape(f'{k}: {v}')}</li>" for k, v in shown.items())
         html = (
@@ -353,6 +367,23 @@ def _details_html(result: Result) -> str:
 
 
 # --- controls ----------------------------------------------------------------------------
+
+
+def _fold(heading: str, boxes: list[widgets.Widget]) -> widgets.VBox:
+    """A group of controls under a button that shows and hides them."""
+    inside = widgets.VBox(boxes)
+    button = widgets.Button(layout={"width": "auto"}, tooltip=f"{heading}: show or hide")
+    button.add_class("sizing-fold")
+
+    def turn(shown: bool) -> None:
+        inside.layout.display = None if shown else "none"
+        button.description = f"{'▾' if shown else '▸'} {heading}"
+
+    button.on_click(lambda _: turn(inside.layout.display == "none"))
+    turn(False)
+    group = widgets.VBox([button, inside])
+    group.add_class("sizing-group")
+    return group
 
 
 def dropdown(label: str, options, value=None) -> widgets.Dropdown:

@@ -83,8 +83,8 @@ def _tried(run: Run) -> tuple[tuple[str, str, bool, dict], ...]:
 
 def everything(run: Run) -> Run:
     """The least that single changes reach together at this sequence length, on these GPUs and in
-    this way of training."""
-    return replace(
+    this way of training; the run itself where no engine runs them together."""
+    together = replace(
         run,
         micro_batch=1,
         accumulation=1,
@@ -97,3 +97,8 @@ def everything(run: Run) -> Run:
         outputs="released",
         offload=tuple(name for name in run.offload if name != "optimizer"),
     )
+    try:
+        memory(together)
+    except ValueError:
+        return run
+    return together

@@ -51,8 +51,11 @@ _STYLE = """
     max-width: 1180px; gap: 6px 20px; align-items: start; }
 .sizing-wide > * { grid-column: 1 / -1; min-width: 0; }
 .sizing-wide .sizing-panes { display: contents; }
-.sizing-wide .sizing-controls { grid-column: 1 / -1; display: grid; column-gap: 16px;
-    grid-template-columns: repeat(auto-fit, minmax(340px, 1fr)); }
+.sizing-wide .sizing-controls { grid-column: 1 / -1; display: block; columns: 340px;
+    column-gap: 16px; }
+.sizing-group { break-inside: avoid; overflow: visible; }
+.sizing-fold { text-align: left; font-weight: bold; background: none; padding: 0; }
+.sizing-fold:focus { outline: 2px solid var(--jp-brand-color1, #1976d2) !important; }
 .sizing-wide .sizing-result { grid-column: 1; }
 .sizing-wide > img { grid-column: 2; }
 .sizing-result { flex: 6 1 340px; }

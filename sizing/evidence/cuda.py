@@ -284,21 +284,24 @@ def _kernel(run: Run, operators: set[str]) -> str:
 def record(path: Path = PATH, runs=None, report=lambda done, row: None) -> None:
     """Take a step of every run of the grid on the GPU here and write the table.
 
-    Rows that are in the file already stay: a table that was cut off goes on where it was.
+    Rows that are in the file already stay, and those of this device and torch are not taken again:
+    a table that was cut off goes on where it was.
     """
     import torch
 
-    rows = {run_of(row): row for row in load(path)} if path.exists() else {}
+    rows = {_key(row): row for row in load(path)} if path.exists() else {}
+    here = versions()
     for done, run in enumerate(runs or grid(), 1):
-        if run in rows:
+        key = _key(settings(run) | here)
+        if key in rows:
             continue
         try:
-            rows[run] = measure(run)
+            rows[key] = measure(run)
         except torch.OutOfMemoryError:
             report(done, {"model": f"{run.model.name}: out of memory"})
         else:
             _write(path, rows.values())
-            report(done, rows[run])
+            report(done, rows[key])
         release()
 
 
@@ -310,10 +313,13 @@ def _write(path: Path, rows) -> None:
 
 
 def merge(rows: list[dict], path: Path = PATH) -> None:
-    """Put rows into the committed table: those of the same run and torch are replaced."""
-    _write(
-        path, ({_key(row): row for row in load(path)} | {_key(row): row for row in rows}).values()
-    )
+    """Put rows into the committed table, all with today's formula; what of it has the same run and
+    torch is replaced."""
+    together = {_key(row): row for row in (*load(path), *rows)}
+    for row in together.values():
+        said = memory(run_of(row))
+        row |= {"formula_bytes": said.total, "formula_phase": said.peak_phase}
+    _write(path, together.values())
 
 
 def differences(rows: list[dict], others: list[dict]) -> list[str]:
@@ -327,7 +333,7 @@ def differences(rows: list[dict], others: list[dict]) -> list[str]:
 
 
 def _key(row: dict) -> tuple:
-    return run_of(row), row["torch"], row["driver"]
+    return run_of(row), *(row[name] for name in ("torch", "driver", "device"))
 
 
 def load(path: Path = PATH) -> list[dict]:

@@ -16,13 +16,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..footprint.step import memory
+from ..hardware import GPU, gpu
 from ..run import Lora, Run
 from ..units import DATA
 from . import cuda, tables
 from .traces import SETTINGS
 
 PATH = DATA / "cuda_fits.csv"
-CARD = "h100-sxm"
+SAME = ("segments", "torch", "driver", "device")
 EXPANDABLE, DEFAULT = "expandable", "default"
 RAN, FULL = "ran", "out of memory"
 COLUMNS = (
@@ -55,20 +56,20 @@ CASES = (
 )
 
 
-def largest(run: Run, allowed: tuple[str, ...]) -> int:
-    """The largest micro-batch of a run with one of these verdicts on the card; 0: none."""
+def largest(run: Run, allowed: tuple[str, ...], card: GPU) -> int:
+    """The largest micro-batch of a run with one of these verdicts on a GPU; 0: none."""
     fits = 0
-    while memory(replace(run, micro_batch=fits + 1)).on(CARD).verdict in allowed:
+    while memory(replace(run, micro_batch=fits + 1)).on(card).verdict in allowed:
         fits += 1
     return fits
 
 
-def cases(segments: str) -> list[Run]:
-    """The steps to take with an allocator's setting."""
+def cases(segments: str, card: GPU) -> list[Run]:
+    """The steps to take on a GPU with an allocator's setting."""
     runs = [Run(name, **settings) for name, settings in CASES]
     if segments == DEFAULT:
-        return [replace(run, micro_batch=largest(run, ("fits",))) for run in runs]
-    most = [(run, largest(run, ("fits", "tight"))) for run in runs]
+        return [replace(run, micro_batch=largest(run, ("fits",), card)) for run in runs]
+    most = [(run, largest(run, ("fits", "tight"), card)) for run in runs]
     return [replace(run, micro_batch=n) for run, fits in most for n in (fits, fits + 1)]
 
 
@@ -76,11 +77,12 @@ def record(path: Path = PATH) -> None:
     """Take the steps for the allocator that PYTORCH_ALLOC_CONF chose; other rows stay."""
     segments = EXPANDABLE if "expandable" in os.environ.get("PYTORCH_ALLOC_CONF", "") else DEFAULT
     rows = load(path) if path.exists() else []
-    known = [(run_of(row), row["segments"]) for row in rows]
-    for run in cases(segments):
-        if (run, segments) in known:
+    known = [(run_of(row), *(row[key] for key in SAME)) for row in rows]
+    card, here = _card(), {"segments": segments, **cuda.versions()}
+    for run in cases(segments, card):
+        if (run, *(here[key] for key in SAME)) in known:
             continue
-        rows.append(_attempt(run, segments))
+        rows.append(_attempt(run, segments, card))
         print(
             *(rows[-1][key] for key in ("model", "micro_batch", "segments", "outcome")), flush=True
         )
@@ -90,7 +92,14 @@ def record(path: Path = PATH) -> None:
             writer.writerows(rows)
 
 
-def _attempt(run: Run, segments: str) -> dict:
+def _card() -> GPU:
+    """The H100, or another of its generation, with the memory that it has here."""
+    import torch
+
+    return replace(gpu("h100-sxm"), memory=torch.cuda.get_device_properties(0).total_memory)
+
+
+def _attempt(run: Run, segments: str, card: GPU) -> dict:
     import torch  # which reading the table does not need
 
     cuda.release()
@@ -103,7 +112,7 @@ def _attempt(run: Run, segments: str) -> dict:
     reserved = torch.cuda.max_memory_reserved()
     cuda.release()
     said = memory(run)
-    on = said.on(CARD)
+    on = said.on(card)
     return {
         **cuda.settings(run),
         "segments": segments,

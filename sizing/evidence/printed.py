@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import json
 
+from ..architecture.model import Model
+from .printed_more import MORE as MORE
+
 # The engine that ran it, by a piece of the words that the source has for it.
 ENGINES = {
     "NeMo": "megatron",
@@ -58,8 +61,8 @@ PRESETS = {
     "Mixtral 8x22B": "mixtral-8x22b",
 }
 FP8 = {
-    "amp_fp8": "tensorwise",
-    "FP8": "tensorwise",
+    "amp_fp8": "delayed",
+    "FP8": "delayed",
     "FP8-CS": "tensorwise",
     "FP8 (not printed)": "tensorwise",
     "FP8-CS (FP8-MX)": "tensorwise",
@@ -76,43 +79,6 @@ MPT_HEADS = {  # llm-foundry, scripts/train/yamls/pretrain/mpt-*.yaml
     "70b": 64,
 }  # fmt: skip
 MPT_VOCAB = 50368
-
-
-# Runs read in their own source rather than in the collection.
-MORE = (
-    {  # 105 s for 2048 sequences of 2048 tokens on 384 A100s; four Omni-Path links a node
-        "id": "bloom",
-        "source": "bigscience-workshop/bigscience:train/tr11-176B-ml/README.md",
-        "printed_engine": "Megatron-DeepSpeed",
-        "engine": "megatron-deepspeed",
-        "gpu": "a100-sxm-80gb",
-        "node": 8,
-        "network": 6.25e9,
-        "name": "BLOOM 176B",
-        "model": "bloom-176b",
-        "sequence": 2048,
-        "micro_batch": 2,
-        "accumulation": 128,
-        "data": 8,
-        "zero": 1,
-        "tensor": 4,
-        "pipeline": 12,
-        "context": 1,
-        "expert": 1,
-        "interleave": 1,
-        "replicate": 1,
-        "sequence_parallel": False,
-        "precision": "bf16-master",
-        "optimizer": "adamw-fused",
-        "recompute": "full",
-        "attention": "eager",
-        "kernels": "eager",
-        "lora": "",
-        "document": "",
-        "tok_s_gpu": 2048 * 2048 / 105 / 384,
-        "assumed": "",
-    },
-)
 
 
 class NotSayable(Exception):
@@ -160,8 +126,8 @@ def _tidy(p: dict) -> dict:
     else:
         accumulation = p.get("grad_accum", 1)
     precision, fp8 = "bf16-master", FP8.get(p["precision"])
-    if fp8 in ("rowwise", "blockwise"):
-        assumed.append(f"fp8 {fp8} as tensorwise")
+    if fp8 == "delayed" and p["engine"] == "Megatron-Bridge":
+        fp8 = "tensorwise"  # current scaling: its recipes fp8_cs
     if p["precision"] not in FP8 and p["precision"] not in ("BF16", "bf16"):
         raise NotSayable(f"precision {p['precision']}")
     if p.get("weights") == "bf16":
@@ -207,6 +173,7 @@ def _tidy(p: dict) -> dict:
         "micro_batch": micro,
         "accumulation": accumulation,
         "precision": "fp8" if fp8 else precision,
+        "scaling": fp8 or "",
         "replicate": replicate,
         "document": document,
         "optimizer": p.get("optimizer", "adamw-fused")
@@ -232,6 +199,8 @@ def _tidy(p: dict) -> dict:
 def _model(p: dict) -> str:
     name = p["model"].split(" (")[0]
     if "layers" not in p:
+        if name == "DeepSeekV3" and "w/o MTP" not in p["model"]:
+            return json.dumps(_with_prediction(Model(PRESETS[name]).config))
         if name in PRESETS:
             return PRESETS[name]
         raise NotSayable(f"shape of {p['model']}")
@@ -250,6 +219,12 @@ def _model(p: dict) -> str:
     else:
         config = _gpt(p["layers"], p["hidden"], p["heads"], p["vocab"], p["seq"], p["ffn"])
     return json.dumps(config)
+
+
+def _with_prediction(config: dict) -> dict:
+    """DeepSeek-V3 with its second prediction (arXiv:2412.19437, section 2.2), a layer and a second
+    head: 4 % more FLOPs, as the source's TFLOP/s over tokens/s say, which three layers have."""
+    return {**config, "num_hidden_layers": config["num_hidden_layers"] + 3}
 
 
 def _gpt(layers, hidden, heads, vocab, length, ffn=None) -> dict:

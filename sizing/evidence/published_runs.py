@@ -22,9 +22,9 @@ from ..compute import flops
 from ..hardware import gpu as find_gpu
 from ..run import Lora, Run
 from ..speed.step import StepTime, step_time
-from ..speed.trust import KINDS, TABLE, kind_of
+from ..speed.trust import KINDS, kind_of
 from ..units import DATA
-from . import printed, ultrascale
+from . import printed
 
 PATH = DATA / "published.csv"
 # Rows that set a constant of data/rates.csv, at most one for an engine and card: {id: constants}.
@@ -45,10 +45,11 @@ _NUMBERS = (
     "sequence", "micro_batch", "accumulation", "data", "zero", "tensor", "pipeline", "context",
     "expert", "interleave", "replicate",
 )  # fmt: skip
-_WORDS = ("precision", "optimizer", "attention", "engine", "kernels")
+_WORDS = ("precision", "scaling", "optimizer", "attention", "engine", "kernels")
 COLUMNS = (
     "id", "source", "printed_engine", "engine", "gpu", "node", "network", "name", "model",
-    *_NUMBERS, "sequence_parallel", "recompute", "precision", "optimizer", "attention", "kernels",
+    *_NUMBERS, "sequence_parallel", "recompute", "precision", "scaling",
+    "optimizer", "attention", "kernels",
     "lora", "document", "tok_s_gpu", "assumed",
 )  # fmt: skip
 
@@ -128,7 +129,7 @@ def row_of(row: dict) -> Row:
         run=Run(
             _model(row["model"], row["name"]),
             **{name: int(row[name]) for name in _NUMBERS},
-            **{name: row[name] for name in _WORDS},
+            **{name: row[name] or None for name in _WORDS},
             recompute=_recompute(row["recompute"]),
             sequence_parallel=str(row["sequence_parallel"]) == "True",
             lora=_lora(row["lora"]),
@@ -236,33 +237,7 @@ def _tidy(compared: Compared) -> dict:
     }
 
 
-# --- The table -----------------------------------------------------------------------------------
-
-
-def _band(value: float, edges: tuple[float, ...], unit: str = "") -> str:
-    for low, high in zip(edges, (*edges[1:], float("inf")), strict=True):
-        if low <= value < high:
-            return f"{low:g}{unit} up" if high == float("inf") else f"{low:g}-{high:g}{unit}"
-    return f"under {edges[0]:g}{unit}"
-
-
-FACTORS: dict[str, Callable[[Row], str]] = {
-    "engine": lambda row: row.run.engine,
-    "card": lambda row: row.gpu,
-    "parameters": lambda row: _band(
-        row.run.model.parameters.total / 1e9, (0, 2, 5, 10, 20, 50, 100), "B"
-    ),
-    "sequence": lambda row: _band(row.run.sequence / 1024, (0.25, 1, 2, 4, 8, 16), "k"),
-    "GPUs": lambda row: _band(row.run.gpus, (1, 9, 33, 129, 513)),
-    "tokens in a micro-batch": lambda row: _band(
-        row.run.micro_batch * row.run.sequence / 1024, (0, 2, 4, 8, 16, 64), "k"
-    ),
-    "recompute": lambda row: str(row.run.recompute),
-    "zero": lambda row: str(row.run.zero),
-    "tensor": lambda row: str(row.run.tensor),
-    "pipeline": lambda row: _band(row.run.pipeline, (1, 2, 5, 9)),
-    "context": lambda row: str(row.run.context),
-}
+# --- Errors --------------------------------------------------------------------------------------
 
 
 def size(errors: Iterable[float]) -> float:
@@ -276,76 +251,6 @@ def by(key: Callable[[Row], str], rows: Iterable[Compared]) -> dict[str, list[fl
     for compared in rows:
         groups.setdefault(key(compared.row), []).append(compared.error)
     return dict(sorted(groups.items(), key=lambda item: -size(item[1])))
-
-
-def _line(title: str, errors: list[float]) -> str:
-    largest = sorted(map(abs, errors))[int(0.9 * (len(errors) - 1))]
-    close = sum(abs(error) <= 0.2 for error in errors) / len(errors)
-    return (
-        f"  {title[:66]:66} {len(errors):4} {size(errors):7.1%} {median(errors):+8.1%} "
-        f"{largest:7.1%} {close:8.0%}"
-    )
-
-
-# Why the worst groups miss, by a piece of their name: short, so that the table can print it.
-WHY = {
-    "maxtext": "two and four nodes on Google's A3, whose collectives over TCP no row here describes",
-    "float8nocompile": "model and batch are not printed; eager kernels of a prototype",
-    "pytorch/ao": "as another source with the same settings, which is 17 % faster",
-    "titan": "500 W cards; float8 with rows' scales, contexts of 32k and more, pipelines of 8",
-    "pytorch.github.io": "micro-batch and recompute are not printed",
-    "tzafon": "ZeRO and batch are not printed",
-    "ms-swift": "packed documents, whose length is not printed",
-    "granite": "rates over a whole train() of 20 steps, its start included",
-    "fms-acceleration": "rates over a whole train() of 20 steps, its start included",
-    "nanochat": "FlashAttention-3 with windows of 1024, said here as full attention",
-    "modded-nanogpt": "windows and a head in fp8 that Run does not say",
-    "OLMo-core": "GPUs and micro-batch are not printed",
-    "Automodel": "layout partly printed; dispatch by DeepEP, overlapped",
-    "Megatron-Bridge": "releases of one layout differ, see below; a second prediction is not said",
-}
-
-
-def why(group: str) -> str:
-    return next((reason for word, reason in WHY.items() if word in group), "")
-
-
-def text() -> str:
-    """The error tables as printed: by kind, then by source, worst first, then by factor."""
-    rows = judged()
-    header = f"  {'':66} {'runs':>4} {'median':>7} {'signed':>8} {'90th':>7} {'in 20 %':>8}"
-    lines = [
-        f"Throughput of published runs: {len(rows)} judged, {len(CALIBRATION)} calibrated with",
-        header,
-        _line("all", [c.error for c in rows]),
-    ]
-    for kind in KINDS:
-        part = [c for c in rows if c.row.kind == kind]
-        sources = by(lambda row: row.group, part)
-        lines.append(_line(kind, [c.error for c in part]))
-        middle = median(map(size, sources.values()))
-        lines.append(f"    median over {len(sources)} sources {middle:.1%}")
-    free = [error for _, error in free_sources()]
-    lines.append(
-        f"  {len(free)} sources of {KINDS[0]} that set no constant: median {median(free):.1%}"
-    )
-    spreads = repeated()
-    lines.append(
-        f"  {len(spreads)} layouts printed more than once: the fastest is {median(spreads):.2f} "
-        f"times the slowest in the median, {max(spreads):.2f} times at most"
-    )
-    for kind in KINDS:
-        lines.append(f"\n{kind}, by source, engine and card, the worst first")
-        part = [c for c in rows if c.row.kind == kind]
-        for group, errors in by(lambda row: row.group, part).items():
-            lines.append(_line(group, errors))
-            if size(errors) > 0.1 and why(group):
-                lines.append(f"      {why(group)}")
-    dense = [c for c in rows if c.row.kind == "16 bits, dense"]
-    for factor, key in FACTORS.items():
-        lines.append(f"\n16 bits, dense, by {factor}")
-        lines += [_line(str(value), errors) for value, errors in by(key, dense).items()]
-    return "\n".join(lines)
 
 
 def summary() -> list[tuple[str, int, float, float]]:
@@ -373,49 +278,6 @@ def free_sources() -> list[tuple[str, float]]:
     used = {row.group for row in load() if row.calibration}
     dense = [c for c in judged() if c.row.kind == KINDS[0] and c.row.group not in used]
     return [(group, size(errors)) for group, errors in by(lambda row: row.group, dense).items()]
-
-
-# --- What `step_time` says of itself -------------------------------------------------------------
-
-_TRUST = (
-    "engine", "card", "kind", "runs", "least_gpus", "most_gpus", "least_parameters",
-    "most_parameters", "median", "low", "high",
-)  # fmt: skip
-
-
-def trusted() -> list[dict[str, str]]:
-    """data/step_time_error.csv: errors by engine, card and kind, then of all rows."""
-    errors: dict[tuple[str, str, str], list[tuple[Run, float]]] = {}
-    for c in judged():
-        key = (c.row.run.engine or "nanotron", c.row.gpu, c.row.kind)
-        errors.setdefault(key, []).append((c.row.run, c.error))
-    nodes = ultrascale.held_out(ultrascale.compare(row) for row in ultrascale.measured())
-    errors["nanotron", "h100-sxm", KINDS[0]] = [
-        (row.measured.run, row.throughput_error) for row in nodes
-    ]
-    every = [pair for pairs in errors.values() for pair in pairs]
-    rows = [_trust_row(key, pairs) for key, pairs in sorted(errors.items())]
-    return [*rows, _trust_row(("all", "all", "all"), every)]
-
-
-def _trust_row(key: tuple[str, str, str], pairs: list[tuple[Run, float]]) -> dict[str, str]:
-    found = sorted(error for _, error in pairs)
-    gpus = [run.gpus for run, _ in pairs]
-    sizes = [run.model.parameters.total for run, _ in pairs]
-    tenth = int(0.1 * (len(found) - 1))
-    values = (
-        *key, len(found), min(gpus), max(gpus), min(sizes), max(sizes), f"{size(found):.3f}",
-        f"{min(found[tenth], -0.02):.3f}", f"{max(found[-1 - tenth], 0.02):.3f}",
-    )  # fmt: skip
-    return dict(zip(_TRUST, map(str, values), strict=True))
-
-
-def record_trust() -> None:
-    """Write data/step_time_error.csv."""
-    with TABLE.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, _TRUST, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(trusted())
 
 
 # --- How the table is made -----------------------------------------------------------------------

@@ -31,7 +31,8 @@ def zero_state(
     """Model state after ZeRO: (parameters, gradients, optimizer) bytes on each rank.
 
     Stage 1 divides the optimizer's state by the ranks that hold the same weights (data x context,
-    or a group of them under hybrid sharding: `Run.shards`), stage 2 the gradients too, stage 3 the parameters too. Mixed-precision Adam's 2, 2 and 12 bytes
+    or a group of them under hybrid sharding: `Run.shards`), stage 2 the gradients too, stage 3 the
+    parameters too. Mixed-precision Adam's 2, 2 and 12 bytes
     a parameter over N ranks: 4 + 12/N, 2 + 14/N, 16/N. Source: Rajbhandari et al.
     (arXiv:1910.02054), figure 1 and section 5.
     """

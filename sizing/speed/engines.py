@@ -31,7 +31,8 @@ class Engine:
             ("hopper": on cards after the A100).
         overlaps_gradients: whether gradients are reduced beside the last backward pass.
         overlaps_weights: whether updated weights are gathered beside the next forward pass.
-        overlaps_context: whether keys and values travel beside attention.
+        overlaps_context: whether keys and values travel beside attention, a hop beside a block.
+        gathers_context: whether all of them are gathered beside the first block instead.
         bucket: bytes collected into one reduction or gathering; 0: each tensor alone.
         rails: "all" where a group's ranks in a node cross the network side by side, "one" where
             ZeRO-3 gathers as fast as one GPU's adapter.
@@ -52,6 +53,7 @@ class Engine:
     overlaps_gradients: bool
     overlaps_weights: bool
     overlaps_context: bool
+    gathers_context: bool
     bucket: float
     rails: str
     recompute_stops: bool
@@ -86,6 +88,7 @@ def _engine(row: dict[str, str]) -> Engine:
         launch_head=float(row["launch_head_s"]),
         kernels=row["kernels"],
         **{f"overlaps_{what}": row[f"overlaps_{what}"] == "yes" for what in _OVERLAPS},
+        gathers_context=row["overlaps_context"] == "gathered",
         overlaps_tensor=row["overlaps_tensor"],
         bucket=float(row["bucket_bytes"]),
         rails=row["rails"],

@@ -14,9 +14,9 @@ from .engines import Engine, engines
 from .kernels import (
     BIASED_BACKWARD,
     BIASED_FORWARD,
-    CAST,
     attention,
     biased,
+    cast,
     chip,
     kernels_of,
     loss,
@@ -85,7 +85,8 @@ def layer(run: Run, at: Setting) -> Pass:
     rate, engine, t = at.rate, at.engine, run.tensor
     rows, width = tokens(run), run.recipe.activation_bytes
     low, kernels = rate.low is not None, kernels_of(run, engine)
-    forward = backward = cast = 0.0
+    forward = backward = casting = 0.0
+    each = cast(run, kernels) / rate.memory if low else 0.0
     products = _matmuls(run.model, t, expert_slices(run))
     for n, k, chosen, copies, narrow, share in products:
         m = rows * chosen
@@ -95,9 +96,9 @@ def layer(run: Run, at: Setting) -> Pass:
         if run.lora is None:
             backward += share * rate.multiply(n, k, m, width, 1, fp8)
         if fp8:
-            cast += share * CAST[kernels] * (m * k + m * n + copies * n * k) / rate.memory
+            casting += share * each * (m * k + m * n + copies * n * k)
     if run.quantization is not None:
-        cast += _unpacked(run) / rate.memory
+        casting += _unpacked(run) / rate.memory
     scores, scores_back = attention(run, engine, at.card, rate)
     between = rows * moved(run.model, t, kernels, run.sequence_parallel) * width
     between /= rate.memory
@@ -111,15 +112,15 @@ def layer(run: Run, at: Setting) -> Pass:
     ring, ring_back = _ring(run, engine, rate, scores, scores_back)
     again = _again(run, engine, forward, scores, between)
     sent_back += sent_again
-    ahead = forward + scores + between + cast / 3 + sent + ring + routed
-    back = backward + scores_back + 2 * between + cast * 2 / 3 + sent_back + ring_back + again
+    ahead = forward + scores + between + casting / 3 + sent + ring + routed
+    back = backward + scores_back + 2 * between + casting * 2 / 3 + sent_back + ring_back + again
     back += routed * (2 if run.recompute == "full" else 1)
     launch, launch_back = _launches(run, at)
     idle, idle_back = max(0.0, launch - ahead), max(0.0, launch_back - back)
     return Pass(
         matmul=forward + backward,
         attention=scores + scores_back,
-        elementwise=3 * between + cast,
+        elementwise=3 * between + casting,
         recompute=again,
         host=idle + idle_back,
         tensor_parallel=sent + sent_back,
@@ -292,11 +293,33 @@ def _ring(
     hops = run.context - 1
     if not hops:
         return 0.0, 0.0
+    if engine.gathers_context:
+        return _gathered(run, rate, scores, scores_back)
     width = 2 * run.model.kv_heads * run.model.head_dim / run.tensor
     hop = rate.message(run.tensor * run.context, tokens(run) * width * run.recipe.activation_bytes)
     if not engine.overlaps_context:
         return hops * hop, 2 * hops * hop
     return max(0.0, hops * hop - scores), max(0.0, 2 * hops * hop - scores_back)
+
+
+# Bytes for each element of a rank's queries and block of keys, in fp32 operation by operation:
+# forward the block's output cast (6) and merged (32); backward three gradients cast (6) and added
+# (12) each (torch.distributed.tensor.experimental, _SDPAMerger and the ring's backward).
+MERGED = (38, 54)
+
+
+def _gathered(run: Run, rate: Rates, scores: float, scores_back: float) -> tuple[float, float]:
+    """Seconds that all keys and values, repeated for every head, are gathered and the first block
+    of attention does not hide, that blocks are merged, and that gradients are passed on."""
+    ranks = run.context
+    elements = tokens(run) * run.model.heads * run.model.head_dim / run.tensor
+    both = 2 * elements * run.recipe.activation_bytes
+    one = rate.collective("all_gather", ranks, run.tensor, ranks * both)
+    ahead, back = (moved * (ranks - 1) * elements / rate.memory for moved in MERGED)
+    ahead += max(0.0, one - scores / ranks)
+    passed = (ranks - 1) * rate.message(run.tensor * ranks, both)
+    back += max(0.0, one - scores_back / ranks) + max(0.0, passed - scores_back)
+    return ahead, back + (ahead if run.recompute == "full" else 0.0)
 
 
 def head(run: Run, at: Setting) -> Pass:

@@ -25,7 +25,7 @@ from .ends import data_parallel, messages, update
 from .engines import engine_of
 from .layer import Setting, Work, head, layer, stage_parts
 from .offload import check_offload, exposed
-from .rates import NETWORK, NODE, Rates, sustained_rates
+from .rates import NETWORK, NODE, Rates, constants, sustained_rates
 from .trust import Trust, trust
 
 
@@ -86,11 +86,18 @@ STEP_PARTS = tuple(
 )
 
 
+BLOCKWISE = constants()["fp8_blockwise"]  # of the rate of fp8 products with a scale a tensor
+
+
 @lru_cache(maxsize=256)
-def _rates(gpu: GPU, dtype: str, network: float, node: int, share: float) -> Rates:
-    """Rates of a card, of which the engine's matmuls reach a share."""
+def _rates(
+    gpu: GPU, dtype: str, scaling: str | None, network: float, node: int, share: float
+) -> Rates:
+    """Rates of a card, of which the engine's matmuls reach a share, and those with scales of blocks
+    in fp8 another."""
     rate = sustained_rates(gpu, dtype, network, node)
-    return replace(rate, matmul=share * rate.matmul)
+    low = rate.low and rate.low * (BLOCKWISE if scaling == "blockwise" else 1)
+    return replace(rate, matmul=share * rate.matmul, low=low)
 
 
 def step_time(
@@ -134,7 +141,7 @@ def step_time(
             f"gpu: {gpu.name!r} given, whose link is unknown; allowed: a GPU with a link, or node=1"
         )
     engine = engine_of(run)
-    rate = _rates(gpu, run.recipe.products, network, node, engine.matmul_share)
+    rate = _rates(gpu, run.recipe.products, run.scaling, network, node, engine.matmul_share)
     at = Setting(engine, gpu.name, rate, host)
     asked = asked_model(run)
     frozen = run.accumulation * _forward_alone(run, asked, at) if asked else 0.0
