@@ -304,7 +304,8 @@ class Run:
         loss: "eager" (every logit kept and copied), "compiled" (cast, softmax and loss in one),
             "chunked" (head and loss by chunks of tokens, as Liger's) or "fused" (no logits at all:
             cut cross-entropy, arXiv:2411.09009); None, what comes with the kernels: "eager",
-            "compiled", "chunked".
+            "compiled", "chunked". With objective="dpo" "eager" is TRL up to 1.13, "chunked" TRL
+            from 1.15 on; None is "eager".
         outputs: what the trainer does with the model's outputs until its backward pass is over:
             "released"; "kept" (the logits stay alive); "fp32" (and are cast to fp32, as
             accelerate does to outputs under autocast).
@@ -418,8 +419,9 @@ class Run:
 
     @property
     def loss_kernel(self) -> str:
-        """How the loss is computed: `loss`, or what comes with the kernels."""
-        return self.loss or _LOSSES[self.kernels]
+        """How the loss is computed: `loss`, or what comes with the kernels; of other objectives
+        than "lm" their trainers' own."""
+        return self.loss or ("eager" if self.objective != "lm" else _LOSSES[self.kernels])
 
     @property
     def gathers_products(self) -> bool:

@@ -1,8 +1,9 @@
 """The architecture families that have closed forms, by transformers' model_type.
 
 A family that is built like Llama is a row of `family_rows`; the older ones are functions in
-`classic`; Gemma 3n, Gemma 4 and MiniMax have a file each, latent attention is below. Tensor names are transformers' own (the
-layer's number left out), so that each can be compared with the real model.
+`classic`; Gemma 3n, Gemma 4 and MiniMax have a file each, latent attention is below. Tensor names
+are transformers' own (the layer's number left out), so that each can be compared with the real
+model.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ Lay modeling_gemma3n.py of transformers 5.23 beside it: `Gemma3nTextDecoderLayer
 from __future__ import annotations
 
 from .gemma4 import attention
-from .tape import NEW, NEW_VIEW, NONE, SAME, Tape, Tensor, plus, times
+from .tape import NEW, SAME, Tape, Tensor, plus, times
 
 
 def gemma3n(f, x: Tensor) -> Tensor:
@@ -177,5 +177,5 @@ def _as_long(t: Tape, x: Tensor, length: Tensor) -> Tensor:
     own = _length(t, x, square_root=True)
     x = t.mul(x, length, "times the wanted length", "length")
     out = Tensor(x.shape, x.dtype, "divided by its own length")
-    extra = plus(times(3, x.size), NONE)
-    return t.emit("div", out, [(x, NEW), (own, NEW)], [(x, "numerator"), (own, "length")], extra)
+    saved = [(x, "numerator"), (own, "length")]
+    return t.emit("div", out, [(x, NEW), (own, NEW)], saved, extra=times(3, x.size))

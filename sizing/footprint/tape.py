@@ -14,6 +14,7 @@ reaches a parameter stays.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import prod
 
@@ -103,6 +104,7 @@ class Node:
     first: tuple[Tensor, ...] = ()
     held: tuple[Tensor, ...] = ()
     again: tuple[Tensor, ...] = ()  # what is held while the operation's region is run again
+    frame: tuple[Tensor, ...] = ()  # what the code refers to meanwhile
 
 
 @dataclass(eq=False)
@@ -142,7 +144,8 @@ class Tape:
 
     `batched` says whether the micro-batch is above one: a transposed batch of heads must then be
     copied before a batched matmul. `tokens`, those of the micro-batch, decide how CUDA sums over
-    them. `fp8`: the layers' linears are torchao's Float8Linear.
+    them. `fp8`: the layers' linears are torchao's Float8Linear. `frame_of` gives the tensors
+    that the code refers to, kept or not.
     """
 
     autocast: bool = False
@@ -154,6 +157,7 @@ class Tape:
     nodes: list = field(default_factory=list)
     casts: dict = field(default_factory=dict)
     region: Region | None = None
+    frame_of: Callable[[], tuple] = tuple
 
     def emit(self, name, out, grads, saved=(), extra=None, scratch=NONE):
         """Record an operation; it exists for autograd only if some input needs a gradient.
@@ -173,7 +177,9 @@ class Tape:
         saved = [(tensor, why) for tensor, why in saved if tensor is not None]
         part = "logits" if grads[0][0].part == "logits" else "temporary"
         extra = plus(extra, scratch)
-        self.nodes.append(Node(name, self.phase, outputs, grads, saved, extra, part, self.region))
+        node = Node(name, self.phase, outputs, grads, saved, extra, part, self.region)
+        node.frame = self.frame_of()
+        self.nodes.append(node)
         return out
 
     def rows(self, per_token: float, once: int = 0) -> Size:

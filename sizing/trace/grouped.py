@@ -1,8 +1,8 @@
 """The product of grouped rows with their experts' matrices, on fake tensors of any dtype.
 
-torch's own `grouped_mm` has a fake kernel for bf16 alone. transformers' fall-back works for all, and
-keeps and returns the same tensors as long as the experts are trained; of frozen ones it computes a
-gradient all the same, and keeps the rows for it, which torch does not.
+torch's own `grouped_mm` has a fake kernel for bf16 alone. transformers' fall-back works for all
+dtypes, and keeps and returns the same tensors as long as the experts are trained; of frozen ones it
+computes a gradient all the same, and keeps the rows for it, which torch does not.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _fallback = torch.ops.transformers
 
 
 class _Frozen(torch.autograd.Function):
-    """Experts that are not trained: their matrices are kept for the rows' gradient, the rows not."""
+    """Experts that are not trained: for the rows' gradient their matrices are kept, no rows."""
 
     @staticmethod
     def forward(ctx, rows, weight, offs):
