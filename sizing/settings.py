@@ -48,6 +48,26 @@ def whole_number(field: str, value) -> int:
     return number
 
 
+def document_of(run) -> int:
+    """Tokens of a packed document.
+
+    Raises:
+        ValueError: no whole number from 1 to the sequence; eager attention, which masks between
+            documents but computes there.
+    """
+    tokens = whole_number("document", run.document)
+    if tokens > run.sequence:
+        raise ValueError(
+            f"document: {tokens} given; allowed: 1 to {run.sequence}, the sequence that holds it"
+        )
+    if run.attention == "eager":
+        raise ValueError(
+            f"document: {tokens} given; allowed: None with attention='eager', which computes every "
+            "pair of a sequence and masks those between documents"
+        )
+    return tokens
+
+
 @dataclass(frozen=True)
 class Dpo:
     """Direct preference optimisation (Rafailov et al., arXiv:2305.18290), as TRL runs it.

@@ -36,9 +36,14 @@ WRITTEN = {
     "tied head": r"\btied\b",
     "RMS norm": r"RMS",
     "dense peak": r"[Dd]ense",
+    "compute-optimal": r"[Cc]ompute-optimal",
+    "epoch": r"(?<!\.)\bepochs?\b",
+    "goodput": r"(?<!\.)\b[Gg]oodput\b",
+    "packing": r"\b[Pp]acking\b(?! a\s+knapsack)",
+    "spot": r"\b[Ss]pot\b",
 }
 # Lessons whose first uses do not link to the glossary yet.
-LATER = ("03", "10", "11")
+LATER: tuple[str, ...] = ()
 
 
 def anchor(term: str) -> str:

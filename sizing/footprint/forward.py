@@ -6,13 +6,13 @@ from functools import lru_cache
 
 from ..architecture.model import Model
 from ..architecture.weights import Block
-from ..recomputing import every_layer
+from ..recomputing import check, every_layer
 from ..run import Run
 from . import adapters, kernels, objectives, rotary
 from .activations import activation
 from .backward import kept, packed
 from .decoder import decoder
-from .families import BESIDE, OWN_ATTENTION, layer_of
+from .families import BESIDE, ENTER, LEAVE, OWN_ATTENTION, layer_of
 from .fused import LIGER, fuse
 from .losses import LOSSES, chunk_ends
 from .norms import NORMS
@@ -51,6 +51,7 @@ class Forward:
                 f"recompute: 'selective' given; allowed with {self.family!r}: 'none', 'full' (its "
                 "attention is not apart from its layer)"
             )
+        check(self.model, run.recompute, run.attention)
         self.per_operation = run.recompute == "selective" and not self.eager
         if not isinstance(run.recompute, str) and layer_of(self.family) is not decoder:
             raise ValueError(
@@ -113,6 +114,7 @@ class Forward:
             x = t.scale(x, "scaled embedding")
         t.phase = "layers"
         self.all_inputs = BESIDE[self.family](self, x) if self.family in BESIDE else None
+        x = ENTER[self.family](self, x) if self.family in ENTER else x
         if "project_in" in self.outer:
             x = self.outer_linear(x, "project_in", self.model.hidden)
         for positions, span in (("wpe", (1, "s")), ("embed_positions", ("b", "s"))):
@@ -145,6 +147,7 @@ class Forward:
 
     def _final(self, x: Tensor) -> Tensor:
         t = self.tape
+        x = LEAVE[self.family](self, x) if self.family in LEAVE else x
         for name in ("ln_f", "final_layer_norm", "norm_f", "final_layernorm", "norm"):
             if name in self.outer:
                 x = self._outer_norm(x, name)
@@ -284,6 +287,14 @@ class Forward:
             return NONE
         again = [node for node in nodes if node.region is not None]
         return kept(again, of_region=True).get("temporary", NONE)
+
+    def copies_so_far(self) -> tuple[Tensor, ...]:
+        """Autocast's copies of the weights of layers that will be run again, up to here."""
+        if self.frozen or self.tape.region is None:
+            return ()
+        here = (copy for copy, region in self.tape.casts.values() if region is self.tape.region)
+        before = Tensor((self.uncast[0],), "bool", "copies of layers before", "temporary")
+        return (before, *here)
 
     # -- one layer
 

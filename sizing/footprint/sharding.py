@@ -30,12 +30,13 @@ def zero_state(
 ) -> tuple[float, float, float]:
     """Model state after ZeRO: (parameters, gradients, optimizer) bytes on each rank.
 
-    Stage 1 divides the optimizer's state by the ranks that hold the same weights (data x context),
-    stage 2 the gradients too, stage 3 the parameters too. Mixed-precision Adam's 2, 2 and 12 bytes
+    Stage 1 divides the optimizer's state by the ranks that hold the same weights (data x context,
+    or a group of them under hybrid sharding: `Run.shards`), stage 2 the gradients too, stage 3 the
+    parameters too. Mixed-precision Adam's 2, 2 and 12 bytes
     a parameter over N ranks: 4 + 12/N, 2 + 14/N, 16/N. Source: Rajbhandari et al.
     (arXiv:1910.02054), figure 1 and section 5.
     """
-    ranks = run.data * run.context
+    ranks = run.shards
     return (
         parameters / (ranks if run.zero >= 3 else 1),
         gradients / (ranks if run.zero >= 2 else 1),
@@ -45,7 +46,7 @@ def zero_state(
 
 def gathers(run: Run) -> bool:
     """Whether a layer's weights are fetched for it: from the other ranks, or from the host."""
-    return run.zero == 3 and (run.data * run.context > 1 or "parameters" in run.offload)
+    return run.zero == 3 and (run.shards > 1 or "parameters" in run.offload)
 
 
 def holds_inputs(run: Run) -> bool:
@@ -251,7 +252,7 @@ def _state(run: Run, dense: float, routed: float) -> tuple[float, float, float]:
     mine = zero_state(run, dense / whole, dense / whole, dense / whole)
     if not routed:
         return mine
-    copies = run.data * run.context * run.tensor // expert_slices(run)
+    copies = max(1, run.shards * run.tensor // expert_slices(run))
     of_experts = (routed / whole / (copies if run.zero >= stage else 1) for stage in (3, 2, 1))
     return tuple(a + b for a, b in zip(mine, of_experts, strict=True))
 
@@ -295,11 +296,11 @@ class UnderZero3:
             shard=layer
             * trained
             * (run.recipe.weight_bytes if run.gathers_products else gradient_bytes(run))
-            / (run.data * run.context)
+            / run.shards
             * kept_gradients(run),
             last=outer
             * trained
-            * (unreduced_bytes(run) + gradient_bytes(run) * (1 + 1 / (run.data * run.context))),
+            * (unreduced_bytes(run) + gradient_bytes(run) * (1 + 1 / run.shards)),
             head=_head_gradient(run, stage) * gradient,
             # the first layer and what lies outside, in a flat buffer and copied from it
             first_gather=2 * (outer + layer) * width,
@@ -344,7 +345,7 @@ class UnderZero3:
 
 def _buffers(run: Run, stage: Stage, held: float, trained: float, phase: str) -> float:
     """Bytes that data parallelism adds in a phase."""
-    if run.data * run.context == 1 and not gathers(run):
+    if run.shards == 1 and not gathers(run):
         return 0.0
     weight = run.recipe.weight_bytes
     if run.zero <= 1:

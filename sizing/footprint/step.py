@@ -181,7 +181,10 @@ def memory_grid(run: Run, micro_batch, sequence, *, device: str = "cuda") -> np.
     totals = np.zeros(batches.shape, np.int64)
     if not totals.size:
         return totals
-    kinds = 2 * np.searchsorted(_windows(run.model), sequences, side="right") + (batches > 1)
+    forms = {int(s): _form_of(run.model, int(s)) for s in np.unique(sequences)}
+    numbers = {form: number for number, form in enumerate(dict.fromkeys(forms.values()))}
+    which = np.array([numbers[form] for form in forms.values()])
+    kinds = 2 * which[np.searchsorted(list(forms), sequences)] + (batches > 1)
     if device == "cuda" or _chunks_preferences(run):
         points = turning_points(run.model, run.loss_kernel == "chunked")
         if _chunks_preferences(run):
@@ -233,7 +236,7 @@ def _plan_of(run: Run, device: str, step: str = "steady") -> _Plan:
         run.attention,
         run.accumulation > 1,
         run.micro_batch > 1,
-        tuple(sequence >= window for window in _windows(run.model)),
+        _form_of(run.model, sequence),
         run.lora,
         run.quantization,
         run.kernels,
@@ -271,7 +274,7 @@ def _sharded_plan_of(run: Run, plan: _Plan) -> _ShardedPlan:
 
 _DEGREES = (
     "data", "zero", "tensor", "pipeline", "context", "expert", "sequence_parallel", "interleave",
-    "engine", "reduce",
+    "replicate", "engine", "reduce",
 )  # fmt: skip
 
 
@@ -492,10 +495,11 @@ def _plan(
         trained = [replace(t, width=4) for t in trained]
     master = recipe.master
     wide = gradients == "fp32" and recipe.weight_bytes == 2
-    weights = _weight_bytes(run, recipe.weights) + buffers(model)
+    weights = _weight_bytes(run, recipe.weights) + buffers(model, recipe.weight_bytes)
     beside = frozen_model(run)
     if beside:
-        weights += sum(w.bytes(recipe.weights) * n for w, n in beside.weights) + buffers(beside)
+        weights += sum(w.bytes(recipe.weights) * n for w, n in beside.weights)
+        weights += buffers(beside, recipe.weight_bytes)
     state = {
         "parameters": weights + (sum(t.total * t.width for t in trained) if lora else 0),
         # of fp32 shards those that come, in 16 bits: what is kept of them, `sharding` knows
@@ -521,7 +525,7 @@ def _plan(
     if "optimizer" in offload:
         moments.append(_update(state, 0))  # on the host
     elif not in_backward:
-        moments += _updates(optimizer, master, wide, trained, state)
+        moments += _updates(optimizer, master, wide, trained, state, device == "cuda")
     return _Plan(
         state, moments, model.layers, undivided(forward), Beside(host, packed_bytes, weights)
     )
@@ -570,10 +574,10 @@ def _weight_bytes(run: Run, width: str) -> int:
     return total
 
 
-def _updates(optimizer, master, wide, trained, state) -> list[Point]:
+def _updates(optimizer, master, wide, trained, state, cuda) -> list[Point]:
     """Moments of the optimizer's step, which needs gradients in the dtype that it works in."""
     count = sum(t.total for t in trained)
-    temporary = temporary_bytes(optimizer, trained, master)
+    temporary = temporary_bytes(optimizer, trained, master, cuda)
     if not master or wide:
         narrowed = 2 * count if wide and not master else 0
         return [_update(state, temporary + narrowed)]
@@ -650,8 +654,9 @@ def _trained(forward: Forward) -> list[Trained]:
         for w in block.weights
         if w.trained
     ]
-    tables = [t for t, w in outer if w.part == "embedding"]
-    return [*tables, *inner, *(t for t, w in outer if w.part != "embedding")]
+    first = [w.part == "embedding" and "per_layer" not in w.name for _, w in outer]
+    before = [t for (t, _), known in zip(outer, first, strict=True) if known]
+    return [*before, *inner, *(t for (t, _), known in zip(outer, first, strict=True) if not known)]
 
 
 def _representative(run: Run, tokens: int) -> int:
@@ -672,9 +677,18 @@ def _windows(model: Model) -> tuple[int, ...]:
     return tuple(sorted({block.window for block in model.blocks if block.window is not None}))
 
 
-def _sequence_beyond(model: Model, beyond: tuple[bool, ...]) -> int:
-    """Some sequence length that reaches exactly those of the model's windows."""
-    reached = [
-        window for window, is_beyond in zip(_windows(model), beyond, strict=True) if is_beyond
-    ]
+@lru_cache(maxsize=4096)
+def _form_of(model: Model, sequence: int) -> tuple[bool, ...] | int:
+    """What of the length a plan depends on: the windows that it reaches, or all of it where
+    attention goes block by block."""
+    if any(block.linear for block in model.blocks):
+        return sequence
+    return tuple(sequence >= window for window in _windows(model))
+
+
+def _sequence_beyond(model: Model, form: tuple[bool, ...] | int) -> int:
+    """Some sequence length of that form."""
+    if isinstance(form, int):
+        return form
+    reached = [window for window, is_beyond in zip(_windows(model), form, strict=True) if is_beyond]
     return max(reached, default=1)

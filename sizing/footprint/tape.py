@@ -87,7 +87,8 @@ class Node:
 
     `grads` lists (input, kind): NEW, NEW_VIEW, SAME or VIEW. `extra` is what the backward pass
     allocates at once, results included. `during` are tensors that exist while the operation runs
-    forward, for the few operations where that can be the step's worst moment. `held` is kept
+    forward, for the few operations where that can be the step's worst moment, and `first` beside
+    them only the first time. `held` is kept
     in a way that recompute does not see: from the first forward pass on.
     """
 
@@ -100,6 +101,7 @@ class Node:
     part: str
     region: Region | None = None
     during: tuple[Tensor, ...] = ()
+    first: tuple[Tensor, ...] = ()
     held: tuple[Tensor, ...] = ()
     again: tuple[Tensor, ...] = ()  # what is held while the operation's region is run again
     frame: tuple[Tensor, ...] = ()  # what the code refers to meanwhile
@@ -190,10 +192,12 @@ class Tape:
             return NONE
         return self.rows(*kernels.summed(self.tokens, prod(parameter.shape)))
 
-    def during(self, *tensors: Tensor) -> None:
-        """Of the last operation: these exist while it runs, whether or not they are kept."""
+    def during(self, *tensors: Tensor, first: tuple[Tensor, ...] = ()) -> None:
+        """Of the last operation: these exist while it runs, whether or not they are kept; `first`
+        when it runs forward, and not when its region is run again."""
         if self.nodes and isinstance(self.nodes[-1], Node):
             self.nodes[-1].during += tensors
+            self.nodes[-1].first += first
 
     def hold(self, x: Tensor) -> None:
         """The last operation holds on to x by itself, not through autograd: a region that is run

@@ -17,9 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from ..architecture import gemma4
-from ..architecture.decoder import layer_kinds
-from ..architecture.fields import Fields
+from ..architecture.families import kinds_of
 from ..architecture.model import Model
 from ..architecture.weights import Block
 from ..footprint.optimizer import BLOCK, SMALL
@@ -216,10 +214,11 @@ def adapter_shapes(run: Run) -> list[tuple[str, tuple[int, ...]]]:
     for name, (out, into) in _adapted_by_layer(run):
         found.append((f"base_model.model.{name}.lora_A.weight", (run.lora.rank, into)))
         found.append((f"base_model.model.{name}.lora_B.weight", (out, run.lora.rank)))
-    tables = {w.part: w for w in run.model.outer if len(w.shape) == 2 and w.part != "norm"}
-    kept = {"embed_tokens": tables["embedding"], "lm_head": tables.get("head")}
+    lookup = next(w for w in run.model.outer if w.kind == "lookup")
+    head = next((w for w in run.model.outer if w.name == "lm_head.weight"), lookup)
+    kept = {"embed_tokens": lookup, "lm_head": head}
     for table in run.lora.embeddings:
-        weight = kept[table] or tables["embedding"]
+        weight = kept[table]
         found.append((f"base_model.model.{table}.weight", weight.shape))
     return found
 
@@ -253,8 +252,7 @@ def _blocks_by_layer(model: Model) -> list[Block]:
     """The kind of each layer. Kinds that differ in their window alone have the same weights."""
     if len({block.weights for block in model.blocks}) == 1:
         return [block for block in model.blocks for _ in range(block.count)]
-    known = gemma4.layer_kinds if model.family == "gemma4_text" else layer_kinds
-    kinds = known(Fields(model.family, model.config), model.layers)
+    kinds = kinds_of(model.family, model.config, model.layers)
     blocks = dict(zip(dict.fromkeys(kinds), model.blocks, strict=True))
     return [blocks[kind] for kind in kinds]
 
@@ -378,7 +376,7 @@ def _parts(run: Run, path: tuple[str, ...]) -> int:
     if path[0] in ("rng", "progress") or path[-1].endswith(".step"):
         return 1
     sharded = run.zero >= (3 if path[0] == "model" else 1)
-    return run.tensor * (run.data * run.context if sharded else 1)
+    return run.tensor * (run.shards if sharded else 1)
 
 
 def _stage(path: tuple[str, ...], stage_of: dict[str, int], otherwise: int) -> int:
@@ -493,7 +491,9 @@ def useful_share(interval: float, save: float, mtbf: float, restart: float = 0.0
     if mtbf == math.inf:
         return interval / (interval + save)
     _positive("mtbf", mtbf)
-    return interval / (mtbf * math.exp(restart / mtbf) * math.expm1((interval + save) / mtbf))
+    # 1 / (e^x - 1) as e^-x / (1 - e^-x), which is finite for any x
+    work = (interval + save) / mtbf
+    return interval / mtbf * math.exp(-restart / mtbf - work) / -math.expm1(-work)
 
 
 @dataclass(frozen=True)

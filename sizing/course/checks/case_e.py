@@ -65,18 +65,23 @@ RULES = {
     "100M: 4-8 GPUs": "falls",
     "256 tokens a batch": "falls",
     "1B: ZeRO required": "falls",
-    "recompute mandatory when long": "depends",
     "10B+: tensor + pipeline": "falls",
+    "recompute mandatory when long": "depends",
     "cost quadratic in length": "depends",
+    "larger batches raise throughput": "depends",
     "accumulation free of memory": "depends",
     "Adafactor lighter": "stands",
+    "fused AdamW faster": "stands",
+    "store masters and moments": "stands",
 }
 
 
 def verdicts(**changed: str) -> dict[str, str]:
     names = {"small": "100M: 4-8 GPUs", "large": "10B+: tensor + pipeline",
              "recompute": "recompute mandatory when long", "free": "accumulation free of memory",
-             "adafactor": "Adafactor lighter", "quadratic": "cost quadratic in length"}  # fmt: skip
+             "adafactor": "Adafactor lighter", "quadratic": "cost quadratic in length",
+             "larger": "larger batches raise throughput", "fused": "fused AdamW faster",
+             "store": "store masters and moments"}  # fmt: skip
     return RULES | {names[key]: value for key, value in changed.items()}
 
 
@@ -175,7 +180,7 @@ EXERCISES = (
             ),
             (
                 lambda: crossover(12),
-                "12 h^2 parameters against 2 s h products a token: s = 6 h.",
+                "12 h^2 parameters against 2 s h products per token: s = 6 h.",
             ),
         ),
         because="Below it the cost per token hardly depends on the length.",
@@ -224,6 +229,20 @@ EXERCISES = (
             (
                 lambda: verdicts(quadratic="stands"),
                 "Attention alone is quadratic, and half of the work only from s = 6 h on.",
+            ),
+            (
+                lambda: verdicts(larger="stands"),
+                "Up to the knee they do (lesson 07). Beyond it a larger batch adds tokens and time "
+                "alike.",
+            ),
+            (
+                lambda: verdicts(fused="depends"),
+                "One pass over weights, gradients and moments moves fewer bytes than several do, "
+                "on every card (lesson 06).",
+            ),
+            (
+                lambda: verdicts(store="depends"),
+                "Without them the run that goes on is another run (lesson 10).",
             ),
             (
                 lambda: verdicts(adafactor="falls"),
