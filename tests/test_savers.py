@@ -341,6 +341,10 @@ def test_an_offloaded_optimizer_leaves_weights_and_what_the_step_needs():
     held = sizing.memory(eight)
     assert held.host == pytest.approx(14 * n / 8, rel=1e-3)
     assert held.bus == pytest.approx((4 * 2 + 2) * n / 8, rel=1e-3)
+    # DeepSpeed casts gradients before they leave, and keeps a 16-bit copy of the weights
+    wide = sizing.memory(replace(eight, engine="deepspeed"))
+    assert wide.host == pytest.approx(18 * n / 8, rel=1e-3)
+    assert wide.bus == pytest.approx((4 * 4 + 2) * n / 8, rel=1e-3)
 
 
 def test_offloaded_weights_come_layer_by_layer():

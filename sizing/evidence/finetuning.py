@@ -85,10 +85,11 @@ def grid() -> list[dict]:
 
 
 def preferences() -> list[dict]:
-    """DPO steps, from logits and in chunks: every recipe and reference under full recompute, and
-    without recompute the recipe that trl takes by default."""
-    points = [
-        *product(("small-qwen2",), ("bf16-mixed", "bf16", "fp32"), ("full",), REFERENCES),
+    """DPO steps: in chunks every recipe and reference under full recompute, and without recompute
+    trl's default recipe; from all logits that recipe under full recompute."""
+    usual = [("small-qwen2", "bf16-mixed", "full", reference) for reference in REFERENCES]
+    others = [
+        *product(("small-qwen2",), ("bf16", "fp32"), ("full",), REFERENCES),
         *product(("small-llama",), ("bf16-mixed",), ("none",), REFERENCES),
     ]
     return [
@@ -101,7 +102,7 @@ def preferences() -> list[dict]:
             "reference": reference,
             "loss": loss,
         }
-        for loss in ("eager", "chunked")
+        for loss, points in (("eager", usual), ("chunked", usual + others))
         for model, precision, recompute, reference in points
     ]
 

@@ -75,13 +75,25 @@ def traffic(run: Run, beside: Beside, share: float, saved: float) -> tuple[int, 
     parameters = share / (ranks if run.zero >= 3 else 1)
     own = parameters if "parameters" in run.offload else optimizer  # the optimizer's copy
     held = host.parameters * own + host.gradients * gradients + host.optimizer * optimizer
+    sent = host.gradients
+    if in_fp32(run):
+        sent = 2 * host.gradients
+        held += host.gradients * (gradients + optimizer)  # twice as wide, and 16-bit weights
     moved = 0.0
     if "optimizer" in run.offload:
-        moved += host.gradients * gradients * (micro if run.zero >= 2 else 1)
+        moved += sent * gradients * (micro if run.zero >= 2 else 1)
         moved += 0 if "parameters" in run.offload else weights * optimizer
     if "parameters" in run.offload:
         moved += 2 * micro * weights * parameters
     return round(held + saved), round(moved + 2 * micro * saved)
+
+
+def in_fp32(run: Run) -> bool:
+    """Whether gradients are cast before they leave: DeepSpeed's stages 1 and 2 keep fp32 gradients
+    beside the master weights on the host, and a 16-bit buffer for the weights that come of them:
+    18 bytes a parameter (deepspeed 0.19, runtime/zero/stage_1_and_2.py)."""
+    ours = run.engine == "deepspeed" and run.zero in (1, 2)
+    return ours and run.recipe.master and "optimizer" in run.offload
 
 
 def updates_copy(optimizer: str) -> int:
