@@ -21,6 +21,7 @@ from ..measuring.recording import (
     reference,
 )
 from ..measuring.rooflines import roofline, roofline_of
+from . import stacks
 
 # In the order of recording: the quick ones that others are read against come first.
 _MODULES = {
@@ -106,4 +107,5 @@ __all__ = [
     "roofline",
     "roofline_of",
     "run",
+    "stacks",
 ]
