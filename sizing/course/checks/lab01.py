@@ -331,6 +331,10 @@ EXERCISES = (
         tolerance=0.002,
         mistakes=(
             (
+                lambda: billions(EXPERTS)[::-1],
+                "The two are swapped: the total comes first, then what a token meets.",
+            ),
+            (
                 lambda: billions(EXPERTS.replace(moe_intermediate_size=EXPERTS.ffn)),
                 "`intermediate_size`, 12288, is the width of a dense layer, and this model has "
                 "none. Its experts are `moe_intermediate_size`, 1536, wide.",
