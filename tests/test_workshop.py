@@ -13,6 +13,7 @@ import pytest
 from hygiene import problems
 
 import sizing
+from sizing.course import drawings
 from sizing.course.checking import exercises
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -181,6 +182,15 @@ def test_slides_carry_questions_figures_and_sections(slides, path):
     )
     assert text.count("data:image/png;base64,") == figures
     assert "<details>" not in text and "anchor-link" not in text  # no answers
+
+
+def test_a_drawing_is_a_slide_per_step(slides):
+    path = next(path for path in LESSONS if path.stem.startswith("09"))
+    found = slides.slides(nbformat.read(path, as_version=4))
+    for drawing in (drawings.context(), drawings.experts("mixtral-8x7b")):
+        shown = [one for one in found if drawing.title in one]
+        assert len(shown) == len(drawing.steps)
+        assert all(step.svg in one for step, one in zip(drawing.steps, shown, strict=True))
 
 
 @pytest.mark.skipif(

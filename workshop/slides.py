@@ -2,7 +2,8 @@
 
     python workshop/slides.py build/workshop/slides notebooks/01-*.ipynb
 
-A slide for the title, each section, each prediction, each figure with its sentence, and the table
+A slide for the title, each section, each prediction, each figure with its sentence, each step of a
+drawing, and the table
 to take away. reveal.js and MathJax come from the packages of requirements-slides.txt and are
 written into the file, pictures too.
 """
@@ -15,6 +16,9 @@ from pathlib import Path
 
 import nbformat
 from nbconvert.filters import markdown2html
+
+import sizing
+from sizing.course import drawings
 
 ROOT = Path(__file__).resolve().parents[1]
 _PREDICT = re.compile(r"\bpredict\(")
@@ -48,6 +52,7 @@ def slides(notebook) -> list[str]:
         if cell.cell_type == "code":
             found += [_question(cell)] if _PREDICT.search(cell.source) else []
             found += [_figure(out, _sentence(notebook, place)) for out in _pictures(cell)]
+            found += _drawing(cell)
             continue
         source = re.sub(r"<details>.*?</details>", "", cell.source, flags=re.S)
         if place == 0:
@@ -83,6 +88,16 @@ def _question(cell) -> str:
 
 def _pictures(cell) -> list[str]:
     return [out.data["image/png"] for out in cell.outputs if "image/png" in out.get("data", {})]
+
+
+def _drawing(cell) -> list[str]:
+    """A slide per step of a drawing, made anew: a cell stores only the step that it shows."""
+    if not cell.source.startswith("drawings."):
+        return []
+    known = {"drawings": drawings, "sizing": sizing, "Run": sizing.Run}
+    drawing = eval(cell.source, known)  # one call, in the course's own lesson
+    title = f"<h2>{html.escape(drawing.title)}</h2>"
+    return [f"{title}{step.svg}<p>{html.escape(step.words)}</p>" for step in drawing.steps]
 
 
 def _sentence(notebook, place: int) -> str:

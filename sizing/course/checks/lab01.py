@@ -120,14 +120,14 @@ EXERCISES = (
             ),
             (
                 lambda: sizes(MIXTRAL.total, width=4),
-                "That is 4 bytes a parameter, fp32. bf16 takes 2.",
+                "That is 4 bytes per parameter, fp32. bf16 takes 2.",
             ),
             (
                 lambda: sizes(MIXTRAL.total, width=1),
-                "That is 1 byte a parameter, as in fp8. bf16 takes 2.",
+                "That is 1 byte per parameter, as in fp8. bf16 takes 2.",
             ),
         ),
-        because="7 % apart, the same bytes. Two bytes a parameter, all experts counted.",
+        because="7 % apart, the same bytes. Two bytes per parameter, all experts counted.",
     ),
     Exercise(
         "biases",
@@ -331,6 +331,10 @@ EXERCISES = (
         tolerance=0.002,
         mistakes=(
             (
+                lambda: billions(EXPERTS)[::-1],
+                "The two are swapped: the total comes first, then what a token meets.",
+            ),
+            (
                 lambda: billions(EXPERTS.replace(moe_intermediate_size=EXPERTS.ffn)),
                 "`intermediate_size`, 12288, is the width of a dense layer, and this model has "
                 "none. Its experts are `moe_intermediate_size`, 1536, wide.",
@@ -367,7 +371,7 @@ EXERCISES = (
                     EXPERTS.parameters.total / 1e9,
                     EXPERTS.replace(num_experts_per_tok=1).parameters.active / 1e9,
                 ),
-                "The total is right. The second has one expert a token: there are 8.",
+                "The total is right. The second has one expert per token: there are 8.",
             ),
             (
                 lambda: (

@@ -335,12 +335,12 @@ EXERCISES = (
             ),
             (
                 lambda: fewest_tokens(ridge=2 * RIDGE),
-                "A factor of 2 is lost: the sparse peak instead of the dense, 4 bytes a number "
+                "A factor of 2 is lost: the sparse peak instead of the dense, 4 bytes per number "
                 "instead of 2, or one FLOP a multiply-add instead of two.",
             ),
             (
                 lambda: fewest_tokens(ridge=RIDGE / 2),
-                "A factor of 2 is won: 1 byte a number instead of 2, or half the peak.",
+                "A factor of 2 is won: 1 byte per number instead of 2, or half the peak.",
             ),
             (
                 lambda: RIDGE * 4096 / (4096 - 2 * RIDGE),

@@ -13,7 +13,7 @@ LLAMA = Model("llama-3.1-8b")
 LONG = 131072
 MILLION = 2**20
 SNAPSHOT = 70.46e9  # bytes of s x s tensors in exercise 3
-KEPT = 241_800  # bytes a token that a layer of Llama-3.1-8B keeps: flash, bf16 autocast
+KEPT = 241_800  # bytes per token that a layer of Llama-3.1-8B keeps: flash, bf16 autocast
 
 
 def crossing(matrices=3, kv_heads=QWEN.kv_heads, width=QWEN.heads * QWEN.head_dim, outer=0):

@@ -121,7 +121,7 @@ def by_the_rule():
 
 
 def rule_of_thumb(run):
-    """16 bytes a parameter and the activations, nothing for the loss."""
+    """16 bytes per parameter and the activations, nothing for the loss."""
     return 16 * run.model.parameters.total + memory(run).activations
 
 
@@ -219,7 +219,7 @@ EXERCISES = (
     Exercise(
         "layer",
         answer=layer,
-        unit="bytes a token",
+        unit="bytes per token",
         tolerance=0,
         inputs=(
             (1024, 3072, 16, 8, 128),
@@ -250,7 +250,7 @@ EXERCISES = (
                 "Nearly: a norm also keeps one number for each vector that it normalises, here "
                 "for each of the a + k heads.",
             ),
-            (layer_in_bf16, "That is 2 bytes a number. In fp32 it is 4."),
+            (layer_in_bf16, "That is 2 bytes per number. In fp32 it is 4."),
             (layer_numbers, "Those are numbers. Each takes 4 bytes."),
         ),
         because="Two small norms of 256 weights: 12 to 25 % more activations than in a Llama.",
@@ -288,7 +288,7 @@ EXERCISES = (
             ),
             (
                 peak_without_foreach,
-                "In the optimizer's step foreach AdamW adds 4 bytes a parameter to weights, "
+                "In the optimizer's step foreach AdamW adds 4 bytes per parameter to weights, "
                 "gradients and moments: 20, not 16.",
             ),
             (

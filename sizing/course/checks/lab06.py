@@ -114,7 +114,7 @@ EXERCISES = (
             ),
             (
                 lambda: zero(full=12, quantized=6),
-                "The fp32 master weights are missing, 4 bytes a parameter: fp16 weights alone "
+                "The fp32 master weights are missing, 4 bytes per parameter: fp16 weights alone "
                 "would lose small updates.",
             ),
             (
@@ -140,7 +140,7 @@ EXERCISES = (
                 "master copy come with them.",
             ),
         ),
-        because="16 bytes a parameter, and 10 with 8-bit moments.",
+        because="16 bytes per parameter, and 10 with 8-bit moments.",
     ),
     Exercise(
         "files",
@@ -248,7 +248,7 @@ EXERCISES = (
             ),
             (
                 lambda: dict.fromkeys(PLANS, True),
-                "The first plan alone holds 16 bytes a parameter: 128 GB before any activation.",
+                "The first plan alone holds 16 bytes per parameter: 128 GB before any activation.",
             ),
             (
                 lambda: plans(without_adapters),
@@ -257,8 +257,8 @@ EXERCISES = (
             ),
             (
                 lambda: dict.fromkeys(PLANS, False),
-                "Two of them fit. Weights, gradients and moments in bf16 are 8 bytes a parameter: "
-                "64 GB.",
+                "Two of them fit. Weights, gradients and moments in bf16 are 8 bytes per "
+                "parameter: 64 GB.",
             ),
             (
                 lambda: {name: name == "lora" for name in PLANS},
