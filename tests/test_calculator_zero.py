@@ -105,7 +105,7 @@ def test_one_gpu_has_nothing_to_divide():
     made = ZeROStages(data=1)
     held = {cells[0] for cells in table(made).values()}
     assert len(held) == 1
-    assert {cells[4] for cells in table(made).values()} == {"0.00 GB"}
+    assert {cells[5] for cells in table(made).values()} == {"0.00 GB"}
     assert made.current.notes[0].startswith("One GPU: nothing to divide")
 
 

@@ -12,6 +12,16 @@ LATER: tuple[str, ...] = ()
 # The same two digits, of something else: (question, number as it is written) -> what it is.
 OTHERS: dict[tuple[str, str], str] = {
     ("04.eager", "13.0"): "P / h² of Llama 3.1 8B",
+    ("10.mtbf", "256"): "words of a vocabulary",
+    ("10.mtbf", "2.64"): "bytes per token",
+    ("11.spot", "55.75"): "GB of an earlier lesson's plan",
+    ("11.energy", "128"): "GPUs",
+    ("11.largest", "3.99"): "dollars per GPU-hour",
+    ("11.largest", "4.05"): "tokens of another run",
+    ("11.largest", "4.022"): "one of the six to choose from",
+    ("11.best", "8.03"): "one of the six to choose from",
+    ("11.term", "71.5"): "useful share of 16,384 GPUs",
+    ("11.term", "71.94"): "GB of another layout",
 }
 
 

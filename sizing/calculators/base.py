@@ -105,6 +105,7 @@ class Calculator(widgets.VBox):
         self._changed_text = "Move a control: what changed is said here."
         self._last: tuple[dict, Result] | None = None
         self.boxes: dict[str, widgets.Widget] = {}
+        self.folds: dict[str, widgets.Widget] = {}
         self.error = ""
         with matplotlib.rc_context(_RC):
             self._figure = Figure(figsize=self.size, dpi=DPI, layout="constrained")
@@ -146,7 +147,8 @@ class Calculator(widgets.VBox):
         for heading, names in self.groups.items():
             boxes = [self.boxes[name] for name in names if name in self.boxes]
             if heading in self.folded:
-                yield _fold(heading, boxes)
+                self.folds[heading] = _fold(heading, boxes)
+                yield self.folds[heading]
             elif boxes:
                 group = widgets.VBox([widgets.HTML(f"<b>{escape(heading)}</b>"), *boxes])
                 group.add_class("sizing-group")
@@ -266,8 +268,11 @@ class Calculator(widgets.VBox):
     def _hide(self) -> None:
         """Show the controls that have an effect."""
         idle = self.without_effect(**self.settings)
-        for name, box in self.boxes.items():
-            hidden = "none" if name in idle else None
+        shown = {name: (box, name in idle) for name, box in self.boxes.items()}
+        for heading, fold in self.folds.items():
+            shown[heading] = (fold, set(self.groups[heading]) & set(self.boxes) <= idle)
+        for box, away in shown.values():
+            hidden = "none" if away else None
             if box.layout.display != hidden:
                 box.layout.display = hidden
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from ..footprint.step import memory
 from ..run import Run
+from ..settings import Dpo
 
 # What a change costs, in the order in which one would pay.
 NOTHING, TIME, ROUNDING, ANOTHER, BUS, GPUS = (
@@ -57,9 +58,10 @@ def _tried(run: Run) -> tuple[tuple[str, str, bool, dict], ...]:
     narrow = {"precision": "bf16", "gradients": "same"}
     quantised = {"lora": run.lora or 16, "quantization": "nf4"}
     ranks = 2 * run.data
+    loss = "chunked" if isinstance(run.objective, Dpo) else "fused"  # of pairs no kernel is known
     full, lora = run.recompute == "full", run.lora is not None
     return (
-        ("fused loss", NOTHING, run.loss_kernel != "fused", {"loss": "fused"}),
+        (f"{loss} loss", NOTHING, run.loss_kernel not in ("fused", "chunked"), {"loss": loss}),
         ("compiled", NOTHING, run.kernels == "eager", {"kernels": "compiled"}),
         ("outputs released", NOTHING, run.outputs != "released", {"outputs": "released"}),
         ("flash attention", NOTHING, core, {"attention": "flash"}),
@@ -84,20 +86,20 @@ def _tried(run: Run) -> tuple[tuple[str, str, bool, dict], ...]:
 def everything(run: Run) -> Run:
     """The least that single changes reach together at this sequence length, on these GPUs and in
     this way of training; the run itself where no engine runs them together."""
-    together = replace(
-        run,
-        micro_batch=1,
-        accumulation=1,
-        precision="bf16",
-        gradients="same",
-        optimizer="adamw-8bit",
-        recompute="full",
-        attention="flash",
-        loss="fused",
-        outputs="released",
-        offload=tuple(name for name in run.offload if name != "optimizer"),
-    )
+    least = {
+        "micro_batch": 1,
+        "accumulation": 1,
+        "precision": "bf16",
+        "gradients": "same",
+        "optimizer": "adamw-8bit",
+        "recompute": "full",
+        "attention": "flash",
+        "loss": "chunked" if isinstance(run.objective, Dpo) else "fused",
+        "outputs": "released",
+        "offload": tuple(name for name in run.offload if name != "optimizer"),
+    }
     try:
+        together = replace(run, **least)
         memory(together)
     except ValueError:
         return run

@@ -53,6 +53,9 @@ _STYLE = """
 .sizing-wide .sizing-panes { display: contents; }
 .sizing-wide .sizing-controls { grid-column: 1 / -1; display: block; columns: 340px;
     column-gap: 16px; }
+.sizing-wide .sizing-controls .widget-label { width: 100px !important; }
+.sizing-wide .sizing-controls .widget-readout { width: 98px; margin-left: 8px; }
+.sizing-wide .sizing-controls .widget-text { width: 54px !important; }
 .sizing-group { break-inside: avoid; overflow: visible; }
 .sizing-fold { text-align: left; font-weight: bold; background: none; padding: 0; }
 .sizing-fold:focus { outline: 2px solid var(--jp-brand-color1, #1976d2) !important; }
@@ -71,6 +74,7 @@ _STYLE = """
     max-height: 300px; overflow: auto; user-select: text; font-family: monospace; }
 .sizing table { border-collapse: collapse; margin: 0 0 10px; }
 .sizing th, .sizing td { padding: 2px 24px 2px 0; text-align: right; white-space: nowrap; }
+.sizing-wide th, .sizing-wide td { padding-right: 14px; }
 .sizing th:first-child, .sizing td:first-child { text-align: left; }
 .sizing .jupyter-widgets-disconnected::before { display: none; }
 .sizing.jupyter-widgets-disconnected::before { display: block; float: none; height: auto;

@@ -25,13 +25,14 @@ GROUPS = {
         *("recompute", "attention", "kernels", "loss", "outputs"),
         *("optimizer_in_backward", "offload"),
     ),
-    "Adapters": ("lora", "targets", "quantization", "dtype", "dropout", "embeddings", "base"),
+    "Adapters": ("lora", "targets", "quantization"),
+    "Adapters in detail": ("dtype", "dropout", "embeddings", "base"),
     "GPUs": ("gpu", "data", "zero", "network"),
     "Split the model": (
         *("tensor", "sequence_parallel", "pipeline", "interleave", "context", "expert"),
     ),
 }
-FOLDED = ("Split the model",)
+FOLDED = ("Adapters in detail", "Split the model")
 BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 RANKS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256)
 _ADAPTERS = ("targets", "dtype", "dropout", "embeddings", "base")
@@ -67,12 +68,12 @@ AWAY = {
     "parameters and optimizer": ("optimizer", "parameters"),
     "everything": ("optimizer", "parameters", "activations"),
 }
-LOSSES = {"as the kernels have it": None, **{name: name for name in CHOICES["loss"] if name}}
+LOSSES = {"as the kernels have it": "", **{name: name for name in CHOICES["loss"] if name}}
 OUTPUTS = {"released": "released", "kept": "kept", "cast to fp32": "fp32"}
-QUANTIZATION = {"none": None, **{name: name for name in CHOICES["quantization"] if name}}
+QUANTIZATION = {"none": "", **{name: name for name in CHOICES["quantization"] if name}}
 LABELS = {
     "micro_batch": "micro-batch",
-    "reduce": "gradients sent in",
+    "reduce": "reduced in",
     "optimizer_in_backward": "update",
     "offload": "on the host",
     "lora": "LoRA rank",
@@ -81,7 +82,7 @@ LABELS = {
     "dtype": "adapters in",
     "dropout": "their dropout",
     "embeddings": "trained whole",
-    "base": "frozen weights in",
+    "base": "frozen in",
     "data": "data parallel",
     "zero": "ZeRO stage",
     "sequence_parallel": "the rest is",
@@ -93,6 +94,7 @@ def control(name: str, value: Any = None) -> widgets.ValueWidget:
     """The control of a field, at the value or at `Run`'s own."""
     label = LABELS.get(name, name)
     usual = _USUAL.get(name) if value is None else value
+    usual = "" if usual is None else usual  # a drop-down shows None as no choice at all
 
     def choice(options) -> widgets.Dropdown:
         pairs = list(options.items()) if isinstance(options, dict) else options
@@ -163,6 +165,8 @@ def run_of(settings: dict[str, Any], kept: set[str] | frozenset = frozenset()) -
     """
     left_out = idle(settings) - kept
     used = {name: value for name, value in settings.items() if name not in left_out}
+    for name in ("loss", "quantization"):
+        used[name] = used.get(name) or None
     adapters = {name: used.pop(name) for name in _ADAPTERS if name in used}
     rank = used.pop("lora", 0)
     lora = Lora(rank, **adapters) if rank else None

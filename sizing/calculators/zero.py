@@ -181,7 +181,7 @@ class ZeROStages(Calculator):
             value=held,
             headline=f"{gb(held)} at the peak of a GPU, {gb(sent)} sent per step",
             formula=_formula(now),
-            columns=("stage", "peak", "its phase", "model state", "the rest", card.label,
+            columns=("stage", "peak", "its phase", "model state", "the rest", "verdict",
                      "sent per step", "on its way", "of computing"),
             rows=tuple(_row(each, card, run) for each, run in zip(tried, STAGES, strict=True)),
             caption=_caption(now, tried),

@@ -10,7 +10,18 @@ from __future__ import annotations
 import argparse
 import sys
 
-from . import cuda, finetuning, fits, fms, hours, savers, traces, ultrascale, whole
+from . import (
+    cuda,
+    finetuning,
+    fits,
+    fms,
+    hours,
+    published_memory,
+    savers,
+    traces,
+    ultrascale,
+    whole,
+)
 from .bands import record_trust
 from .published_text import text as published_text
 
@@ -26,6 +37,7 @@ TABLES = {
     "fits": fits.text,
     "finetuning": finetuning.text,
     "published fine-tuning": fms.text,
+    "published memory": published_memory.text,
     "ultrascale": ultrascale.text,
     "published": published_text,
     "hours": hours.text,

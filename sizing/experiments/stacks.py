@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 from ..architecture.model import Model
 from ..evidence.finetuning import MODELS
+from ..footprint.objectives import CHUNK_OF_TOKENS, CHUNK_OF_WORDS
 from ..footprint.step import memory
 from ..run import Lora, Run
-from ..settings import sequences_of
 
 TRAINER, SFT, DPO = "Trainer", "SFTTrainer", "DPOTrainer"
 LORA, THIN = {"lora": 16}, {"lora": 16, "targets": "q_proj v_proj"}
@@ -90,20 +90,15 @@ def formula(row: dict, step: str = "steady", device: str = "cpu") -> Said:
     run = run_of(row)
     held = memory(run, step=step, device=device)
     said = Said(held.total, held.peak_phase, held.phases[held.peak_phase])
-    if row["trainer"] == TRAINER:
+    if row["trainer"] != SFT:
         return said
     # `Run`'s chunked loss is Liger's; TRL's chunks are larger. Autocast's copies are all there.
-    plain = replace(
-        run, loss="eager", objective="lm", micro_batch=sequences_of(run.objective) * run.micro_batch
-    )
+    plain = replace(run, loss="eager")
     casts = memory(plain, step=step, device=device).phases["loss"]["temporary"]
     parts = held.phases["loss"] | head_of_trl(run, device)
     parts["temporary"] += casts
     total = sum(parts.values())
     return Said(total, "loss", parts) if total > said.total else said
-
-
-CHUNK_OF_TOKENS, CHUNK_OF_WORDS = 4096, 32768  # trl.kernels.chunked_logprob, TRL 1.16
 
 
 def head_of_trl(run: Run, device: str) -> dict[str, int]:
@@ -113,8 +108,7 @@ def head_of_trl(run: Run, device: str) -> dict[str, int]:
     with seven fp32 copies and a mask; on a GPU a kernel does so in place, on one. Gradients of
     hidden states and head are added up in fp32.
     """
-    sequences = sequences_of(run.objective) * run.micro_batch
-    tokens, words, hidden = sequences * run.sequence, run.model.vocab, run.model.hidden
+    tokens, words, hidden = run.micro_batch * run.sequence, run.model.vocab, run.model.hidden
     rows, columns = min(tokens, CHUNK_OF_TOKENS), min(words, CHUNK_OF_WORDS)
     narrow = run.recipe.activation_bytes
     tile = rows * columns * (7 * 4 + 1 if device == "cpu" else 4) + rows * columns * narrow

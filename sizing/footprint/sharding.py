@@ -49,6 +49,17 @@ def gathers(run: Run) -> bool:
     return run.zero == 3 and (run.shards > 1 or "parameters" in run.offload)
 
 
+def holds_inputs(run: Run) -> bool:
+    """Whether FSDP1 holds every layer's input, and the input's gradient, through the backward pass.
+
+    It does where a layer's weights are frozen and re-entrant checkpointing, transformers' default
+    before 5.0, runs the layer again on a detached input: FSDP hangs the hook that gives frozen
+    weights back on that input (`_register_post_backward_reshard_only_hook`), and the hook's handle
+    keeps the input and what was accumulated on it until the pass is over.
+    """
+    return run.engine == "fsdp" and run.lora is not None and run.recompute == "full"
+
+
 def in_flight(run: Run, rank: int) -> float:
     """Micro-batches whose activations a pipeline rank keeps at once under 1F1B.
 
@@ -259,6 +270,8 @@ class UnderZero3:
         last: bytes of the gradients of everything outside the layers: as they came, copied to be
             reduced, and the share that comes of it.
         first_gather: bytes as the forward pass begins.
+        holds: whether every layer's input and its gradient stay until the pass is over, see
+            `holds_inputs`.
     """
 
     accumulates: bool
@@ -269,6 +282,7 @@ class UnderZero3:
     last: float
     head: float
     first_gather: float
+    holds: bool = False
 
     @classmethod
     def of(cls, run: Run, stage: Stage, held: float, trained: float) -> UnderZero3:
@@ -290,6 +304,7 @@ class UnderZero3:
             head=_head_gradient(run, stage) * gradient,
             # the first layer and what lies outside, in a flat buffer and copied from it
             first_gather=2 * (outer + layer) * width,
+            holds=holds_inputs(run),
         )
 
     def layers(self, first, made, kept, count: int, one) -> Iterator[dict]:
@@ -314,11 +329,15 @@ class UnderZero3:
         for visited in sorted({1, 2, count - 1, count} & set(range(1, count + 1))):
             before = visited - 1
             reduced = before * self.shard * one
+            left = before * kept / count  # the inputs of the layers that are done
+            # and their gradients, but the one that is the next layer's incoming one
+            beside = max(before - 1, 0) * kept / count if self.holds else 0 * left
             yield {
                 **first,
                 "gradients": first["gradients"] if self.accumulates else reduced,
-                "activations": first["activations"] - before * kept / count,
+                "activations": first["activations"] - (0 * left if self.holds else left),
                 "temporary": whole
+                + beside
                 + (self.layer if visited < count else 0) * one
                 + (self.gradients if visited > 1 else 0) * one,
             }

@@ -136,8 +136,9 @@ def memory(run: Run, *, device: str = "cuda", step: str = "steady") -> Memory:
     else:
         if run.quantization is not None and run.zero == 3:
             raise ValueError(
-                f"zero: 3 given with quantization {run.quantization!r}; allowed: 0 to 2 (packed "
-                "weights gathered layer by layer are not sized yet)"
+                f"zero: 3 given with quantization {run.quantization!r}; allowed: 0 to 2 (FSDP runs "
+                "it with bitsandbytes' bnb_4bit_quant_storage, as fsdp_qlora does; packed weights "
+                "that are gathered layer by layer are not sized here)"
             )
         check_degrees(run)
         found = _sharded_plan_of(run, plan).evaluate(batch, sequence)
@@ -265,7 +266,7 @@ def _sharded_plan_of(run: Run, plan: _Plan) -> _ShardedPlan:
         run.model,
         run.precision,
         run.gradients,
-        (run.accumulation, run.offload, run.optimizer_in_backward),
+        (run.accumulation, run.offload, run.optimizer_in_backward, run.lora, run.recompute),
         tuple(getattr(run, name) for name in _DEGREES),
         trained,
     )
@@ -287,6 +288,8 @@ def _sharded_plan(plan, model, precision, gradients, ways, degrees, trained) -> 
         accumulation=ways[0],
         offload=ways[1],
         optimizer_in_backward=ways[2],
+        lora=ways[3],
+        recompute=ways[4],
         **dict(zip(_DEGREES, degrees, strict=True)),
     )
     return _ShardedPlan(plan, run, trained)

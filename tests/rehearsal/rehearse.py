@@ -8,8 +8,8 @@ rounding, peaks, history and out-of-memory errors; Inductor and Triton compile.
 
 Its limits: values are not real (all memory reads as 0), nor are times, nor what libraries allocate
 behind torch (context, NCCL). Ranks exchange no values, so losses and gradients of several of them
-compare nothing. cuDNN's attention is asked for by nobody here, its workspace is 0. Checkpoints are
-saved of a small model. Nothing here was seen on a GPU.
+compare nothing. cuDNN's attention is asked for by nobody here, its workspace is 0. Two experiments
+take a smaller model than on a GPU (SMALLER). Nothing here was seen on a GPU.
 
 Linux on x86-64 only, with gcc and nm. `make rehearse` makes .venv-rehearsal with the CUDA build of
 the versions that requirements.txt pins: 5 GB, once. `make rehearse TORCH=2.11.0` makes another with
@@ -45,8 +45,9 @@ from driver import COURSE, HERE, python
 MISSING = ("DeepSpeed", "torchao", "torch.compile", "trl", "peft", "bitsandbytes", "liger-kernel")
 TWO_GPUS = ("zero", "data-parallel-scaling", "tensor-and-pipeline", "frozen-weights", "checkpoint")
 OF_THE_CPU = ("tokens",)  # whatever else the machine has
-# Options of a grid that would otherwise write and read gigabytes of zeros, once per format.
-SMALLER = {"checkpoint": {"model": "pythia-70m"}}
+# Options of a grid that would otherwise move gigabytes of zeros through the host: a checkpoint once
+# per format, weights of the CPU and gradients compared there once per rank.
+SMALLER = {"checkpoint": {"model": "pythia-70m"}, "tensor-and-pipeline": {"model": "byte-llama"}}
 
 
 class Failed(Exception):

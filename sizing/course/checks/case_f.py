@@ -13,6 +13,7 @@ from ..exercise import Exercise
 
 CURES = (
     "fused loss",
+    "chunked loss",
     "compiled",
     "half the micro-batch, twice the accumulation",
     "full recompute",

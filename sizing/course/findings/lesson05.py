@@ -37,7 +37,8 @@ def _fits(calculator) -> str:
     )
     return (
         f"Fits: {fits}. They give up full training, or time on the bus. Only tight: {tight}; they "
-        "give up precision. With recompute or half the length nothing moves: state is the peak."
+        "give up precision, or take a second GPU. With recompute or half the length nothing moves: "
+        "state is the peak."
     )
 
 
