@@ -5,16 +5,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 2
+# Where torch comes from, if not from PyPI: TORCH_FROM='--index-url https://download.pytorch.org/whl/cpu'
+TORCH_FROM ?=
 TESTS := SIZING_RECORDED=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 SHARED := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: lab calculators update check test traces fuzz workshop slides hub-test quick nightly bench rehearse record
-.PHONY: notebooks labs lint clean
+.PHONY: lab calculators update check test browser-test traces fuzz workshop slides hub-test quick nightly
+.PHONY: notebook-test install-test bench rehearse record notebooks labs lint clean
 
 # A learner works in work/, which git ignores: copies without outputs, made once and then followed.
 lab: $(READY)
-	-@$(BIN)/python -m sizing.course.copies
-	JUPYTER_PATH="$(CURDIR)/jupyter" $(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" work/notebooks/00-start-here.ipynb
+	$(BIN)/python -m sizing.course.lab
 
 # Served to this machine alone; Ctrl-C ends it.
 calculators: $(READY)
@@ -25,7 +26,12 @@ calculators: $(READY)
 test: $(READY) lint
 	$(TESTS) $(SHARED) -m "not browser"
 	$(TESTS) -m browser tests/browser
-	@echo "Left to make nightly: traces anew, 10 000 fuzzed settings, a hub, the newest packages."
+	@echo "Left to make nightly: traces anew, 10 000 fuzzed settings, every lesson in a browser,"
+	@echo "notebooks live, twice and cell by cell, installations, a hub, the newest packages."
+
+# Every lesson opened in Chromium: no cell error, each control moved, keyboard, axe-core, themes, widths.
+browser-test: $(READY)
+	SIZING_BROWSER=all $(TESTS) -m browser tests/browser
 
 # What `make test` finds in files, made anew: traces in tests/traces.jsonl, and every trace itself.
 traces: $(READY)
@@ -41,9 +47,18 @@ quick: $(READY)
 # Longer than a commit can wait for: every trace anew, the whole fuzz, a hub, what is newest.
 nightly: $(READY)
 	SIZING_TRACES= $(TESTS) $(SHARED)
-	$(MAKE) fuzz workshop slides
-	$(MAKE) hub-test
+	$(MAKE) fuzz browser-test notebook-test workshop slides
+	$(MAKE) hub-test install-test
 	$(BIN)/python tests/newest.py
+	$(BIN)/python tests/newest.py --oldest
+
+# Notebooks as learners run them: live, twice in a row, in another folder, cells out of order.
+notebook-test: $(READY)
+	$(BIN)/python tests/notebook_runs.py
+
+# The README's steps without make, Dockerfile, Binder and Colab: each in a new clone and environment.
+install-test: $(READY)
+	$(BIN)/python tests/install.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -53,14 +68,20 @@ bench: $(READY)
 	$(BIN)/python bench/bench.py
 
 # Every CUDA line on a machine without a GPU: Linux on x86-64 with gcc; 5 GB, once (see the file).
-rehearse: .venv-rehearsal/.ready
-	.venv-rehearsal/bin/python tests/rehearsal/rehearse.py
+# Stopped, it goes on where it was. TORCH=2.11.0 is another torch, in an environment of its own,
+# with a TRANSFORMERS of its time; it takes every fourth row of the memory table.
+REHEARSAL := .venv-rehearsal$(TORCH:%=-%)
+TRANSFORMERS ?= 5.17.0
+SHARE := $(if $(TORCH),--every 4)
+rehearse: $(REHEARSAL)/.ready
+	$(REHEARSAL)/bin/python tests/rehearsal/rehearse.py $(SHARE)
 
 # Three = signs: the CUDA build, not a "+cpu" one that pip may know as well.
-.venv-rehearsal/.ready: requirements.txt
-	$(PYTHON) -m venv .venv-rehearsal
-	sed -n -E 's/^torch==/torch===/p; /^(transformers|numpy|pandas|tqdm|psutil)==/p' requirements.txt \
-		| .venv-rehearsal/bin/python -m pip install --quiet --disable-pip-version-check -r /dev/stdin
+OTHERS := $(if $(TORCH),-e 's/^(torch==).*/\1$(TORCH)/' -e 's/^(transformers==).*/\1$(TRANSFORMERS)/')
+$(REHEARSAL)/.ready: requirements.txt
+	$(PYTHON) -m venv $(REHEARSAL)
+	sed -n -E $(OTHERS) -e 's/^torch==/torch===/p; /^(transformers|numpy|pandas|tqdm|psutil)==/p' $< \
+		| $(REHEARSAL)/bin/python -m pip install --quiet --disable-pip-version-check -r /dev/stdin
 	touch $@
 
 # The newest course; what a learner wrote, in work/ and .learner/, stays.
@@ -108,6 +129,8 @@ $(READY): requirements.txt requirements-distributed.txt pyproject.toml jupyter/o
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; name it: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	test -z "$(TORCH_FROM)" || $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		$(TORCH_FROM) "$$(grep '^torch==' requirements.txt)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-distributed.txt || \
 		echo "DeepSpeed could not be installed; its rows will say so."

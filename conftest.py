@@ -19,6 +19,7 @@ def pytest_configure(config):
     config.add_cleanup(learner.cleanup)
     os.environ["SIZING_RECORDED"] = "1"
     os.environ["SIZING_LEARNER_DIR"] = learner.name  # a learner's own guesses stay untouched
+    os.environ.pop("SIZING_CLASS", None)  # and no class hears of a test
     # traces that were taken before, by the digest of what they depend on: sizing/trace/store.py
     os.environ.setdefault("SIZING_TRACES", str(_TESTS / "traces.jsonl"))
     config.option.nbval_sanitize_with = str(_SANITIZE)  # nbval reads it from each notebook's folder

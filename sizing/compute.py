@@ -54,7 +54,7 @@ def flops(run: Run, *, attention: str = "full", recompute: str = "pytorch") -> F
             products (and recomputes the scores in its own backward pass, not counted here).
         attention: "full" counts all s x s query-key pairs, as eager attention executes them and
             most papers count; "causal" only the pairs that the mask leaves, s(s+1)/2, or fewer
-            under a sliding window.
+            under a sliding window. Packed documents (`run.document`) count one by one in both.
         recompute: "pytorch" stops recomputing a layer at the last tensor that the backward pass
             needs, as torch.utils.checkpoint does; "textbook" runs the whole forward again (4/3).
 
@@ -73,22 +73,30 @@ def flops(run: Run, *, attention: str = "full", recompute: str = "pytorch") -> F
     one_of("recompute", recompute, ("pytorch", "textbook"))
     if run.lora is not None:
         return _with_adapters(run, attention, textbook=recompute == "textbook")
-    products = matmuls(run.model, run.sequence, attention)
+    products = matmuls(run.model, run.sequence, attention, run.document)
     forward = sum(product.flops for product in products)
     again = _recomputed(run, products, textbook=recompute == "textbook")
     sequences = run.sequences * sequences_of(run.objective)
     ahead = forward + _asked(run, attention)
-    return Flops(ahead * sequences, 2 * forward * sequences, again * sequences)
+    back = 2 * forward - sum(
+        _without_gradient(block, run.sequence) * block.count for block in run.model.blocks
+    )
+    return Flops(ahead * sequences, back * sequences, again * sequences)
 
 
 def _asked(run: Run, attention: str) -> int:
     """FLOPs of a reference's or teacher's forward pass over one sequence, 0 without one."""
     asked = asked_model(run)
-    return sum(p.flops for p in matmuls(asked, run.sequence, attention)) if asked else 0
+    if not asked:
+        return 0
+    return sum(p.flops for p in matmuls(asked, run.sequence, attention, run.document))
 
 
-def matmuls(model: Model, sequence: int, attention: str = "full") -> tuple[Matmul, ...]:
-    """Every matrix product of one forward pass over one sequence of `sequence` tokens."""
+def matmuls(
+    model: Model, sequence: int, attention: str = "full", document: int | None = None
+) -> tuple[Matmul, ...]:
+    """Every matrix product of one forward pass over one sequence of `sequence` tokens, packed from
+    documents of `document` tokens if given."""
     products = []
     for block in model.blocks:
         for weight in block.weights:
@@ -100,9 +108,11 @@ def matmuls(model: Model, sequence: int, attention: str = "full") -> tuple[Matmu
                         2 * sequence * weight.multiplied * block.count,
                     )
                 )
-        pairs = query_key_pairs(sequence, block, attention) * block.heads * block.count
+        pairs = query_key_pairs(sequence, block, attention, document) * block.heads * block.count
         products.append(Matmul("queries x keys", "scores", 2 * pairs * block.query_dim))
         products.append(Matmul("scores x values", "scores", 2 * pairs * block.value_dim))
+        if mixed := mixed_states(model.hidden, block, sequence):
+            products.append(Matmul("hidden states x predictions", "mlp", mixed * block.count))
     for weight in model.outer:
         if weight.kind == "matrix":
             products.append(Matmul(weight.name, weight.part, 2 * sequence * weight.active))
@@ -112,12 +122,48 @@ def matmuls(model: Model, sequence: int, attention: str = "full") -> tuple[Matmu
     return tuple(products)
 
 
-def query_key_pairs(sequence: int, block: Block, attention: str = "full") -> int:
-    """Query-key pairs that one head computes over one sequence."""
+def query_key_pairs(
+    sequence: int, block: Block, attention: str = "full", document: int | None = None
+) -> int:
+    """Query-key pairs that one head computes over one sequence; within each document alone, of
+    which the last one has the tokens that are left.
+
+    Linear attention computes pairs inside blocks of c tokens alone; its sums of keys x values, read
+    by each query and added to by each key, cost as much as c pairs with head_dim more.
+    """
+    if document is not None and document < sequence:
+        whole, left = divmod(sequence, document)
+        pairs = whole * query_key_pairs(document, block, attention)
+        return pairs + query_key_pairs(left, block, attention)
+    if block.linear:
+        return sum(
+            (c * (c + 1) // 2 if attention == "causal" else c * c) + c * block.query_dim
+            for c in blocks_of(sequence, block.linear)
+        )
     if attention == "full":
         return sequence * sequence
     seen = min(sequence, block.window or sequence)
     return seen * (seen + 1) // 2 + (sequence - seen) * seen
+
+
+def blocks_of(sequence: int, size: int) -> list[int]:
+    """The tokens of each block of a sequence: all `size` but the last."""
+    whole, rest = divmod(sequence, size)
+    return [size] * whole + [rest] * (rest > 0)
+
+
+def _without_gradient(block: Block, sequence: int) -> int:
+    """Backward FLOPs that a layer of linear attention does not need over one sequence: its first
+    block reads sums that are zero, and nobody reads what its last block adds to them."""
+    if not block.linear:
+        return 0
+    c = blocks_of(sequence, block.linear)
+    return 2 * (c[0] + 2 * c[-1]) * block.heads * block.query_dim**2
+
+
+def mixed_states(hidden: int, block: Block, sequence: int) -> int:
+    """FLOPs of a layer that predicts each of a token's hidden states from all of them (AltUp)."""
+    return 2 * sequence * hidden * block.streams**2 if block.streams > 1 else 0
 
 
 def _recomputed(run: Run, products: tuple[Matmul, ...], textbook: bool) -> int:
@@ -144,7 +190,7 @@ def _with_adapters(run: Run, attention: str, textbook: bool) -> Flops:
         )
     forward = backward = again = 0
     # transformers asks for the embeddings' gradient under recompute, whatever is trained
-    reached = run.recompute == "full" or "embed_tokens" in run.lora.embeddings
+    asked = reached = run.recompute == "full" or "embed_tokens" in run.lora.embeddings
     for block in run.model.blocks:
         for number in range(2 if block.count > 1 else 1):
             times = 1 if number == 0 else block.count - 1
@@ -152,13 +198,18 @@ def _with_adapters(run: Run, attention: str, textbook: bool) -> Flops:
             forward += times * ahead
             backward += times * back
             again += times * repeated
-            reached = reached or bool(adapted_layers(run, block))
-    head = sum(p.flops for p in matmuls(run.model, run.sequence) if p.part in ("head", "embedding"))
-    trained = "lm_head" in run.lora.embeddings
-    forward, backward = forward + head, backward + head * ((reached and 1) + trained)
+            reached = reached or bool(adapted_layers(run.model, run.lora, block))
+    outside = matmuls(run.model, run.sequence)
+    before = sum(p.flops for p in outside if p.part == "embedding")
+    after = sum(p.flops for p in outside if p.part == "head")
+    head = sum(p.flops for p in outside if p.part == "head" and "head" in p.name)
+    forward += before + after
+    backward += before * asked + after * reached + head * ("lm_head" in run.lora.embeddings)
     n = run.sequences * sequences_of(run.objective)
     ahead = forward + _asked(run, attention)
-    return Flops(ahead * n, backward * n, (again + (head if textbook and again else 0)) * n)
+    return Flops(
+        ahead * n, backward * n, (again + (before + after if textbook and again else 0)) * n
+    )
 
 
 def _adapted_layer(
@@ -166,7 +217,7 @@ def _adapted_layer(
 ) -> tuple[int, int, int]:
     """(forward, backward, recompute) FLOPs of one layer over one sequence; `reached` says whether
     its input has a gradient."""
-    adapted = {name for name, _ in adapted_layers(run, block)}
+    adapted = {name for name, _ in adapted_layers(run.model, run.lora, block)}
     grads = _gradients_in(run.model, block, adapted, reached)
     forward = backward = skipped = 0
     for weight in block.weights:
@@ -178,19 +229,26 @@ def _adapted_layer(
         if name in adapted:
             out, into = reversed(weight.shape) if run.model.family == "gpt2" else weight.shape
             down, up = (2 * run.sequence * run.lora.rank * n for n in (into, out))
+            down, up = down * weight.uses, up * weight.uses
             low = down + up
             # gradients of both matrices, of what lies between them, and of the layer's input
-            backward += low + up + (down if grads[name] else 0)
+            backward += low + up + down // weight.uses * grads[name]
             skipped += up if last else 0
         elif last:
             skipped += base
         forward += base + low
-        backward += base if grads[name] else 0
-    pairs = 2 * query_key_pairs(run.sequence, block, attention) * block.heads
+        backward += base // weight.uses * grads[name]
+    pairs = query_key_pairs(run.sequence, block, attention, run.document)
+    pairs = 2 * pairs * block.heads
     first, second = pairs * block.query_dim, pairs * block.value_dim
     forward += first + second
     backward += first * (grads["queries"] + grads["keys"])
     backward += second * ((grads["queries"] or grads["keys"]) + grads["values"])
+    if block.linear and grads["queries"]:
+        backward -= _without_gradient(block, run.sequence)
+    mixed = mixed_states(run.model.hidden, block, run.sequence)
+    forward += mixed
+    backward += mixed * grads["streams"]
     again = 0
     if run.recompute == "full":
         again = forward if textbook else forward - skipped
@@ -199,21 +257,30 @@ def _adapted_layer(
     return forward, backward, again
 
 
-def _gradients_in(model: Model, block: Block, adapted: set[str], reached: bool) -> dict[str, bool]:
-    """Which layers' inputs have a gradient, and whether queries, keys and values have one."""
+def _gradients_in(model: Model, block: Block, adapted: set[str], reached: bool) -> dict[str, int]:
+    """Of each layer, in how many of its uses its input has a gradient; and whether queries, keys
+    and values have one."""
     names = [
         (w.name.split("*.", 1)[1].removesuffix(".weight"), w.part)
         for w in block.weights
         if w.kind == "matrix"
     ]
     attention = [name for name, part in names if part == "attention"]
+    rest = [name for name, part in names if part != "attention"]
+    grads = _before_attention(block, adapted, reached)
+    reached = reached or grads["streams"] > 0
     out = attention[-1]
     entering = attention[:-1]
-    after = {name: reached or name in adapted for name in entering}
-    grads = {name: reached for name in entering}
+    # of latent attention's pairs the second reads what the first made
+    first = {name: name.replace("_b_proj", "_a_proj") for name in entering}
+    grads |= {
+        name: reached or any(n.startswith(first[name]) and n != name for n in adapted)
+        for name in entering
+    }
+    after = {name: grads[name] or name in adapted for name in entering}
 
     def any_of(letter: str) -> bool:  # "q_proj", or one layer for all three
-        own = [n for n in entering if n.rpartition(".")[2].startswith(letter)]
+        own = [n for n in entering if n.rpartition(".")[2].startswith((letter, "qkv"))]
         return any(after[n] for n in (own or entering))
 
     grads |= {"queries": any_of("q_"), "keys": any_of("k_"), "values": any_of("v_")}
@@ -221,12 +288,34 @@ def _gradients_in(model: Model, block: Block, adapted: set[str], reached: bool) 
     rule = "use_parallel_residual" if model.family == "gpt_neox" else model.traits.parallel
     beside = bool(model.config.get(rule)) if isinstance(rule, str) else rule
     inside = reached if beside else grads[out] or out in adapted
-    rest = [name for name, part in names if part != "attention"]
+    inside = inside or any(name in adapted for name in grads if name not in attention)
     last = (block.last_matmul or "").split("*.", 1)[-1].removesuffix(".weight")
     for name in rest:
         final = name == last or name.endswith(("down_proj", "fc2", "dense_4h_to_h", "c_proj"))
-        grads[name] = inside or (final and any(n in adapted for n in rest if n != name))
+        found = inside or (final and any(n in adapted for n in rest if n != name))
+        if name == _ROUTER:  # asked again after the MLP
+            grads[name] += found
+        grads.setdefault(name, found)
     return grads
+
+
+_ROUTER, _COEFFICIENTS = "altup.modality_router", "altup.prediction_coefs"
+
+
+def _before_attention(block: Block, adapted: set[str], reached: bool) -> dict[str, int]:
+    """The same for AltUp's predictions, "streams" their product, and the low-rank residual."""
+    if block.streams == 1:
+        return {"streams": 0}
+    asked = reached or _ROUTER in adapted
+    predicted = reached + (asked or _COEFFICIENTS in adapted)
+    left, right = "laurel.linear_left", "laurel.linear_right"
+    return {
+        _ROUTER: int(reached),
+        _COEFFICIENTS: asked,
+        "streams": predicted,
+        left: predicted > 0,
+        right: predicted > 0 or left in adapted,
+    }
 
 
 # --- Formulas of the literature, by name -----------------------------------------------------

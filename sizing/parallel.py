@@ -117,6 +117,9 @@ def communication(run: Run) -> Communication:
       gradients reduce-scattered (DeepSpeed stage 3; FSDP2 when every module is resharded after
       forward): 3Ψ. Recompute gathers nothing more: it runs on the weights gathered for backward.
 
+    With `replicate` those groups are smaller, and each rank's share of the gradients is all-reduced
+    with the same share of the other replicas.
+
     Expert parallelism: the routed experts' gradients are reduced over the ranks that hold the same
     experts alone, and every token is sent to its experts and back, forward and backward. With
     adapters their gradients alone are reduced, and under zero=3 the frozen weights gathered.
@@ -164,7 +167,7 @@ def _transfers(run: Run, stage: Stage, neighbours: int) -> tuple[Transfer, ...]:
 
 def _data_parallel(run: Run, stage: Stage) -> tuple[Transfer, ...]:
     held, routed = held_parameters(run, stage)
-    ranks = run.data * run.context
+    ranks = run.shards
     if run.expert == 1:
         return _reduced(run, stage, held, ranks, run.tensor, "")
     copies = ranks * run.tensor // expert_slices(run)
@@ -178,12 +181,13 @@ def _reduced(
     run: Run, stage: Stage, parameters: float, ranks: int, stride: int, whose: str
 ) -> tuple[Transfer, ...]:
     """What data parallelism sends of these parameters, of which `ranks` GPUs hold copies."""
-    if ranks == 1:
-        return ()
     weights = updated = parameters * run.gathered_bytes
     gradients = parameters * gradient_bytes(run)
     if run.lora is not None:  # frozen weights have no gradient, and are not updated
         gradients = updated = trained_bytes(run, stage) if not whose else 0.0
+    across = _across_replicas(run, whose, gradients / ranks, ranks * stride)
+    if ranks == 1:
+        return across
 
     def transfer(purpose, collective, payload, calls):
         return Transfer(whose + purpose, collective, ranks, stride, payload, calls)
@@ -199,13 +203,24 @@ def _reduced(
     else:
         gathered = ()
     if run.zero < 3:
-        return reduced, transfer("updated weights", "all_gather", updated, 1)
+        return reduced, *across, transfer("updated weights", "all_gather", updated, 1)
     return (
         reduced,
+        *across,
         transfer("weights for forward", "all_gather", weights, micro),
         transfer("weights for backward", "all_gather", weights, micro),
         *gathered,
     )
+
+
+def _across_replicas(run: Run, whose: str, payload: float, stride: int) -> tuple[Transfer, ...]:
+    """The all-reduce of a rank's share of the gradients with the same share in other replicas,
+    once a step, or with every micro-batch that is reduced."""
+    if run.replicate == 1:
+        return ()
+    calls = 1 if run.zero == 1 else run.accumulation
+    purpose = f"{whose}gradients across replicas"
+    return (Transfer(purpose, "all_reduce", run.replicate, stride, payload, calls),)
 
 
 def trained_bytes(run: Run, stage: Stage) -> float:

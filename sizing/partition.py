@@ -34,7 +34,8 @@ def check_degrees(run: Run) -> None:
         ValueError: tensor does not divide heads, key/value heads, the MLP's width or the
             sequence (its share after context parallelism: sequence parallelism splits tokens);
             context does not divide the sequence; expert does not divide the experts or the ranks;
-            interleave without a pipeline, or with more stages than layers.
+            interleave without a pipeline, or with more stages than layers; replicate does not
+            divide data, or nothing is divided by ZeRO.
 
     A pipeline need not divide the layers: stages may differ by one (see `stages`).
 
@@ -50,6 +51,11 @@ def check_degrees(run: Run) -> None:
     if run.sequence_parallel:
         _divides("tensor", run.tensor, "sequence / context", run.sequence // run.context)
     _check_experts(run)
+    _divides("replicate", run.replicate, "data", run.data)
+    if run.replicate > 1 and run.zero == 0:
+        raise ValueError(
+            f"replicate: {run.replicate} given; allowed: 1 with zero=0, whose ranks are all copies"
+        )
     if run.interleave > 1 and run.pipeline == 1:
         raise ValueError(f"interleave: {run.interleave} given; allowed: 1 without a pipeline")
     most = (model.layers + 2) // run.pipeline  # embedding and head may have a stage of their own
@@ -85,14 +91,18 @@ def _check_experts(run: Run) -> None:
         raise ValueError(f"expert: {run.expert} given; allowed: 1 for a model without experts")
     for count in experts:
         _divides("expert", run.expert, "experts", count)
-    ranks = run.tensor * run.context * run.data
-    _divides("expert", run.expert, "tensor x context x data", ranks)
+    _divides(
+        "expert",
+        run.expert,
+        "tensor x context x data" + (" / replicate" if run.replicate > 1 else ""),
+        run.tensor * run.shards,
+    )
 
 
 def expert_slices(run: Run) -> int:
     """GPUs that one copy of the routed experts of a layer is divided by: expert x tensor where
     expert divides data x context, else expert alone (each expert whole on one GPU)."""
-    return run.expert * (run.tensor if run.data * run.context % run.expert == 0 else 1)
+    return run.expert * (run.tensor if run.shards % run.expert == 0 else 1)
 
 
 def stages(run: Run) -> tuple[Stage, ...]:

@@ -29,9 +29,9 @@ class Again:
 
 
 @lru_cache(maxsize=1024)
-def recomputed(model: Model, recompute, attention: str) -> Again:
-    """`recomputed_exactly`, in numbers that are quick, with every product that is run again."""
-    again = recomputed_exactly(model, recompute, attention, textbook=True)
+def recomputed(model: Model, recompute, attention: str, textbook: bool = True) -> Again:
+    """`recomputed_exactly`, in numbers that are quick."""
+    again = recomputed_exactly(model, recompute, attention, textbook)
     return Again(*(float(getattr(again, field.name)) for field in fields(Again)))
 
 
@@ -42,6 +42,7 @@ def recomputed_exactly(model: Model, recompute, attention: str, textbook: bool =
     of what it runs again is not made. Per operation ("selective" with flash attention) every second
     product is kept, in the order of the modules.
     """
+    check(model, recompute, attention)
     share = _share_of_layers(model, recompute)
     if recompute == "none":
         return Again()
@@ -72,6 +73,18 @@ def recomputed_exactly(model: Model, recompute, attention: str, textbook: bool =
     again = sum(name in recompute for name in outside) / len(outside) if outside else 0.0
     mlp = float(any(name != "self_attn" and name not in norms for name in recompute))
     return Again(matmul, attends, attends, mlp, again)
+
+
+def check(model: Model, recompute, attention: str) -> None:
+    """A ValueError for selective recompute of layers of which it is not known what it keeps."""
+    by_blocks = any(block.linear for block in model.blocks)
+    streams = any(block.streams > 1 for block in model.blocks) and attention != "eager"
+    if recompute == "selective" and (by_blocks or streams):
+        where = "" if by_blocks else "; with attention 'eager' 'selective' too"
+        raise ValueError(
+            f"recompute: 'selective' given; allowed with {model.family!r}: 'none', 'full', "
+            f"'every-2', ...{where}"
+        )
 
 
 def _last_of_modules(matrices: list[Weight]) -> set[str]:

@@ -11,6 +11,7 @@ from .settings import (
     Distillation,
     Dpo,
     check_together,
+    document_of,
     numbered,
     objective_of,
     offload_of,
@@ -101,6 +102,7 @@ CHOICES = {
     "outputs": ("released", "kept", "fp32"),
     "engine": ENGINES,
     "reduce": ("fp32", "same"),
+    "scaling": (None, "delayed", "tensorwise", "rowwise", "blockwise"),
 }
 
 # What people type for one of the choices: the names of transformers' arguments and of torch.
@@ -254,6 +256,9 @@ class Run:
     Args:
         model: a `Model`, or anything that `Model` takes.
         sequence: sequence length in tokens.
+        document: None, or tokens of each document where several are packed into a sequence:
+            attention stays within a document (flash attention with variable lengths). Of documents
+            of several lengths, the mean of their squares over the mean.
         micro_batch: sequences that one data-parallel rank sends through at once.
         accumulation: micro-batches before each optimizer step.
         precision: "fp32"; "bf16-mixed" (fp32 weights under autocast); "bf16-master" (bf16 weights,
@@ -275,6 +280,9 @@ class Run:
             "flash-3" (or cuDNN's) name one, which matters to `step_time` alone.
         data, tensor, pipeline, context: parallel degrees; GPUs are their product.
         zero: ZeRO stage 0 to 3, over the ranks that hold the same weights: data x context.
+        replicate: groups of those ranks, each of which divides the model by itself; gradients are
+            averaged across them (hybrid sharding: torchtitan's data_parallel_replicate_degree,
+            Megatron's num_distributed_optimizer_instances; Zhao et al., arXiv:2304.11277, 3.2.2).
         expert: ranks that a mixture's routed experts are dealt out to, among data x context (then
             each expert is sliced by `tensor` too), or, where it does not divide those, among
             tensor x data x context (then experts stay whole, Megatron's expert-tensor degree 1).
@@ -296,7 +304,8 @@ class Run:
         loss: "eager" (every logit kept and copied), "compiled" (cast, softmax and loss in one),
             "chunked" (head and loss by chunks of tokens, as Liger's) or "fused" (no logits at all:
             cut cross-entropy, arXiv:2411.09009); None, what comes with the kernels: "eager",
-            "compiled", "chunked".
+            "compiled", "chunked". With objective="dpo" "eager" is TRL up to 1.13, "chunked" TRL
+            from 1.15 on; None is "eager".
         outputs: what the trainer does with the model's outputs until its backward pass is over:
             "released"; "kept" (the logits stay alive); "fp32" (and are cast to fp32, as
             accelerate does to outputs under autocast).
@@ -306,6 +315,9 @@ class Run:
         objective: "lm"; "dpo" or a `Dpo`; "distillation" or a `Distillation`.
         reduce: dtype in which zero=3 reduces gradients under a mixed precision: "fp32", or "same"
             as the products'.
+        scaling: of fp8, which matters to `step_time` alone: "delayed" (a tensor's scale from the
+            steps before), "tensorwise" (from itself), "rowwise" (a scale a row), "blockwise" (a
+            scale for 128 or 32 elements: DeepSeek-V3's and MXFP8); None: the engine's.
 
     Words of transformers and torch are understood ("sdpa", "adamw_torch_fused", recompute=True) and
     kept as the choice that they mean.
@@ -336,6 +348,9 @@ class Run:
     expert: int = 1
     sequence_parallel: bool = True
     interleave: int = 1
+    replicate: int = 1
+    document: int | None = None
+    scaling: str | None = None
     engine: str | None = None
     offload: tuple[str, ...] = ()
     optimizer_in_backward: bool = False
@@ -385,6 +400,8 @@ class Run:
             or self.optimizer[:6] == "galore"
         ):
             check_together(self)
+        if self.document is not None:
+            settle("document", document_of(self))
         longest = self.model.max_positions
         if longest is not None and self.sequence > longest:
             raise ValueError(
@@ -402,8 +419,9 @@ class Run:
 
     @property
     def loss_kernel(self) -> str:
-        """How the loss is computed: `loss`, or what comes with the kernels."""
-        return self.loss or _LOSSES[self.kernels]
+        """How the loss is computed: `loss`, or what comes with the kernels; of other objectives
+        than "lm" their trainers' own."""
+        return self.loss or ("eager" if self.objective != "lm" else _LOSSES[self.kernels])
 
     @property
     def gathers_products(self) -> bool:
@@ -411,7 +429,7 @@ class Run:
         fp32, and a layer is gathered, and its gradient made, in the dtype of the products."""
         recipe = self.recipe
         narrow = recipe.weights == recipe.products  # as frozen weights under adapters are
-        return self.zero == 3 and recipe.autocast and not narrow and self.data * self.context > 1
+        return self.zero == 3 and recipe.autocast and not narrow and self.shards > 1
 
     @property
     def gathered_bytes(self) -> int:
@@ -422,6 +440,11 @@ class Run:
     @property
     def gpus(self) -> int:
         return self.data * self.tensor * self.pipeline * self.context
+
+    @property
+    def shards(self) -> int:
+        """Ranks that ZeRO divides by: of those that hold the same weights one `replicate` group."""
+        return self.data * self.context // self.replicate
 
     @property
     def sequences(self) -> int:
@@ -470,7 +493,7 @@ def linear_layers(model: Model) -> dict[str, tuple[int, ...]]:
     """{name: shape} of the linear layers inside the blocks, which adapters and quantisation know.
 
     Stacked experts and most routers of mixtures are no linear layers in transformers, but
-    parameters of their own.
+    parameters of their own; and Gemma 3n multiplies with the weight of one layer past its module.
     """
     return {
         w.name.split("*.", 1)[1].removesuffix(".weight"): w.shape
@@ -478,11 +501,13 @@ def linear_layers(model: Model) -> dict[str, tuple[int, ...]]:
         for w in block.weights
         if w.kind == "matrix" and len(w.shape) == 2 and w.name.endswith(".weight")
         if w.part != "router" or w.name.endswith(_LINEAR_ROUTERS)
+        if not w.name.endswith("altup.correction_coefs.weight")
     }
 
 
-# Llama 4's router and Qwen 2's gate of its shared expert are linear layers like any other.
-_LINEAR_ROUTERS = ("feed_forward.router.weight", "shared_expert_gate.weight")
+# Qwen 2's gate of its shared expert is a linear layer like any other. Llama 4's router is one that
+# returns two tensors: peft wraps it under "all-linear", and the layer then fails.
+_LINEAR_ROUTERS = ("shared_expert_gate.weight",)
 
 
 def adapter_parameters(run: Run) -> int:
@@ -491,19 +516,19 @@ def adapter_parameters(run: Run) -> int:
     lora, total = run.lora, 0
     for block in run.model.blocks:
         total += block.count * sum(
-            lora.rank * sum(shape) for _, shape in adapted_layers(run, block)
+            lora.rank * sum(shape) for _, shape in adapted_layers(run.model, run.lora, block)
         )
     lookup = next(w for w in run.model.outer if w.kind == "lookup")
-    heads = [w for w in run.model.outer if w.part == "head" and w.kind == "matrix"]
+    heads = [w for w in run.model.outer if w.name == "lm_head.weight"]
     tables = {"embed_tokens": [lookup], "lm_head": heads or [lookup]}
     return total + sum(w.elements for name in lora.embeddings for w in tables[name])
 
 
-def adapted_layers(run: Run, block: Block) -> list[tuple[str, tuple[int, ...]]]:
+def adapted_layers(model: Model, lora: Lora, block: Block) -> list[tuple[str, tuple[int, ...]]]:
     """(name, shape) of the layers of a block that have an adapter."""
-    known = linear_layers(run.model)
+    known = linear_layers(model)
     names = [(w.name.split("*.", 1)[1].removesuffix(".weight"), w.shape) for w in block.weights]
-    return [(n, shape) for n, shape in names if n in known and run.lora.adapts(n)]
+    return [(n, shape) for n, shape in names if n in known and lora.adapts(n)]
 
 
 def usual_alone(run: Run, what: str, *names: str) -> None:

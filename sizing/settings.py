@@ -48,12 +48,33 @@ def whole_number(field: str, value) -> int:
     return number
 
 
+def document_of(run) -> int:
+    """Tokens of a packed document.
+
+    Raises:
+        ValueError: no whole number from 1 to the sequence; eager attention, which masks between
+            documents but computes there.
+    """
+    tokens = whole_number("document", run.document)
+    if tokens > run.sequence:
+        raise ValueError(
+            f"document: {tokens} given; allowed: 1 to {run.sequence}, the sequence that holds it"
+        )
+    if run.attention == "eager":
+        raise ValueError(
+            f"document: {tokens} given; allowed: None with attention='eager', which computes every "
+            "pair of a sequence and masks those between documents"
+        )
+    return tokens
+
+
 @dataclass(frozen=True)
 class Dpo:
     """Direct preference optimisation (Rafailov et al., arXiv:2305.18290), as TRL runs it.
 
     A micro-batch of n pairs goes through the policy as 2n sequences, chosen and rejected in one
-    forward pass, and through the reference for its log-probabilities.
+    forward pass, and through the reference for its log-probabilities. `Run.loss` says how: "eager"
+    from all logits, as TRL did up to 1.13, or "chunked" with a head that keeps none, as from 1.15.
 
     Args:
         reference: "model", a second, frozen copy of the weights; "adapters off", the policy without
@@ -230,6 +251,14 @@ def check_together(run) -> None:
             "allowed with zero >= 1 or tensor > 1: one that needs no whole matrix ('adamw-8bit', "
             "'adamw-4bit', ...); GaLore projects whole ones, on one GPU or under DDP",
         )
+    if isinstance(run.objective, Dpo) and run.loss not in (None, "eager", "chunked"):
+        refuse(
+            "loss",
+            "allowed with dpo: None or 'eager' (all logits, TRL up to 1.13), 'chunked' (TRL from "
+            "1.15 on)",
+        )
+    if isinstance(run.objective, Distillation) and run.loss not in (None, "eager"):
+        refuse("loss", "allowed with distillation: None or 'eager', which compares all logits")
     if run.objective != "lm" and (run.tensor > 1 or run.pipeline > 1 or run.context > 1):
         refuse("objective", "allowed with tensor, pipeline or context > 1: 'lm'; TRL divides data")
 

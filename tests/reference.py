@@ -100,6 +100,10 @@ def random_config(family: str, rng: random.Random) -> dict:
         return _classic(family, common, rng)
     if family == "gemma4_text":
         return _gemma4(common, rng)
+    if family == "gemma3n_text":
+        return _gemma3n(common, rng)
+    if family == "minimax":
+        return _minimax(common, rng)
     fields = known()["families"][family]["fields"]
     kv_heads = rng.choice([h for h in (1, 2, heads) if heads % h == 0])
     layers = common["num_hidden_layers"]
@@ -192,6 +196,44 @@ def _gemma4(common: dict, rng: random.Random) -> dict:
         "moe_intermediate_size": rng.randrange(4, 40) if sparse else None,
         "sliding_window": rng.choice([8, 16]),
         "layer_types": kinds,
+    }
+
+
+def _gemma3n(common: dict, rng: random.Random) -> dict:
+    layers, types = common["num_hidden_layers"], ["sliding_attention", "full_attention"]
+    kinds = [rng.choice(types) for _ in range(layers)]
+    sharing = rng.choice([0, 1, 2])
+    if not set(kinds) <= set(kinds[: max(layers - sharing, 0)]):  # none is left to share
+        sharing = 0
+    width = common["intermediate_size"]
+    return common | {
+        "intermediate_size": rng.choice([width, [width + 2 * i for i in range(layers)]]),
+        "num_key_value_heads": rng.choice([1, 2]),
+        "head_dim": rng.choice([8, 16]),
+        "attention_bias": rng.random() < 0.3,
+        "num_kv_shared_layers": sharing,
+        "altup_num_inputs": rng.choice([2, 3, 4]),
+        "altup_correct_scale": rng.random() < 0.7,
+        "laurel_rank": rng.choice([4, 8]),
+        "hidden_size_per_layer_input": rng.choice([4, 8]),
+        "vocab_size_per_layer_input": rng.choice([50, 120]),
+        "activation_sparsity_pattern": [rng.choice([0.0, 0.95]) for _ in range(layers)],
+        "sliding_window": rng.choice([8, 16]),
+        "layer_types": kinds,
+    }
+
+
+def _minimax(common: dict, rng: random.Random) -> dict:
+    layers, heads = common["num_hidden_layers"], common["num_attention_heads"]
+    types = ["linear_attention", "full_attention"]
+    return common | {
+        "num_key_value_heads": rng.choice([h for h in (1, 2, heads) if heads % h == 0]),
+        "head_dim": rng.choice([None, 8, 16]),
+        "layer_types": rng.choice([None, [rng.choice(types) for _ in range(layers)]]),
+        "block_size": rng.choice([8, 20, 256]),
+        "sliding_window": rng.choice([None, 16]),
+        "num_local_experts": 6,
+        "num_experts_per_tok": rng.choice([1, 2, 4]),
     }
 
 

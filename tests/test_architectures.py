@@ -363,11 +363,35 @@ def test_a_step_whose_code_asks_for_values(family):
             trace.flops(replace(run, sequence=63))
 
 
+@pytest.mark.parametrize("family", ["xmod", "modernbert-decoder"])
+def test_a_traced_step_is_the_real_one(family):
+    config = {"model_type": family, "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 3}
+    config |= {"num_attention_heads": 4, "intermediate_size": 64, "pad_token_id": 0}
+    if family == "xmod":
+        config |= {"is_decoder": True, "languages": ["de_DE", "en_XX"]}
+        with pytest.raises(ValueError, match="default_language"):
+            trace.flops(Run(trace.model(config), sequence=32))
+        config |= {"default_language": "en_XX"}
+    options = {"precision": "fp32", "attention": "eager", "optimizer": "sgd"}
+    run = Run(trace.model(config), sequence=32, micro_batch=2, **options)
+    step = trace.Step(run, attention="eager")  # on real tensors
+    step.batch = torch.randint(3, 100, (2, 32))
+    with trace.flop_counter() as ahead:
+        loss = step.forward()
+    with trace.flop_counter() as back:
+        loss.backward()
+    counted = trace.flops(run)
+    assert counted.forward == ahead.get_total_flops() > 0
+    assert counted.backward == back.get_total_flops()
+    assert traced(run).total > 8 * run.model.parameters.total
+
+
 def test_a_step_that_no_trace_can_follow():
-    config = {"model_type": "xmod", "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2}
-    config |= {"num_attention_heads": 4, "intermediate_size": 64, "is_decoder": True}
+    config = {"model_type": "git", "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2}
+    config |= {"num_attention_heads": 4, "intermediate_size": 64}
     model = trace.model(config)
     assert model.parameters.total > 0
+    assert any("picture" in limit for limit in model.limits)
     with pytest.raises(ValueError, match="cannot be traced"):
         traced(Run(model, sequence=32))
 

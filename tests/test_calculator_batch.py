@@ -7,8 +7,9 @@ import pytest
 
 import sizing
 from sizing.calculators import BatchCalculator
-from sizing.calculators.anatomy import BATCHES, accuracy
+from sizing.calculators.anatomy import accuracy
 from sizing.calculators.batch import Point, curve, flops_ratio, knee, largest, point, time_error
+from sizing.calculators.run_controls import BATCHES
 from sizing.hardware import gpu
 from sizing.speed.step import step_time
 from sizing.units import DATA, gb
@@ -25,7 +26,7 @@ def test_value_is_a_token_of_the_step():
     run = sizing.Run("llama-3.2-1b", sequence=1024, micro_batch=2, accumulation=4)
     assert made.current.value == step_time(run, H100).total / (4 * 2 * 1024)
     assert f"{gb(sizing.memory(run, device='cuda').total)} at the peak" in made.current.headline
-    assert "8,192 tokens a step" in made.current.notes[0]
+    assert "8,192 tokens per step" in made.current.notes[0]
 
 
 def test_flops_are_those_of_a_count():

@@ -2,13 +2,15 @@
 
 import csv
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
 import sizing
 from sizing.calculators import MemoryCalculator
-from sizing.calculators.anatomy import accuracy, changes, error_bar, everything, round_up
+from sizing.calculators.anatomy import accuracy, error_bar, round_up
+from sizing.calculators.cures import cures, everything
+from sizing.calculators.run_controls import FOLDED, GROUPS
 from sizing.hardware import gpu
 from sizing.measuring.recording import load
 from sizing.units import DATA, GB, gb
@@ -102,18 +104,19 @@ def test_tight_is_said():
 
 def test_single_changes_are_those_that_can_be_made():
     run = sizing.Run("gpt2", sequence=1024, micro_batch=4, attention="eager", precision="fp32")
-    names = [what for what, _ in changes(run)]
+    names = [cure.what for cure in cures(run)]
     assert "flash attention" in names and "recompute of the attention core" in names
     assert "autocast to bf16" in names
     lean = everything(run)
-    left = [what for what, _ in changes(lean)]
-    assert "full recompute" not in left and left[-2:] == [
+    left = [cure.what for cure in cures(lean)]
+    assert "full recompute" not in left and left[-3:] == [
         "half the sequence length",
         "activations on the host",
+        "ZeRO-3 over 2 GPUs",
     ]
-    for _, after in changes(run):  # each changes something, and the tokens of a step at most halve
-        assert after != run
-        assert after.tokens in (run.tokens, run.tokens // 2)
+    for cure in cures(run):  # each changes something; tokens of a step at most halve, or double
+        assert cure.run != run
+        assert cure.run.tokens in (run.tokens, run.tokens // 2, 2 * run.tokens)
 
 
 def test_table_says_what_each_change_leads_to():
@@ -126,8 +129,9 @@ def test_table_says_what_each_change_leads_to():
         f"{fused.total / made.current.value:.2f} ×",
         fused.peak_phase,
         "does not fit",
+        "nothing",
     )
-    assert table(made)["all of them, micro-batch 1"][-1] == "fits"
+    assert table(made)["all that train the same weights"][-2] == "fits"
     names = list(table(made))[1:-1]
     costs = [
         "AdamW fused",
@@ -137,7 +141,7 @@ def test_table_says_what_each_change_leads_to():
         "optimizer on the host",
     ]
     assert [name for name in names if name in costs] == costs
-    fitting = [name for name in names if table(made)[name][-1] != "does not fit"]
+    fitting = [name for name in names if table(made)[name][-2] != "does not fit"]
     assert fitting[0] == "LoRA, rank 16"
     words = f"{len(fitting)} make it fit; the cheapest is: {fitting[0]}."
     assert words in made._headline.value
@@ -159,10 +163,61 @@ def test_savers_have_controls_and_what_has_no_effect_is_hidden():
     assert made.boxes["gradients"].layout.display == "none"
     made.set(objective="dpo")
     assert made.current.value == sizing.memory(replace(run, objective="dpo")).total
-    headings = [getattr(c, "value", None) for c in made.children[1].children[0].children]
-    assert [h for h in headings if isinstance(h, str) and h.startswith("<b>")] == [
-        f"<b>{name}</b>" for name in ("Model", "Batch", "Precision", "Memory savers", "GPU")
-    ]
+    groups = [group.children[0] for group in made.children[1].children[0].children]
+    heads = [getattr(head, "value", None) or head.description[2:] for head in groups]
+    assert heads == [name if name in FOLDED else f"<b>{name}</b>" for name in GROUPS]
+
+
+def shown(of) -> set[str]:
+    return {name for name, box in of.boxes.items() if box.layout.display is None}
+
+
+def test_every_field_that_changes_memory_has_a_control():
+    of_run = {field.name for field in fields(sizing.Run)} - {"engine"}  # of time alone
+    of_lora = {field.name for field in fields(sizing.Lora)} - {"rank"}  # `lora` is the rank
+    assert set(calculator().controls) == of_run | of_lora | {"gpu"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "names", "appear"),
+    [
+        ({"lora": 16}, {"targets", "quantization", "dtype", "dropout", "embeddings"}, True),
+        ({"lora": 16, "quantization": "nf4"}, {"base"}, False),
+        ({"loss": "fused"}, {"outputs"}, False),
+        ({"kernels": "liger"}, {"outputs"}, False),
+        ({"data": 8}, {"zero"}, True),
+        ({"data": 8, "zero": 3}, {"reduce"}, True),
+        ({"offload": ("parameters",)}, {"zero"}, True),
+        ({"tensor": 2}, {"sequence_parallel"}, True),
+        ({"pipeline": 2}, {"interleave"}, True),
+        ({"model": "mixtral-8x7b"}, {"expert"}, True),
+    ],
+)
+def test_what_does_not_apply_is_hidden(settings, names, appear):
+    made = calculator()
+    before = shown(made)
+    made.set(**settings)
+    if appear:
+        assert names <= shown(made) - before
+    else:
+        assert not names & shown(made)
+
+
+def test_a_hidden_control_changes_nothing():
+    made = calculator(lora=16, quantization="nf4", dropout=0.1)
+    made.set(lora=0)
+    assert made.error == "" and made.current.value == calculator().current.value
+
+
+def test_a_button_opens_what_is_folded():
+    made = calculator()
+    assert made.folds["Adapters in detail"].layout.display == "none"  # nothing in it applies
+    made.set(lora=16)
+    assert made.folds["Adapters in detail"].layout.display is None
+    button, inside = made.folds["Split the model"].children
+    assert "Split the model" in button.description and inside.layout.display == "none"
+    button.click()
+    assert inside.layout.display is None and button.description.startswith("▾")
 
 
 def test_moving_a_control_changes_words_table_and_picture():

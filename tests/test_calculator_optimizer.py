@@ -119,7 +119,7 @@ def test_shows_llamas_state_and_that_it_does_not_fit(calculator):
     calculator.set(optimizer="adamw", gradients="same")
     n = 8_030_261_248  # arXiv:2407.21783 rounds it to 8 B
     assert calculator.current.value == 16 * n
-    assert calculator.current.headline == "16 bytes a parameter, 128.48 GB"
+    assert calculator.current.headline == "16 bytes per parameter, 128.48 GB"
     assert not calculator.current.limit.fits
     assert "at least 67.1 ms" in calculator.current.notes[1]  # 28 bytes x n / 3.35 TB/s
     calculator.set(optimizer="adamw-8bit")
@@ -174,7 +174,7 @@ def test_no_recipe_is_wider_than_the_picture(calculator):
 def test_reads_without_a_widget(calculator):
     calculator.set(model="llama-3.1-8b", optimizer="muon", precision="bf16-master")
     bundle = calculator._repr_mimebundle_()
-    assert "bytes a parameter" in bundle["text/plain"]
+    assert "bytes per parameter" in bundle["text/plain"]
     assert "optimizer: muon" in bundle["text/plain"]
     assert "<table" in bundle["text/html"]
     assert "data/memory_error.csv" in bundle["text/html"]

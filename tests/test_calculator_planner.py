@@ -264,6 +264,6 @@ def test_impossible_settings_say_why():
 
 def test_bundle_reads_without_widgets():
     bundle = ParallelPlanner()._repr_mimebundle_()
-    assert "tokens/s a GPU" in bundle["text/plain"] and "fits: " in bundle["text/plain"]
+    assert "tokens/s per GPU" in bundle["text/plain"] and "fits: " in bundle["text/plain"]
     assert "<td>kv heads</td>" in bundle["text/html"]
     assert "application/vnd.jupyter.widget-view+json" in bundle

@@ -128,7 +128,7 @@ def test_the_kernel_moves_memory_and_no_flops():
 def test_what_a_reader_without_widgets_sees():
     bundle = SequenceCalculator()._repr_mimebundle_()
     assert "8,192 tokens" in bundle["text/plain"]
-    assert "57.9 GFLOP a token, 22% in attention; a layer keeps 1.98 GB" in bundle["text/plain"]
+    assert "57.9 GFLOP per token, 22% in attention; a layer keeps 1.98 GB" in bundle["text/plain"]
     assert "28,628 tokens" in bundle["text/html"]
     with (DATA / "memory_error.csv").open(newline="", encoding="utf-8") as file:
         runs = sum(row["split"] == "held-out" for row in csv.DictReader(file))

@@ -63,7 +63,7 @@ def test_bytes_sent_are_the_papers(zero, passes):
     # section 7: 2 Psi, 2 Psi, 2 Psi and 3 Psi; here 2 bytes each, 63/64 of it round a ring
     made = ZeROStages(model="llama-3.1-8b", data=64, zero=zero, precision="bf16-master")
     sent = passes * 63 / 64 * 2 * 8_030_261_248
-    assert f"{sent / GB:.2f} GB sent a step" in made.current.headline
+    assert f"{sent / GB:.2f} GB sent per step" in made.current.headline
     assert made.current.formula.endswith(f"= {sent / GB:.2f} GB")
     each = made.current.data[0][zero].communication
     assert each.total == pytest.approx(sent)
@@ -105,7 +105,7 @@ def test_one_gpu_has_nothing_to_divide():
     made = ZeROStages(data=1)
     held = {cells[0] for cells in table(made).values()}
     assert len(held) == 1
-    assert {cells[4] for cells in table(made).values()} == {"0.00 GB"}
+    assert {cells[5] for cells in table(made).values()} == {"0.00 GB"}
     assert made.current.notes[0].startswith("One GPU: nothing to divide")
 
 

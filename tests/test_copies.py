@@ -9,7 +9,7 @@ import nbformat.v4 as v4
 import pytest
 from hygiene import ROOT, dead_links, notebooks
 
-from sizing.course import copies
+from sizing.course import copies, lab
 from sizing.course.copies import FOLLOWED, KEPT, MADE, UNREADABLE, WORK, bring, bring_all
 
 CELLS = ("# A lesson", "predict('00.x', 'How many?')", "reveal('00.x', 62.58)", "The end.")
@@ -209,4 +209,4 @@ def test_git_ignores_the_folder_and_make_opens_it():
     if ignored.returncode == 128:
         assert "work/" in (ROOT / ".gitignore").read_text().splitlines()
     recipe = (ROOT / "Makefile").read_text().split("\nlab:")[1].split("\n\n")[0]
-    assert "sizing.course.copies" in recipe and "work/notebooks/00-start-here.ipynb" in recipe
+    assert "sizing.course.lab" in recipe and lab.FIRST == "work/notebooks/00-start-here.ipynb"

@@ -118,3 +118,16 @@ def test_communication_takes_memory_of_its_own():
 def test_the_table_is_printed_under_its_name(capsys):
     assert evidence.main([]) == 0
     assert "allocator rehearsal, no GPU" in capsys.readouterr().out
+
+
+def test_rows_say_their_adapters():
+    for lora in (None, sizing.run.Lora(8), sizing.run.Lora(16, targets=("q_proj",), dropout=0.1)):
+        run = sizing.Run("qwen3-0.6b", precision="bf16", lora=lora)
+        assert cuda.run_of({key: str(value) for key, value in _row(run).items()}) == run
+
+
+def _row(run):
+    numbers = ("sequence", "micro_batch", "accumulation")
+    return {k: v for k, v in cuda.settings(run).items() if k not in numbers} | {
+        name: getattr(run, name) for name in numbers
+    }

@@ -14,7 +14,9 @@ from sizing.course import drawings
 from sizing.course.drawings import all_reduce as rings
 from sizing.course.drawings import attention as tiles
 from sizing.course.drawings import decoder_layer as layers
+from sizing.course.drawings import mixture_routes as mixtures
 from sizing.course.drawings import overlap, schedules
+from sizing.course.drawings import sequence_cuts as cuts
 from sizing.course.drawings import zero_stages as stages
 from sizing.course.drawings.drawing import Drawing, Step
 from sizing.course.drawings.svg import contrast, on
@@ -30,6 +32,8 @@ MADE = {
     "flash": drawings.flash,
     "lanes": drawings.lanes,
     "splits": drawings.splits,
+    "context": drawings.context,
+    "experts": drawings.experts,
 }
 
 
@@ -258,3 +262,60 @@ def test_splits_say_the_models_shapes():
     assert "each GPU holds 4096 × 3584" in words[1]
     with pytest.raises(ValueError, match="gpus: 3 given; allowed: 2, 4 or 8"):
         drawings.splits(gpus=3)
+
+
+# Three ways to cut a sequence
+
+
+@pytest.mark.parametrize("ranks", range(2, 7))
+def test_a_ring_lets_every_block_of_queries_meet_every_block_of_keys_once(ranks):
+    for rank in range(ranks):
+        assert sorted(cuts.arrives(rank, hop, ranks) for hop in range(ranks)) == list(range(ranks))
+    for hop in range(1, ranks):  # what a rank works on came from its left neighbour
+        for rank in range(ranks):
+            left = (rank - 1) % ranks
+            assert cuts.arrives(rank, hop, ranks) == cuts.arrives(left, hop - 1, ranks)
+
+
+def test_what_a_sequence_cut_sends():
+    run = sizing.Run("llama-3.1-8b", sequence=131072, precision="bf16", context=8)
+    block = 131072 // 8 * 2 * 1024 * 2  # keys and values of a rank, bf16
+    assert cuts.sent(run, "ring") == cuts.sent(run, "all-gather") == 32 * 7 * 3 * block
+    queries = 131072 // 8 * 4096 * 2
+    assert cuts.sent(run, "all-to-all") == pytest.approx(2 * 32 * 7 / 8 * (2 * queries + block))
+    more = [cuts.sent(replace(run, context=c), "all-to-all") for c in (8, 16, 32)]
+    ring = [cuts.sent(replace(run, context=c), "ring") for c in (8, 16, 32)]
+    assert more == sorted(more, reverse=True) and ring == sorted(ring)
+    assert (
+        f"{sizing.gb(cuts.sent(replace(run, context=4), 'ring'))}"
+        in MADE["context"]().steps[4].words
+    )
+    with pytest.raises(ValueError, match="way: 'x' given; allowed: ring, all-gather, all-to-all"):
+        cuts.sent(run, "x")
+    with pytest.raises(ValueError, match="context: 64 given; allowed: a divisor of the 32 heads"):
+        cuts.sent(replace(run, context=64), "all-to-all")
+    with pytest.raises(ValueError, match="ranks: 3 given; allowed: 2 to 6"):
+        drawings.context(ranks=3)
+
+
+# Tokens and experts
+
+
+def test_every_copy_of_a_token_reaches_an_expert():
+    picks = mixtures.routes(4, 8, 2)
+    assert len(picks) == 16 and all(len(set(pick)) == 2 for pick in picks)
+    counts = mixtures.load(picks, 4, 8)
+    assert sum(counts) == 32 and max(counts) > 8
+    words = drawings.experts().steps[2].words
+    assert f"The busiest GPU has {max(counts)} copies, the mean is 8" in words
+
+
+def test_what_the_experts_are_sent_is_the_librarys():
+    run = sizing.Run("mixtral-8x7b", sequence=4096, precision="bf16")
+    mine = 4 * 4096 * 2 * run.model.hidden * 2 * 3 / 4
+    assert mixtures.sent(run, 4) == pytest.approx(mine)
+    assert sizing.gb(mine) in drawings.experts().steps[3].words
+    with pytest.raises(ValueError, match="ranks: 4 given for 0 experts"):
+        drawings.experts("llama-3.1-8b")
+    with pytest.raises(ValueError, match="ranks: 3 given for 8 experts; allowed: 2 to 4"):
+        drawings.experts(ranks=3)

@@ -10,7 +10,7 @@ import pytest
 
 import sizing
 from sizing import Run, step_time
-from sizing.evidence import published
+from sizing.evidence import bands, published, published_text, whole
 from sizing.evidence import published_runs as runs
 from sizing.evidence.__main__ import main
 from sizing.evidence.printed import NotSayable, row_of
@@ -39,7 +39,7 @@ def dense():
 def test_16_bit_rows(dense):
     assert len(dense) > 170
     assert runs.size(c.error for c in dense) < 0.05
-    assert sum(abs(c.error) <= 0.2 for c in dense) > 0.90 * len(dense)
+    assert sum(abs(c.error) <= 0.2 for c in dense) > 0.94 * len(dense)
     sources = runs.by(lambda row: row.group, dense)
     assert len(sources) > 20
     assert median(map(runs.size, sources.values())) < 0.09
@@ -48,8 +48,8 @@ def test_16_bit_rows(dense):
 def test_all_rows():
     judged = runs.judged()
     assert len(judged) > 370
-    assert runs.size(c.error for c in judged) < 0.07
-    assert sum(abs(c.error) <= 0.2 for c in judged) > 0.78 * len(judged)
+    assert runs.size(c.error for c in judged) < 0.065
+    assert sum(abs(c.error) <= 0.2 for c in judged) >= 0.85 * len(judged)
     fp8 = [c.error for c in judged if c.row.kind == "fp8 matmuls"]
     assert runs.size(fp8) < 0.08
 
@@ -80,7 +80,7 @@ def test_gain_of_fp8():
         if low.run.precision != "fp8" or low.run.lora is not None:
             continue
         for high in rows:
-            same = replace(low.run, precision=high.run.precision) == high.run
+            same = replace(low.run, precision=high.run.precision, scaling=None) == high.run
             if high.run.precision != "fp8" and same and low.source == high.source:
                 gains.append(low.rate / high.rate)
                 said.append(runs.compare(low).rate / runs.compare(high).rate)
@@ -93,7 +93,7 @@ def test_the_command_prints_why(capsys):
     printed = capsys.readouterr().out
     assert "Throughput of published runs" in printed
     assert "by source, engine and card, the worst first" in printed
-    assert any(reason in printed for reason in runs.WHY.values())
+    assert any(reason in printed for reason in published_text.WHY.values())
 
 
 def test_readme_quotes_the_table():
@@ -127,7 +127,7 @@ def test_what_cannot_be_said_says_why():
 def test_committed_trust_is_what_the_code_gives():
     with TABLE.open(newline="", encoding="utf-8") as file:
         committed = list(csv.DictReader(file))
-    assert committed == runs.trusted(), "run python -m sizing.evidence record published"
+    assert committed == bands.trusted(), "run python -m sizing.evidence record published"
 
 
 def test_a_result_says_whether_it_interpolates():
@@ -163,7 +163,9 @@ def test_bands_hold_eight_in_ten():
     inside = [
         c.time.band[0] <= c.time.total * (1 + c.error) <= c.time.band[1] for c in runs.judged()
     ]
-    assert sum(inside) > 0.78 * len(inside)
+    assert sum(inside) > 0.8 * len(inside)
+    held = bands.left_out()
+    assert len(held) == len(inside) and sum(held) > 0.8 * len(held)
 
 
 # --- Engines -------------------------------------------------------------------------------------
@@ -249,8 +251,8 @@ def test_experts_and_adapters():
 
 def test_without_sequence_parallelism_norms_are_whole():
     run = replace(RUN, data=1, zero=0, tensor=8, engine="megatron-deepspeed")
-    whole = step_time(replace(run, sequence_parallel=False))
-    assert whole.elementwise > step_time(run).elementwise
+    undivided = step_time(replace(run, sequence_parallel=False))
+    assert undivided.elementwise > step_time(run).elementwise
 
 
 def test_fast_enough_for_a_search():
@@ -297,3 +299,122 @@ def test_sequence_parallelism_and_selective_recompute(row):
     assert seconds(run) == pytest.approx(full, rel=0.12)
     lean = replace(run, recompute="selective", sequence_parallel=True)
     assert seconds(lean) == pytest.approx(selective, rel=0.08)
+
+
+# --- Hybrid sharding, packed documents, adapters, offload ----------------------------------------
+
+
+def test_shards_within_a_node_gather_on_its_link():
+    run = replace(RUN, data=64)
+    parts = {n: step_time(replace(run, replicate=n)).data_parallel for n in (1, 8)}
+    assert parts[8] < parts[1]
+    sent = sizing.communication(replace(run, replicate=8)).by_purpose
+    gradients = 4 * RUN.model.parameters.total / 8 * 2 * 7 / 8  # an eighth, all-reduced over eight
+    master = replace(run, replicate=8, precision="bf16-mixed")
+    assert sizing.communication(master).by_purpose["gradients across replicas"] == gradients
+    assert sent["weights for forward"] == pytest.approx(2 * RUN.model.parameters.total * 7 / 8)
+
+
+def test_shards_decide_what_a_gpu_holds():
+    run = replace(RUN, data=64)
+    hybrid, eight = sizing.memory(replace(run, replicate=8)), sizing.memory(replace(run, data=8))
+    assert hybrid.parameters == eight.parameters and hybrid.optimizer == eight.optimizer
+    assert hybrid.total > sizing.memory(run).total
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"replicate": 3}, "replicate: 3 given; allowed: a divisor of data = 8"),
+        ({"replicate": 2, "zero": 0}, "replicate: 2 given; allowed: 1 with zero=0"),
+        ({"document": 9000}, "document: 9000 given; allowed: 1 to 8192"),
+        ({"document": 512, "attention": "eager"}, "document: 512 given; allowed: None"),
+        ({"offload": "activations"}, "offload: 'activations' given with recompute='none'"),
+        ({"optimizer": "galore", "zero": 0}, "optimizer: 'galore' given"),
+    ],
+)
+def test_what_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        step_time(replace(RUN, **changes))
+
+
+def test_documents_attend_within_themselves():
+    """A sequence of n documents has an n-th of the pairs, about; a last one may be shorter."""
+    run = replace(RUN, document=1024)
+    assert step_time(run).attention == pytest.approx(step_time(RUN).attention / 8, rel=1e-3)
+    assert step_time(run).matmul == step_time(RUN).matmul
+    pairs = [sizing.flops(replace(RUN, document=d)).forward for d in (8192, 3000, 1024)]
+    assert pairs == sorted(pairs, reverse=True) and pairs[0] == sizing.flops(RUN).forward
+    one = sizing.compute.query_key_pairs(8192, RUN.model.blocks[0], "causal", 3000)
+    assert one == 3000 * 3001 + 2192 * 2193 // 2
+
+
+def test_adapters_cost_where_they_are():
+    run = replace(RUN, engine="transformers", precision="bf16")
+    few = sizing.Lora(16, ("q_proj", "v_proj"))
+    some, every = (step_time(replace(run, lora=lora)) for lora in (few, 16))
+    assert some.elementwise < every.elementwise and some.matmul == every.matmul
+    dropped = sizing.Lora(16, ("q_proj", "v_proj"), dropout=0.1)
+    assert step_time(replace(run, lora=dropped)).elementwise > some.elementwise
+    narrow = sizing.Lora(16, ("q_proj", "v_proj"), dtype="bf16")
+    assert step_time(replace(run, lora=narrow)).elementwise < some.elementwise
+
+
+def test_a_layer_that_is_run_again_ends_before_its_last_product():
+    """torch.utils.checkpoint does not make down_proj's output again: of seven products one."""
+    run = replace(RUN, recompute="full", data=1, zero=0)
+    early = step_time(run).recompute
+    late = step_time(replace(run, kernels="compiled", engine="fsdp", attention="flash-2")).recompute
+    assert early < 0.85 * late
+
+
+def test_offload_waits_for_the_bus_and_the_host():
+    run = replace(RUN, data=1, zero=0, recompute="full", engine="deepspeed")
+    plain, away = step_time(run), step_time(replace(run, offload="optimizer"))
+    # read and written: master weights and moments, 24 bytes; gradients and working weights, 2 each
+    least = 28 * RUN.model.parameters.total / 614e9
+    assert least < away.optimizer < 4 * least
+    assert away.optimizer > plain.optimizer and sum(away.parts.values()) == away.total
+    assert (
+        step_time(run, "a100-sxm-80gb").total
+        < step_time(replace(run, offload="optimizer"), "a100-sxm-80gb").total
+    )
+    many = replace(run, offload="optimizer", accumulation=4)  # gradients leave after the last one
+    bus = 2 * RUN.model.parameters.total / (0.8 * 63e9)
+    assert step_time(many).offload == pytest.approx(bus)
+    layered = replace(run, zero=3, offload=("optimizer", "parameters"), micro_batch=1, sequence=128)
+    assert step_time(layered).offload > 0 == step_time(replace(run, offload="activations")).offload
+
+
+def test_memory_without_sequence_parallelism():
+    """Published peaks of runs whose norms are whole on every rank."""
+    groups = whole.groups()
+    assert sum(map(len, groups.values())) > 70
+    assert runs.size(groups["minimind, tensor 1"]) < 0.03
+    assert runs.size(groups["minimind, tensor 2"]) < 0.05
+    assert runs.size(groups["bloom, 16-bit gradients"]) < 0.10
+    assert runs.size(groups["bloom, fp32 gradients"]) < 0.20
+
+
+def test_scales_of_fp8_cost_their_casts():
+    """Blocks are scaled in one pass; a scale of the whole tensor, or of rows, is read for first."""
+    run = replace(RUN, precision="fp8")
+    casts = {
+        word: step_time(replace(run, scaling=word)).elementwise
+        for word in ("delayed", "blockwise", "tensorwise", "rowwise")
+    }
+    assert list(casts.values()) == sorted(casts.values())
+    assert step_time(run).elementwise == casts["tensorwise"]
+    fused = replace(run, engine="megatron", zero=1)
+    assert step_time(fused) == step_time(replace(fused, scaling="delayed"))
+    assert step_time(replace(run, scaling="blockwise")).matmul > step_time(run).matmul
+
+
+def test_keys_and_values_gathered_before_attention_wait_longer_than_a_ring():
+    """torchtitan's way: every head's, and blocks merged in fp32 operation by operation."""
+    run = replace(RUN, zero=1, sequence=32768, context=8, data=1, attention="flash-2")
+    ring = step_time(replace(run, engine="megatron")).context_parallel
+    gathered = step_time(run).context_parallel
+    assert gathered > ring
+    merged = 38 * 7 * 2 * 32768 / 8 * RUN.model.hidden * RUN.model.layers / 3.35e12
+    assert gathered > merged

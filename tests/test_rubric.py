@@ -1,10 +1,10 @@
-"""The rubric of the capstone: each criterion counts; the three specimens have their grades."""
+"""The rubrics of plans and memos: each criterion counts; three specimens have their grades."""
 
 from dataclasses import replace
 
 import pytest
 
-from sizing.course import rubric
+from sizing.course import memos, rubric
 
 
 @pytest.fixture(scope="module")
@@ -45,3 +45,24 @@ def test_the_middle_of_the_band_is_worth_one_point(handed):
     assert best.candidate.cost.days < between < best.candidate.cost.days_band[1]
     (days,) = (m for m in rubric.marks(replace(best, deadline=between)) if m.criterion == "days")
     assert days.points == 1
+
+
+@pytest.mark.parametrize("case", memos.CASES)
+def test_three_memos_of_each_case_span_the_grades(case):
+    found = memos.specimens(case)
+    assert {name: memo.grade for name, memo in found.items()} == {
+        "X": "poor", "Y": "fair", "Z": "good",
+    }  # fmt: skip
+    for memo in found.values():
+        assert list(memo.marks) == list(memos.CRITERIA)
+        assert all(points in (0, 1, 2) and why for points, why in memo.marks.values())
+
+
+def test_a_memos_figures_are_the_cases():
+    assert "-0.5 GB of state; weights, gradients and moments are 2.9 GB" in str(
+        memos.specimens("case_a")["Z"]
+    )
+    assert "7.5 GB for one fp32 copy" in str(memos.specimens("case_c")["Z"])
+    assert all(what in memos.rubric() for what in memos.CRITERIA.values())
+    with pytest.raises(ValueError, match="case: 'case_x' given; allowed: case_a, case_b, case_c"):
+        memos.specimens("case_x")

@@ -1,19 +1,19 @@
 """The architecture families that have closed forms, by transformers' model_type.
 
 A family that is built like Llama is a row of `family_rows`; the older ones are functions in
-`classic`, Gemma 4 has a file, latent attention is below. Tensor names are transformers' own (the
-layer's number left out), so that each can be compared with the real model.
+`classic`; Gemma 3n, Gemma 4 and MiniMax have a file each, latent attention is below. Tensor names
+are transformers' own (the layer's number left out), so that each can be compared with the real
+model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import classic
-from .decoder import assemble, decoder
+from . import classic, gemma3n, gemma4, minimax
+from .decoder import assemble, decoder, layer_kinds
 from .family_rows import TRAITS
 from .fields import Fields
-from .gemma4 import gemma4
 from .weights import Architecture, linear, rms_norm
 
 
@@ -56,8 +56,20 @@ _OWN: dict[str, Callable[[Fields], Architecture]] = {
     "bloom": classic.bloom,
     "mpt": classic.mpt,
     "falcon": classic.falcon,
-    "gemma4_text": gemma4,
+    "gemma3n_text": gemma3n.gemma3n,
+    "gemma4_text": gemma4.gemma4,
+    "minimax": minimax.minimax,
     "deepseek_v2": _latent,
     "deepseek_v3": _latent,
 }
 FAMILIES: dict[str, Callable[[Fields], Architecture]] = {**dict.fromkeys(TRAITS, decoder), **_OWN}
+_KINDS = {
+    "gemma3n_text": gemma3n.layer_kinds,
+    "gemma4_text": gemma4.layer_kinds,
+    "minimax": minimax.layer_kinds,
+}
+
+
+def kinds_of(family: str, config: dict, layers: int) -> list:
+    """The kind of each layer, equal for layers of one `Block`, in the order of the blocks."""
+    return _KINDS.get(family, layer_kinds)(Fields(family, config), layers)

@@ -340,6 +340,17 @@ TRAITS: dict[str, Traits] = {
             stack="experts",
         ),
     ),
+    "gemma3n_text": replace(
+        _GEMMA2,
+        norm="rms, all in fp32",
+        rotary_sets=True,
+        softcaps=False,
+        capped_by_kernel=False,
+    ),
+    "minimax": replace(
+        _MISTRAL,
+        experts=Experts(width="intermediate_size", router="softmax", jitter="router_jitter_noise"),
+    ),
     "gpt2": Traits(
         norm="layer",
         may_upcast_scores=True,

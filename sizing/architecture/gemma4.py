@@ -97,40 +97,57 @@ def kv_heads_of(f, full: bool) -> int:
 
 
 def layer_kinds(f: Fields, layers: int) -> list[_Kind]:
+    full = sees_all(f, layers, every=6)
+    full[-1] = True  # as transformers sets it, whatever the file says
+    return [_Kind(*kind) for kind in zip(full, shared(f, full), strict=True)]
+
+
+def sees_all(f: Fields, layers: int, every: int) -> list[bool]:
+    """Which layers see everything: as layer_types says, or each `every`-th."""
     types = f.items("layer_types") or [
-        "sliding_attention" if (i + 1) % 6 else "full_attention" for i in range(layers)
+        "sliding_attention" if (i + 1) % every else "full_attention" for i in range(layers)
     ]
     if len(types) != layers:
         raise ValueError(
             f"layer_types: {len(types)} entries given; allowed: one for each of the {layers} layers"
         )
-    full = [kind == "full_attention" for kind in types]
-    full[-1] = True  # as transformers sets it, whatever the file says
-    own = layers - f.size("num_kv_shared_layers", 0, least=0)
+    return [kind == "full_attention" for kind in types]
+
+
+def shared(f: Fields, full: list[bool]) -> list[bool]:
+    """Which layers read the keys and values of one before them: the last ones."""
+    own = len(full) - f.size("num_kv_shared_layers", 0, least=0)
     if not set(full[max(own, 0) :]) <= set(full[: max(own, 0)]):
         raise ValueError(
-            f"num_kv_shared_layers: {layers - own} given; allowed: so many that a layer of each "
+            f"num_kv_shared_layers: {len(full) - own} given; allowed: so many that a layer of each "
             "kind before them has keys to share"
         )
-    return [_Kind(sees_all, i >= own) for i, sees_all in enumerate(full)]
+    return [i >= own for i in range(len(full))]
 
 
 def _attention(f: Fields, kind: _Kind, hidden, heads, groups, width) -> tuple[Weight, ...]:
+    values = () if kind.full and f.flag("attention_k_eq_v") else ("v_proj",)
+    names = () if kind.shares else ("k_proj", *values)
+    return attention(f, names, hidden, heads, groups, width)
+
+
+def attention(
+    f: Fields, names: tuple[str, ...], hidden, heads, groups, width
+) -> tuple[Weight, ...]:
+    """Projections of queries, of keys and values as far as `names` says, and of the output."""
     prefix, bias = f"{_PREFIX}.self_attn", f.flag("attention_bias")
-    weights = (
-        *linear(f"{prefix}.q_proj", heads * width, hidden, "attention", bias),
+
+    def projection(name: str, out: int, into: int) -> tuple[Weight, ...]:
+        return linear(f"{prefix}.{name}", out, into, "attention", bias)
+
+    keys = tuple(w for name in names for w in projection(name, groups * width, hidden))
+    return (
+        *projection("q_proj", heads * width, hidden),
         *rms_norm(f"{prefix}.q_norm", width),
-        *linear(f"{prefix}.o_proj", hidden, heads * width, "attention", bias),
+        *keys,
+        *(rms_norm(f"{prefix}.k_norm", width) if names else ()),
+        *projection("o_proj", hidden, heads * width),
     )
-    if kind.shares:
-        return weights
-    names = ("k_proj",) if kind.full and f.flag("attention_k_eq_v") else ("k_proj", "v_proj")
-    projections = tuple(
-        weight
-        for name in names
-        for weight in linear(f"{prefix}.{name}", groups * width, hidden, "attention", bias)
-    )
-    return (*weights, *projections, *rms_norm(f"{prefix}.k_norm", width))
 
 
 def _norms(hidden: int, names) -> tuple[Weight, ...]:

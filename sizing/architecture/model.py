@@ -155,9 +155,10 @@ class Model:
 
 def _without_language_head(parts: Architecture, labels: int) -> Architecture:
     """The model with a head of `labels` scores in the place of the vocabulary's, or with none."""
-    outer = tuple(weight for weight in parts.outer if weight.part != "head")
+    outer = tuple(weight for weight in parts.outer if not weight.name.startswith("lm_head."))
     if labels:
-        outer += (Weight("score.weight", (labels, parts.hidden), "head"),)
+        width = next(weight.shape[1] for weight in outer if weight.kind == "lookup")
+        outer += (Weight("score.weight", (labels, width), "head"),)
     return replace(parts, outer=outer, tied=False)
 
 

@@ -18,7 +18,7 @@ from ..units import DATA
 from . import strangers
 from .families import FAMILIES
 from .fields import ESSENTIAL, RUNTIME, known
-from .wrappers import SAME_WEIGHTS
+from .wrappers import FIXED, SAME_WEIGHTS
 
 PRESETS = DATA / "models"
 _FOUND_BY = ("a preset's name", "the path of a config.json", "its text", "a Hub id of a preset")
@@ -203,7 +203,11 @@ def _text(config: dict, name: str | None, any_family: bool) -> Text:
         raise ValueError(strangers.unknown(family, r.config, outer))
     if family in SAME_WEIGHTS:
         own = known()["families"].get(family, {}).get("fields", {})
-        r.config = {**{k: v for k, v in own.items() if v is not None}, **r.config}
+        fixed = FIXED.get(family, {})
+        if own and "head_dim" not in own:  # then a head is its share of the hidden size
+            own = {**own, "head_dim": None}
+        own = {k: v for k, v in own.items() if v is not None or k == "head_dim"}
+        r.config = {**own, **r.config, **fixed}
         r.config["model_type"] = SAME_WEIGHTS[family]
         r.notes.append(f"{family} has the weights of {SAME_WEIGHTS[family]}.")
     elif family not in FAMILIES and not (any_family and isinstance(family, str)):

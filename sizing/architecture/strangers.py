@@ -52,6 +52,8 @@ def translated(config: dict) -> dict:
     inner = config.get("model")
     if not config.get("model_type") and isinstance(inner, Mapping) and inner.get("model_type"):
         return dict(inner)
+    if config.get("model_type") in _NUMBERED and "attn_type_list" in config:
+        return _by_number(config)
     if config.get("model_type"):
         return config
     architectures = config.get("architectures")
@@ -60,6 +62,23 @@ def translated(config: dict) -> dict:
     if "dim" in config and "n_layers" in config:
         return _from_params(config)
     return config
+
+
+_NUMBERED = ("minimax_text_01", "minimax_m1", "minimax")
+
+
+def _by_number(config: dict) -> dict:
+    """MiniMax's own code numbers its layers: 0 for lightning attention, 1 for softmax."""
+    if config.get("shared_intermediate_size") not in (None, 0, [0]):
+        raise ValueError(
+            f"shared_intermediate_size: {config['shared_intermediate_size']!r} given; allowed: 0 "
+            "(transformers' MiniMax has no shared expert)"
+        )
+    numbers = config["attn_type_list"]
+    if not isinstance(numbers, list) or not set(map(str, numbers)) <= {"0", "1"}:
+        raise ValueError("attn_type_list: allowed: a list of 0 (lightning) and 1 (softmax)")
+    types = ["full_attention" if number else "linear_attention" for number in numbers]
+    return {"layer_types": types, **config}
 
 
 def _from_params(params: dict) -> dict:

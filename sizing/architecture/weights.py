@@ -16,7 +16,7 @@ class Weight:
     read), "vector" (norm or bias, elementwise). Routed experts are stacked in one tensor of shape
     (experts, out, in); `chosen` of them see a given token, though some implementations multiply it
     with all (`computed`). What is not `trained` gets no gradient: a correction set by other means.
-    `dtype` is set where it does not follow the model's.
+    `dtype` is set where it does not follow the model's; `uses` is how often a layer multiplies it.
     """
 
     name: str
@@ -27,6 +27,7 @@ class Weight:
     computed: bool | None = None
     trained: bool = True
     dtype: str | None = None
+    uses: int = 1
 
     @property
     def elements(self) -> int:
@@ -46,7 +47,7 @@ class Weight:
     @property
     def multiplied(self) -> int:
         """Elements that one token is multiplied with."""
-        return self.elements if self.computed else self.active
+        return (self.elements if self.computed else self.active) * self.uses
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,10 @@ class Block:
     the sliding window in tokens (None: all). `last_matmul` names the weight that PyTorch's
     checkpointing does not multiply again (no tensor is saved after it), None if it must. `rotated`
     says whether queries and keys have rotary positions, where the family rotates at all; with
-    `shares_keys` a layer projects no keys and values, but reads those of one before it.
+    `shares_keys` a layer projects no keys and values, but reads those of one before it. `linear` is
+    the number of tokens in a block of linear attention (None: softmax over all pairs), `streams`
+    how many hidden states a token has that the layer mixes with one another (AltUp), and with
+    `cut_gates` the MLP sets all gates but the largest to zero.
     """
 
     count: int
@@ -69,6 +73,9 @@ class Block:
     last_matmul: str | None = None
     rotated: bool = True
     shares_keys: bool = False
+    linear: int | None = None
+    streams: int = 1
+    cut_gates: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from math import floor, log10
 from statistics import fmean
 from typing import ClassVar
 
-from ..architecture.model import Model, presets
 from ..evidence import cuda
 from ..footprint.step import PARTS, PHASES, Memory, memory
+from ..hardware import GPU
 from ..measuring.recording import own, recordings
-from ..run import CHOICES, RECIPES, Run
-from ..settings import OBJECTIVES
+from ..run import Run
 from ..units import DATA, GB, count, gb
-from . import style
-from .base import Calculator, Result, dropdown, powers_of_two, scale
+from . import run_controls, style
+from .base import Calculator, Result, dropdown
+from .cures import cures, everything
 from .device_card import MINE, device, device_options
 from .html import Limit
 
-BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 MODEL_STATE = ("parameters", "gradients", "optimizer")
 MOMENTS = {
     "forward": "end of the forward pass",
@@ -31,99 +30,6 @@ MOMENTS = {
     "optimizer": "the optimizer's step",
 }
 TICKS = 5
-
-
-# What the memory savers' controls say.
-WEIGHTS = {
-    "all of them": 0,
-    "LoRA, rank 8": 8,
-    "LoRA, rank 16": 16,
-    "LoRA, rank 64": 64,
-}
-AWAY = {
-    "nothing": (),
-    "optimizer": ("optimizer",),
-    "activations": ("activations",),
-    "optimizer and activations": ("optimizer", "activations"),
-}
-RECOMPUTE = {
-    "none": "none",
-    "selective": "selective",
-    "every second layer": "every-2",
-    "full": "full",
-}
-
-
-def changes(run: Run) -> list[tuple[str, Run]]:
-    """(what is changed, the run after it) for each single change that can save memory and that an
-    engine runs, in order of what it costs: first what costs nothing, then time, then a training
-    that is another one, then the bus."""
-    half = {"micro_batch": run.micro_batch // 2, "accumulation": 2 * run.accumulation}
-    wide = run.optimizer in ("adamw", "adamw-fused")
-    tried = [
-        ("fused loss", run.loss is None, {"loss": "fused"}),
-        ("compiled", run.kernels == "eager", {"kernels": "compiled"}),
-        ("flash attention", run.attention == "eager", {"attention": "flash"}),
-        ("AdamW fused", run.optimizer == "adamw", {"optimizer": "adamw-fused"}),
-        ("half the micro-batch, twice the accumulation", run.micro_batch > 1, half),
-        ("autocast to bf16", run.precision == "fp32", {"precision": "bf16-mixed"}),
-        (
-            "recompute of the attention core"
-            if run.attention == "eager"
-            else "selective recompute, per operation",
-            run.recompute == "none",
-            {"recompute": "selective"},
-        ),
-        ("full recompute", run.recompute != "full", {"recompute": "full"}),
-        ("LoRA, rank 16", run.lora is None, {"lora": 16}),
-        ("AdamW in 8 bits", wide, {"optimizer": "adamw-8bit"}),
-        (
-            "bf16 weights, gradients and moments",
-            run.precision != "bf16",
-            {"precision": "bf16", "gradients": "same"},
-        ),
-        (
-            "QLoRA, rank 16",
-            run.quantization is None,
-            {"lora": run.lora or 16, "quantization": "nf4"},
-        ),
-        ("half the sequence length", run.sequence > 1, {"sequence": run.sequence // 2}),
-        (
-            "activations on the host",
-            "activations" not in run.offload,
-            {"offload": (*run.offload, "activations")},
-        ),
-        (
-            "optimizer on the host",
-            "optimizer" not in run.offload,
-            {"offload": (*run.offload, "optimizer")},
-        ),
-    ]
-    found = []
-    for what, possible, fields in tried:
-        if possible:
-            try:
-                after = replace(run, **fields)
-                memory(after)
-            except ValueError:  # no engine runs it
-                continue
-            found.append((what, after))
-    return found
-
-
-def everything(run: Run) -> Run:
-    """The least that the calculator's controls reach at this sequence length."""
-    return replace(
-        run,
-        micro_batch=1,
-        accumulation=1,
-        precision="bf16",
-        gradients="same",
-        optimizer="adamw-8bit",
-        recompute="full",
-        attention="flash",
-        offload=tuple(name for name in run.offload if name != "optimizer"),
-    )
 
 
 @cache
@@ -167,79 +73,60 @@ def kind_of(gpu: str) -> str:
     return "cpu" if gpu == MINE and not own("ceilings").gpu else "cuda"
 
 
+def judge(held: Memory, card: GPU, kind: str) -> str:
+    """Whether a step fits, in three words; on a CPU nothing lies beside the tensors."""
+    if kind == "cuda":
+        return held.on(card).verdict
+    return "fits" if held.total <= card.memory else "does not fit"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the picture and the table are of; `kind` is the card's, "cuda" or "cpu"."""
+
+    memory: Memory
+    run: Run
+    card: GPU
+    kind: str
+    verdict: str
+
+
 class MemoryCalculator(Calculator):
-    """Bytes by phase and part. Settings: model, sequence, micro_batch, accumulation, precision,
-    gradients, optimizer, recompute, attention, lora, offload, objective (as in `sizing.Run`) and
-    gpu."""
+    """Bytes by phase and part. Settings: the fields of `sizing.Run` that change memory and, with
+    `lora` as the adapters' rank, those of `sizing.Lora`; and gpu."""
 
     title = "Memory anatomy"
-    groups: ClassVar[dict[str, tuple[str, ...]]] = {
-        "Model": ("model", "objective"),
-        "Batch": ("sequence", "micro_batch", "accumulation"),
-        "Precision": ("precision", "gradients", "optimizer"),
-        "Memory savers": ("recompute", "attention", "lora", "offload"),
-        "GPU": ("gpu",),
-    }
+    wide = True
+    groups: ClassVar[dict[str, tuple[str, ...]]] = run_controls.GROUPS
+    folded = run_controls.FOLDED
     size = (8.8, 3.9)
 
     def make_controls(self):
-        def choice(name, label):
-            return dropdown(label, CHOICES[name], getattr(Run, name))
-
+        names = [name for group in self.groups.values() for name in group if name != "network"]
+        given = {"model": "llama-3.2-1b", "micro_batch": 4}
         return {
-            "model": dropdown("model", presets(), "llama-3.2-1b"),
-            "objective": dropdown("objective", OBJECTIVES, "lm"),
-            "sequence": scale(
-                "sequence", powers_of_two(128, 131072), 2048, lambda v: f"{v:,} tokens"
-            ),
-            "micro_batch": scale("micro-batch", BATCHES, 4, str),
-            "accumulation": scale("accumulation", powers_of_two(1, 64), 1, str),
-            "precision": choice("precision", "precision"),
-            "gradients": choice("gradients", "gradients"),
-            "optimizer": choice("optimizer", "optimizer"),
-            "recompute": dropdown("recompute", list(RECOMPUTE.items()), "none"),
-            "attention": choice("attention", "attention"),
-            "lora": dropdown("trained", list(WEIGHTS.items()), 0),
-            "offload": dropdown("on the host", list(AWAY.items()), ()),
-            "gpu": dropdown("GPU", device_options(), "h100-sxm"),
+            name: dropdown("GPU", device_options(), "h100-sxm")
+            if name == "gpu"
+            else run_controls.control(name, given.get(name))
+            for name in names
         }
 
-    def without_effect(self, precision, lora, **settings) -> set[str]:
-        """Gradients of fp32 weights and of adapters are fp32 anyway."""
-        fp32 = RECIPES[precision].weight_bytes == 4 or lora
-        return {"gradients"} if fp32 else set()
+    def without_effect(self, gpu, **settings) -> set[str]:
+        return run_controls.idle(settings)
 
-    def result(self, model, gpu, lora, **settings) -> Result:
-        run, card, kind = (
-            Run(Model(model), lora=lora or None, **settings),
-            device(gpu),
-            kind_of(gpu),
-        )
+    def result(self, gpu, **settings) -> Result:
+        run, card, kind = run_controls.run_of(settings), device(gpu), kind_of(gpu)
         now = memory(run, device=kind)
 
-        def judged(held: Memory) -> str:
-            if kind == "cuda":
-                return held.on(card).verdict
-            return "fits" if held.total <= card.memory else "does not fit"
-
-        def row(what: str, after: Memory) -> tuple[str, ...]:
-            ratio = f"{after.total / now.total:.2f} ×"
-            return what, gb(after.total), ratio, after.peak_phase, judged(after)
-
-        tried = [(what, memory(after, device=kind)) for what, after in changes(run)]
-        least = memory(everything(run), device=kind)
+        verdict = judge(now, card, kind)
         totals = {name: sum(parts.values()) for name, parts in now.phases.items()}
         largest = max(now.phases[now.peak_phase].items(), key=lambda part: part[1])
         return Result(
             value=now.total,
-            headline=f"{gb(now.total)} at the peak",
+            headline=f"{gb(now.total)} at the peak{' of a GPU' if run.gpus > 1 else ''}",
             formula=_formula(run, now),
-            columns=("change one thing", "peak", "of now", "its phase", card.label),
-            rows=(
-                row("nothing", now),
-                *(row(what, after) for what, after in tried),
-                row("all of them, micro-batch 1", least),
-            ),
+            columns=("change one thing", "peak", "of now", "its phase", card.label, "costs"),
+            rows=(),
             caption=(
                 "Bytes alive at the worst moment of each phase, by part: "
                 + ", ".join(f"{name} {gb(total)}" for name, total in totals.items())
@@ -247,9 +134,30 @@ class MemoryCalculator(Calculator):
                 f"is {largest[0]}, {largest[1] / now.total:.0%}."
             ),
             accuracy=accuracy(),
-            limit=Limit("the tensors of one step", now.total, card.memory, card.label, judged(now)),
-            notes=_notes(now, judged, dict(tried), least),
-            data=(now, card.memory, card.label, judged(now)),
+            limit=Limit("the tensors of one step", now.total, card.memory, card.label, verdict),
+            data=Shown(now, run, card, kind, verdict),
+        )
+
+    def finish(self, result):
+        """With what each single change would lead to."""
+        shown = result.data
+        now, card, kind = shown.memory, shown.card, shown.kind
+
+        def row(what: str, after: Memory, costs: str = "") -> tuple[str, ...]:
+            ratio = f"{after.total / now.total:.2f} ×"
+            verdict = judge(after, card, kind)
+            return what, gb(after.total), ratio, after.peak_phase, verdict, costs
+
+        tried = [(cure, memory(cure.run, device=kind)) for cure in cures(shown.run)]
+        least = memory(everything(shown.run), device=kind)
+        return replace(
+            result,
+            rows=(
+                row("nothing", now),
+                *(row(cure.what, after, cure.costs) for cure, after in tried),
+                row("all that train the same weights", least),
+            ),
+            notes=_notes(shown, {cure.what: after for cure, after in tried}, least),
         )
 
     def prepare(self, figure):
@@ -276,9 +184,10 @@ class MemoryCalculator(Calculator):
         return [*rectangles, *self._ticks, *self._totals, self._line, self._word]
 
     def update(self, result):
-        now, available, label, verdict = result.data
-        shown = available <= 3 * now.total  # further right the bars would be too small to read
-        full = round_up(max(1.2 * now.total, 1.02 * available if shown else 0))
+        shown = result.data
+        now, available, label = shown.memory, shown.card.memory, shown.card.label
+        inside = available <= 3 * now.total  # further right the bars would be too small to read
+        full = round_up(max(1.2 * now.total, 1.02 * available if inside else 0))
         for i, tick in enumerate(self._ticks):
             tick.set_text(f"{full * i / TICKS / GB:,.4g}")
         for i, phase in enumerate(PHASES):
@@ -289,8 +198,10 @@ class MemoryCalculator(Calculator):
                 left += width
             peak = " peak" if phase == now.peak_phase else ""
             self._totals[i].set(x=left, text=f" {gb(left * full)}{peak}")
-        self._line.set_data([available / full] * 2 if shown else [], [-0.45, 4.6] if shown else [])
-        self._place_word(available, label, verdict, full, shown)
+        self._line.set_data(
+            [available / full] * 2 if inside else [], [-0.45, 4.6] if inside else []
+        )
+        self._place_word(available, label, shown.verdict, full, inside)
 
     def _place_word(self, available, label, verdict, full, shown) -> None:
         """The device's limit in words: on its line, or at the edge that it lies beyond."""
@@ -325,7 +236,12 @@ def _formula(run: Run, now: Memory) -> str:
     return f"{now.peak_phase}: {' + '.join(terms)} = {gb(now.total)}"
 
 
-def _notes(now: Memory, judged, tried: dict[str, Memory], least: Memory) -> tuple[str, ...]:
+def _notes(shown: Shown, tried: dict[str, Memory], least: Memory) -> tuple[str, ...]:
+    now = shown.memory
+
+    def judged(held: Memory) -> str:
+        return judge(held, shown.card, shown.kind)
+
     state = sum(getattr(now, part) for part in MODEL_STATE)
     added = state + now.activations + now.logits + now.temporary
     notes = [
@@ -335,7 +251,7 @@ def _notes(now: Memory, judged, tried: dict[str, Memory], least: Memory) -> tupl
         else f"Model state alone: {gb(state)}.",
     ]
     if now.host:
-        notes.append(f"{gb(now.host)} lie on the host, {gb(now.bus)} cross its bus in a step.")
+        notes.append(f"{gb(now.host)} lie on the host, {gb(now.bus)} cross its bus per step.")
     fitting = [what for what, after in tried.items() if judged(after) != "does not fit"]
     if judged(now) == "tight":
         notes.append(

@@ -96,6 +96,7 @@ class Calculator(widgets.VBox):
     size = (8.8, 3.4)  # inches
     wide = False  # many controls: in two columns, the result beside them
     groups: ClassVar[dict[str, tuple[str, ...]]] = {}  # headings over the controls, if any
+    folded: ClassVar[tuple[str, ...]] = ()  # groups that a button opens
 
     def __init__(self, **settings):
         self.controls: dict[str, widgets.ValueWidget] = self.make_controls()
@@ -104,6 +105,7 @@ class Calculator(widgets.VBox):
         self._changed_text = "Move a control: what changed is said here."
         self._last: tuple[dict, Result] | None = None
         self.boxes: dict[str, widgets.Widget] = {}
+        self.folds: dict[str, widgets.Widget] = {}
         self.error = ""
         with matplotlib.rc_context(_RC):
             self._figure = Figure(figsize=self.size, dpi=DPI, layout="constrained")
@@ -137,13 +139,20 @@ class Calculator(widgets.VBox):
 
     def _grouped(self):
         """The controls, each with its entry, under the headings of `groups`."""
-        begins = {names[0]: heading for heading, names in self.groups.items()}
         for name, control in self.controls.items():
-            if name in begins:
-                yield widgets.HTML(f"<b>{escape(begins[name])}</b>")
             entry = self.entries.get(name)
             self.boxes[name] = widgets.HBox([control, entry]) if entry else control
-            yield self.boxes[name]
+        if not self.groups:
+            yield from self.boxes.values()
+        for heading, names in self.groups.items():
+            boxes = [self.boxes[name] for name in names if name in self.boxes]
+            if heading in self.folded:
+                self.folds[heading] = _fold(heading, boxes)
+                yield self.folds[heading]
+            elif boxes:
+                group = widgets.VBox([widgets.HTML(f"<b>{escape(heading)}</b>"), *boxes])
+                group.add_class("sizing-group")
+                yield group
 
     # --- what a subclass gives -----------------------------------------------------------
 
@@ -152,6 +161,10 @@ class Calculator(widgets.VBox):
 
     def result(self, **settings) -> Result:
         raise NotImplementedError
+
+    def finish(self, result: Result) -> Result:
+        """The result with what takes longer than its picture, such as a table of other settings."""
+        return result
 
     def without_effect(self, **settings) -> set[str]:
         """Names of controls that change nothing beside these settings, and are hidden."""
@@ -246,6 +259,7 @@ class Calculator(widgets.VBox):
         with self._picture.hold_sync():  # one message: the view loads the picture at each
             self._picture.value = self._png()
             self._picture.tooltip = result.caption
+        result = self.finish(result)  # the picture is on its way already
         self._headline.value = _headline_html(result)
         self._changed.value = escape(self._what_changed(settings, result))
         self._details.value = _details_html(result)
@@ -254,8 +268,11 @@ class Calculator(widgets.VBox):
     def _hide(self) -> None:
         """Show the controls that have an effect."""
         idle = self.without_effect(**self.settings)
-        for name, box in self.boxes.items():
-            hidden = "none" if name in idle else None
+        shown = {name: (box, name in idle) for name, box in self.boxes.items()}
+        for heading, fold in self.folds.items():
+            shown[heading] = (fold, set(self.groups[heading]) & set(self.boxes) <= idle)
+        for box, away in shown.values():
+            hidden = "none" if away else None
             if box.layout.display != hidden:
                 box.layout.display = hidden
 
@@ -313,9 +330,11 @@ class Calculator(widgets.VBox):
 
     def _repr_mimebundle_(self, **kwargs) -> dict[str, Any]:
         """The live widget, and beside it what GitHub, a screen reader or a test can read."""
+        idle = self.without_effect(**self.settings)
         shown = {
             control.description: self._shown(name, control.value)
             for name, control in self.controls.items()
+            if name not in idle
         }
         inputs = "".join(f"<li>{escape(f'{k}: {v}')}</li>" for k, v in shown.items())
         html = (
@@ -353,6 +372,23 @@ def _details_html(result: Result) -> str:
 
 
 # --- controls ----------------------------------------------------------------------------
+
+
+def _fold(heading: str, boxes: list[widgets.Widget]) -> widgets.VBox:
+    """A group of controls under a button that shows and hides them."""
+    inside = widgets.VBox(boxes)
+    button = widgets.Button(layout={"width": "auto"}, tooltip=f"{heading}: show or hide")
+    button.add_class("sizing-fold")
+
+    def turn(shown: bool) -> None:
+        inside.layout.display = None if shown else "none"
+        button.description = f"{'▾' if shown else '▸'} {heading}"
+
+    button.on_click(lambda _: turn(inside.layout.display == "none"))
+    turn(False)
+    group = widgets.VBox([button, inside])
+    group.add_class("sizing-group")
+    return group
 
 
 def dropdown(label: str, options, value=None) -> widgets.Dropdown:

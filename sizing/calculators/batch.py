@@ -1,4 +1,4 @@
-"""BatchCalculator: time a token against peak memory, for each recompute and micro-batch."""
+"""BatchCalculator: time per token against peak memory, for each recompute and micro-batch."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from ..run import CHOICES, Run
 from ..speed.step import step_time
 from ..units import DATA, duration, gb
 from . import style
-from .anatomy import BATCHES, accuracy
+from .anatomy import accuracy
 from .base import Calculator, Result, dropdown, powers_of_two, scale
 from .html import Limit
+from .run_controls import BATCHES
 
 RECOMPUTE = CHOICES["recompute"]
 COLOURS = dict(zip(RECOMPUTE, (style.BLUE, style.ORANGE, style.GREEN), strict=True))
 SHARES = (0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)  # of the device's memory
-SLOWDOWNS = (1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100)  # time a token over the fastest drawn
+SLOWDOWNS = (1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100)  # time per token over the fastest drawn
 KNEE = 1.1  # a micro-batch is past the knee if it is no slower than this, over the largest
 
 
 @dataclass(frozen=True)
 class Point:
-    """One micro-batch: bytes at the peak, and seconds a token."""
+    """One micro-batch: bytes at the peak, and seconds per token."""
 
     micro_batch: int
     peak: int
@@ -37,7 +38,7 @@ class Point:
 
 
 def point(run: Run, card: GPU) -> Point:
-    """Peak memory and time a token of a run on one GPU."""
+    """Peak memory and time per token of a run on one GPU."""
     peak = memory(run).total
     return Point(run.micro_batch, peak, step_time(run, card).total / run.tokens)
 
@@ -125,7 +126,7 @@ class BatchCalculator(Calculator):
         step = now.seconds * run.tokens
         return Result(
             value=now.seconds,
-            headline=f"{duration(now.seconds)} a token, {gb(now.peak)} at the peak",
+            headline=f"{duration(now.seconds)} per token, {gb(now.peak)} at the peak",
             formula=(
                 f"step / (accumulation x micro-batch x sequence) = {duration(step)} / "
                 f"({run.accumulation} x {run.micro_batch} x {run.sequence:,}) = "
@@ -135,14 +136,14 @@ class BatchCalculator(Calculator):
                 f"micro-batch {run.micro_batch}, recompute",
                 "peak",
                 "FLOPs, of none",
-                "time a token, of none",
+                "time per token, of none",
                 "largest that fits",
-                "its time a token",
+                "its time per token",
             ),
             rows=tuple(rows),
             caption=(
                 "Each mark is a micro-batch, from 1 at the top left to 128 at the right: peak as a "
-                "share of the device, against time a token over the fastest drawn. Right of the "
+                "share of the device, against time per token over the fastest drawn. Right of the "
                 "dashed line nothing fits. Where a line turns level, more memory buys no time: "
                 f"with recompute {recompute}, from micro-batch {turn.micro_batch} on."
             ),
@@ -159,7 +160,7 @@ class BatchCalculator(Calculator):
     def prepare(self, figure):
         axes = figure.subplots()
         axes.set(xscale="log", yscale="log")
-        axes.set(xlabel="peak, share of the device's memory", ylabel="time a token, relative")
+        axes.set(xlabel="peak, share of the device's memory", ylabel="time per token, relative")
         axes.set_xticks(SHARES, [f"{100 * share:,g}%" for share in SHARES])
         axes.set_yticks(SLOWDOWNS, [f"{ratio:g} ×" for ratio in SLOWDOWNS])
         axes.minorticks_off()
@@ -215,7 +216,7 @@ def _around(least: float, most: float, ticks: tuple[float, ...]) -> tuple[float,
 
 
 def _notes(run: Run, now: Point) -> tuple[str, ...]:
-    notes = [f"{run.tokens:,} tokens a step, {flops_ratio(run):.3f} × the FLOPs of none."]
+    notes = [f"{run.tokens:,} tokens per step, {flops_ratio(run):.3f} × the FLOPs of none."]
     if run.accumulation > 1:
         once = memory(replace(run, accumulation=1)).total
         notes.append(

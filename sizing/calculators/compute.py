@@ -21,8 +21,8 @@ CONVENTIONS = {
     "all query-key pairs": "every product of the step, all s × s pairs",
     "causal pairs": "every product of the step, only the pairs that the mask leaves",
     "6ND": "6 × parameters × tokens",
-    "PaLM": "6N + 12LHQT a token",
-    "Megatron": "72 l h^2 (1 + s/6h) + 6hV a token, a GPT's products whatever the model is",
+    "PaLM": "6N + 12LHQT per token",
+    "Megatron": "72 l h^2 (1 + s/6h) + 6hV per token, a GPT's products whatever the model is",
 }
 COUNTS = powers_of_two(1, 65536)
 YEAR = 365 * DAY

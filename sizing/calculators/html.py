@@ -10,21 +10,30 @@ from .style import GREEN, RED, YELLOW
 
 # What ipywidgets cannot do, done when the style sheet is loaded. A key without Ctrl or Enter stays
 # in the calculator: JupyterLab would take those in a drop-down for shortcuts on the cell (arrows
-# leave it, "m" and "x" change it). A slider's handle gets its label as its name and its readout as
-# its value, for a screen reader.
+# leave it, "m" and "x" change it). For a screen reader a slider's handle gets its label as its name
+# and its readout as its value, and the field beside it the name that its title has; a table's empty
+# corner heads nothing and becomes a plain cell: at once, and again when they may have changed.
 _SCRIPT = """
 const root = this.closest('.sizing');
 root.addEventListener('keydown', event => {
   if (!event.ctrlKey && !event.metaKey && event.key !== 'Enter') event.stopPropagation();
 });
-const name = ({target}) => {
+const name = target => {
+  if (target.matches('input[title]')) target.ariaLabel = target.title;
   if (target.role !== 'slider') return;
-  const text = part => target.closest('.widget-slider').querySelector(part).textContent;
+  const text = part => target.closest('.widget-slider')?.querySelector(part)?.textContent ?? '';
   target.ariaLabel = text('.widget-label');
   target.ariaValueText = text('.widget-readout');
 };
-root.addEventListener('focusin', name);
-root.addEventListener('keyup', name);
+const all = () => {
+  root.querySelectorAll('[role=slider], input[title]').forEach(name);
+  root.querySelectorAll('th:empty').forEach(
+    corner => corner.replaceWith(document.createElement('td')));
+};
+root.addEventListener('focusin', event => name(event.target));
+root.addEventListener('keyup', event => name(event.target));
+new MutationObserver(all).observe(root, {childList: true, subtree: true});
+all();
 """
 
 # JupyterLab gives every line of an HTML widget a control's height, cuts a slider's readout at the
@@ -42,8 +51,14 @@ _STYLE = """
     max-width: 1180px; gap: 6px 20px; align-items: start; }
 .sizing-wide > * { grid-column: 1 / -1; min-width: 0; }
 .sizing-wide .sizing-panes { display: contents; }
-.sizing-wide .sizing-controls { grid-column: 1 / -1; display: grid; column-gap: 16px;
-    grid-template-columns: repeat(auto-fit, minmax(340px, 1fr)); }
+.sizing-wide .sizing-controls { grid-column: 1 / -1; display: block; columns: 340px;
+    column-gap: 16px; }
+.sizing-wide .sizing-controls .widget-label { width: 100px !important; }
+.sizing-wide .sizing-controls .widget-readout { width: 98px; margin-left: 8px; }
+.sizing-wide .sizing-controls .widget-text { width: 54px !important; }
+.sizing-group { break-inside: avoid; overflow: visible; }
+.sizing-fold { text-align: left; font-weight: bold; background: none; padding: 0; }
+.sizing-fold:focus { outline: 2px solid var(--jp-brand-color1, #1976d2) !important; }
 .sizing-wide .sizing-result { grid-column: 1; }
 .sizing-wide > img { grid-column: 2; }
 .sizing-result { flex: 6 1 340px; }
@@ -59,12 +74,14 @@ _STYLE = """
     max-height: 300px; overflow: auto; user-select: text; font-family: monospace; }
 .sizing table { border-collapse: collapse; margin: 0 0 10px; }
 .sizing th, .sizing td { padding: 2px 24px 2px 0; text-align: right; white-space: nowrap; }
+.sizing-wide th, .sizing-wide td { padding-right: 14px; }
 .sizing th:first-child, .sizing td:first-child { text-align: left; }
 .sizing .jupyter-widgets-disconnected::before { display: none; }
 .sizing.jupyter-widgets-disconnected::before { display: block; float: none; height: auto;
     padding: 0 0 6px; font: italic 13px/1.4 sans-serif; color: var(--jp-ui-font-color1, #222);
     content: "As it was left: not connected. Run its cell to move it again."; }
-.sizing th { border-bottom: 1px solid var(--jp-border-color1, #888); }
+.sizing th { border-bottom: 1px solid var(--jp-border-color1, #888); white-space: normal;
+    vertical-align: bottom; }
 """
 
 

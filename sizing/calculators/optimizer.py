@@ -1,4 +1,4 @@
-"""OptimizerCalculator: bytes a parameter of weights, gradients and every optimizer's state."""
+"""OptimizerCalculator: bytes per parameter of weights, gradients and every optimizer's state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .html import Limit
 PARTS = ("weights", "gradients", "master", "state")
 OPTIMIZERS = CHOICES["optimizer"]
 RANKS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256)
-WIDEST = 20  # bytes a parameter; fp32 gradients beside bf16 weights with a master copy take 18
+WIDEST = 20  # bytes per parameter; fp32 gradients beside bf16 weights with a master copy take 18
 
 
 def model_state(
@@ -89,14 +89,14 @@ class OptimizerCalculator(Calculator):
         rows = tuple(_row(name, parts, n, card.memory) for name, parts in states.items())
         return Result(
             value=total,
-            headline=f"{total / n:.4g} bytes a parameter, {gb(total)}",
+            headline=f"{total / n:.4g} bytes per parameter, {gb(total)}",
             formula=f"{n:,} parameters x ({terms}) bytes = {gb(total)}",
             columns=(chosen.name, *PARTS, "B/parameter", "total", card.label),
             rows=rows,
             caption=(
-                f"Bytes a parameter of {chosen.name} by optimizer: "
+                f"Bytes per parameter of {chosen.name} by optimizer: "
                 + ", ".join(f"{name} {sum(p.values()) / n:.4g}" for name, p in states.items())
-                + f". {card.label} holds {card.memory / n:.3g} a parameter."
+                + f". {card.label} holds {card.memory / n:.3g} per parameter."
             ),
             accuracy=(
                 "model state is counted tensor by tensor; the error is that of a step's whole "
@@ -114,7 +114,7 @@ class OptimizerCalculator(Calculator):
     def prepare(self, figure):
         axes = figure.subplots()
         axes.set(xlim=(0, WIDEST), ylim=(len(OPTIMIZERS) - 0.4, -1.1))
-        axes.set(xlabel="bytes a parameter", xticks=range(0, WIDEST + 1, 2))
+        axes.set(xlabel="bytes per parameter", xticks=range(0, WIDEST + 1, 2))
         axes.set_yticks(range(len(OPTIMIZERS)), OPTIMIZERS)
         axes.grid(axis="y", visible=False)
         colours = {
@@ -160,7 +160,7 @@ class OptimizerCalculator(Calculator):
         self._word.set(
             x=limit if shown else WIDEST,
             ha="left" if shown and limit < WIDEST / 2 else "right",
-            text=f"{card.label}: {limit:.3g} bytes a parameter" + ("" if shown else " →"),
+            text=f"{card.label}: {limit:.3g} bytes per parameter" + ("" if shown else " →"),
         )
 
 

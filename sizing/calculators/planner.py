@@ -42,7 +42,7 @@ RECIPES = {
 # nanotron's launches cost it most where tensor parallelism meets a pipeline across nodes, for
 # reasons unknown (step_time.HOST_PIPELINE): measured, but no advice for another engine.
 HOSTS = {"ahead of the GPU": 0.0, "one by one, as nanotron does": 1.0}
-SHOWN = {"tokens/s a GPU": "speed", "MFU": "mfu", "memory (GB)": "memory"}
+SHOWN = {"tokens/s per GPU": "speed", "MFU": "mfu", "memory (GB)": "memory"}
 BEST = "best"
 TIME_PARTS = STEP_PARTS
 TIME_COLOURS = dict.fromkeys(TIME_PARTS, style.BLUE) | dict.fromkeys(
@@ -181,7 +181,7 @@ def grid(run: Run, cluster: Cluster, sequences: int) -> dict[tuple[int, int], Ce
 
 
 def best(cells: dict[tuple[int, int], Cell]) -> Cell | None:
-    """The possible choice with the most tokens a second, of equals that with the least memory."""
+    """The possible choice with the most tokens per second, of equals that with the least memory."""
     possible = [c for c in cells.values() if c.possible]
     return max(possible, key=lambda c: (c.speed, -c.memory.total), default=None)
 
@@ -232,10 +232,10 @@ def accuracy(run: Run | None, host: float = 1.0) -> str:
 
 class ParallelPlanner(Calculator):
     """Tensor x pipeline degrees on a cluster, data parallelism over the rest; AdamW, flash
-    attention. Settings: model, gpu, gpus, node (GPUs a node), network (bytes/s of a GPU), sequence,
-    batch (tokens), micro_batch, zero, context, recompute, recipe (precision and gradients), host
-    (launching time in units of nanotron's), show ("speed", "mfu", "memory") and look ("best", or a
-    pair of tensor and pipeline degree)."""
+    attention. Settings: model, gpu, gpus, node (GPUs per node), network (bytes/s of a GPU),
+    sequence, batch (tokens), micro_batch, zero, context, recompute, recipe (precision and
+    gradients), host (launching time in units of nanotron's), show ("speed", "mfu", "memory") and
+    look ("best", or a pair of tensor and pipeline degree)."""
 
     title = "Parallel planner"
     size = (8.8, 4.4)
@@ -244,14 +244,14 @@ class ParallelPlanner(Calculator):
         cards = [card_of(name) for name in gpus()]
         linked = [(c.label, c.name) for c in cards if "bf16" in c.peak and c.link]
         rates = [
-            (f"{rate / GB:g} GB/s a GPU ({8 * rate / GB:g} Gbit/s)", rate) for rate in NETWORKS
+            (f"{rate / GB:g} GB/s per GPU ({8 * rate / GB:g} Gbit/s)", rate) for rate in NETWORKS
         ]
         pairs = [(f"tensor {t} x pipeline {p}", (t, p)) for p in PIPELINE for t in TENSOR]
         return {
             "model": dropdown("model", presets(), "llama-3.1-8b"),
             "gpu": dropdown("GPU", linked, "h100-sxm"),
             "gpus": scale("GPUs", powers_of_two(8, 1024), 64, lambda v: f"{v:,}"),
-            "node": scale("GPUs a node", NODES, 8, str),
+            "node": scale("GPUs per node", NODES, 8, str),
             "network": dropdown("network", rates, 50e9),
             "sequence": scale(
                 "sequence", powers_of_two(512, 131072), 4096, lambda v: f"{v:,} tokens"
@@ -427,7 +427,7 @@ def _headline(each: Cell, look: object, top: Cell | None) -> str:
         return f"{each.name} is impossible"
     first = "best: " if each is top else ""
     return (
-        f"{first}{each.name}: {decimals(each.speed, 0)} tokens/s a GPU, MFU {each.mfu:.0%}, "
+        f"{first}{each.name}: {decimals(each.speed, 0)} tokens/s per GPU, MFU {each.mfu:.0%}, "
         f"{gb(each.memory.total)}"
     )
 
@@ -455,7 +455,7 @@ def _notes(cells, chosen: Cell, top: Cell | None, cluster: Cluster) -> tuple[str
     if chosen.warning:
         notes.append(f"! {chosen.warning}.")
     if top and chosen is not top:
-        notes.append(f"Best: {top.name}, {decimals(top.speed, 0)} tokens/s a GPU.")
+        notes.append(f"Best: {top.name}, {decimals(top.speed, 0)} tokens/s per GPU.")
     elif top and chosen.memory.total > 0.9 * cluster.card.memory:
         notes.append("Tight: the formula's error below is larger than what is left.")
     if chosen.time and chosen.time.host > 0.1 * chosen.time.total:

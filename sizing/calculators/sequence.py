@@ -20,7 +20,7 @@ PAIRS = {"all query-key pairs": "full", "causal pairs": "causal"}
 KERNELS = CHOICES["attention"]
 LENGTHS = powers_of_two(256, 2**20)
 FAR = 2**40  # tokens: where attention has not overtaken the weights by then, it never does
-BOTTOM, TOP = 1e6, 1e14  # FLOP a token in the picture
+BOTTOM, TOP = 1e6, 1e14  # FLOP per token in the picture
 
 
 def token_flops(model: Model, sequence: int, pairs: str = "full") -> tuple[float, float]:
@@ -39,7 +39,7 @@ def token_flops(model: Model, sequence: int, pairs: str = "full") -> tuple[float
 def crossover(model: Model, pairs: str = "full") -> int | None:
     """The first length, in tokens, at which attention costs as much as all weights.
 
-    A layer of a GPT multiplies 12 h^2 weights and 2 s h scores a token, equal at s = 6h. None
+    A layer of a GPT multiplies 12 h^2 weights and 2 s h scores per token, equal at s = 6h. None
     where sliding windows keep attention below the weights at any length.
     """
     weights, _ = token_flops(model, 1, pairs)
@@ -123,12 +123,12 @@ class SequenceCalculator(Calculator):
         return Result(
             value=total,
             headline=(
-                f"{si(total, 'FLOP')} a token, {scores / total:.0%} in attention; a layer keeps "
+                f"{si(total, 'FLOP')} per token, {scores / total:.0%} in attention; a layer keeps "
                 f"{si(layer[attention], 'B')}"
             ),
             formula=(
-                f"3 x (2 x weights + 4 x pairs a token x heads x width) = {si(weights, 'FLOP')} + "
-                f"{si(scores, 'FLOP')} = {si(total, 'FLOP')}"
+                "3 x (2 x weights + 4 x pairs per token x heads x width) = "
+                f"{si(weights, 'FLOP')} + {si(scores, 'FLOP')} = {si(total, 'FLOP')}"
             ),
             columns=(f"{chosen.name} at {sequence:,} tokens", "", "share"),
             rows=tuple(rows),
@@ -150,7 +150,7 @@ class SequenceCalculator(Calculator):
         for axes in (work, memory):
             axes.set(xscale="log", yscale="log", xlim=(LENGTHS[0], LENGTHS[-1]))
             axes.set(xlabel="sequence length, tokens")
-        work.set(ylim=(BOTTOM, TOP), ylabel="FLOP a token", title="Work")
+        work.set(ylim=(BOTTOM, TOP), ylabel="FLOP per token", title="Work")
         memory.set(ylim=(1e5, 1e15), ylabel="bytes", title="One layer's activations")
         (self._weights,) = work.plot([], [], color=style.ORANGE, label="weights")
         (self._scores,) = work.plot([], [], color=style.BLUE, label="attention")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import zip_longest
 from math import log
 from statistics import median
+from typing import ClassVar
 
-from ..architecture.model import Model, presets
 from ..footprint.step import PARTS, Memory, memory, model_state
 from ..hardware import GPU, gpus
 from ..hardware import gpu as card_of
@@ -18,14 +19,14 @@ from ..run import CHOICES, Run
 from ..speed.rates import NODE, sustained_rates
 from ..speed.step import StepTime, step_time
 from ..units import DATA, GB, count, duration, gb
-from . import style
+from . import run_controls, style
 from .anatomy import MODEL_STATE, accuracy, round_up
 from .base import Calculator, Result, decades, dropdown, powers_of_two, scale
 from .html import Limit
 
 STAGES = CHOICES["zero"]
 DEGREES = powers_of_two(1, 4096)
-ENDLESS = 2**40  # ranks: what is divided by them is less than a byte a million parameters
+ENDLESS = 2**40  # ranks: what is divided by them is less than a byte per million parameters
 NEAR = 0.05  # of the peak over endless GPUs: nearer, more GPUs free nothing worth having
 NETWORKS = (1, 10, 25, 100, 200, 400, 800)  # Gbit/s
 GBIT = 1e9 / 8  # bytes
@@ -44,13 +45,14 @@ MARKS = 12
 class Stage:
     """One ZeRO stage of a run: what the fullest GPU holds, what each sends, how long a step is.
 
-    `moving` are the seconds that the bytes need at the rate of a ring, hidden or not.
+    `moving` are the seconds that the bytes need at the rate of a ring, hidden or not; `time` is
+    None where it is not known, as with offload.
     """
 
     run: Run
     memory: Memory
     communication: Communication
-    time: StepTime
+    time: StepTime | None
     moving: float
 
     @property
@@ -60,16 +62,19 @@ class Stage:
         return held.parameters, held.gradients, held.optimizer
 
     @property
-    def computing(self) -> float:
+    def computing(self) -> float | None:
         """Seconds of the step without communication."""
-        return self.time.total - self.time.data_parallel
+        return self.time and self.time.total - self.time.data_parallel
 
 
 def stage(run: Run, card: GPU, network: float) -> Stage:
     """What ZeRO does to a run. `network` is bytes/s that each GPU has between nodes of 8; a GPU
     without a known link has a node of its own."""
     node = NODE if card.link else 1
-    time = step_time(run, card, network=network, node=node)
+    try:
+        time = step_time(run, card, network=network, node=node)
+    except ValueError:
+        time = None
     rate = sustained_rates(card, "bf16", network, node)
     moved = communication(run)
     moving = sum(
@@ -120,50 +125,69 @@ def cluster_error() -> tuple[int, float, float]:
     )
 
 
+def _possible(settings: dict, chosen: bool) -> Run | None:
+    """The run at a stage, or None where no engine runs it; of the chosen one the error."""
+    try:
+        run = run_controls.run_of(settings, {"zero"})
+        memory(run)
+        communication(run)
+    except ValueError:
+        if chosen:
+            raise
+        return None
+    return run
+
+
 class ZeROStages(Calculator):
-    """Bytes a GPU holds and sends under each ZeRO stage. Settings: model, data (GPUs), zero,
-    precision, optimizer, micro_batch, accumulation, sequence, recompute (as in `sizing.Run`), gpu,
-    and network (Gbit/s that each GPU has between nodes of 8)."""
+    """Bytes that a GPU holds and sends under each ZeRO stage. Settings: the fields of `sizing.Run`
+    (data is the number of GPUs where nothing else is split), `lora` as the adapters' rank, those of
+    `sizing.Lora`; gpu, and network (Gbit/s that each GPU has between nodes of 8)."""
 
     title = "ZeRO stages"
     size = (8.8, 4.0)
+    wide = True
+    groups: ClassVar[dict[str, tuple[str, ...]]] = run_controls.GROUPS
+    folded = run_controls.FOLDED
 
     def make_controls(self):
         cards = [(card_of(name).label, name) for name in gpus() if "bf16" in card_of(name).peak]
-        return {
-            "model": dropdown("model", presets(), "llama-3.1-8b"),
-            "data": scale("GPUs", DEGREES, 64, lambda v: f"{v:,}"),
-            "zero": dropdown("ZeRO stage", STAGES, 3),
-            "precision": dropdown("precision", CHOICES["precision"], "bf16-master"),
-            "optimizer": dropdown("optimizer", CHOICES["optimizer"], "adamw-fused"),
-            "micro_batch": scale("micro-batch", powers_of_two(1, 128), 1, str),
-            "accumulation": scale("accumulation", powers_of_two(1, 256), 1, str),
-            "sequence": scale(
-                "sequence", powers_of_two(128, 131072), 4096, lambda v: f"{v:,} tokens"
-            ),
-            "recompute": dropdown("recompute", CHOICES["recompute"], "none"),
+        own = {
             "gpu": dropdown("GPU", cards, "h100-sxm"),
             "network": scale("network", NETWORKS, 400, lambda v: f"{v} Gbit/s"),
+            "data": scale("GPUs", DEGREES, 64, lambda v: f"{v:,}"),
+        }
+        given = {"model": "llama-3.1-8b", "zero": 3, "precision": "bf16-master",
+                 "optimizer": "adamw-fused", "sequence": 4096}  # fmt: skip
+        names = [name for group in self.groups.values() for name in group]
+        return {
+            name: own.get(name) or run_controls.control(name, given.get(name)) for name in names
         }
 
-    def result(self, model, zero, gpu, network, **settings) -> Result:
+    def without_effect(self, gpu, network, **settings) -> set[str]:
+        return run_controls.idle(settings) - {"zero"}
+
+    def result(self, zero, gpu, network, **settings) -> Result:
         card = card_of(gpu)
-        runs = [Run(Model(model), zero=each, **settings) for each in STAGES]
-        tried = [stage(run, card, network * GBIT) for run in runs]
-        curves = [peaks(run) for run in runs]
-        now = tried[zero]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # stages that one would not choose
+            runs = [_possible(settings | {"zero": each}, each == zero) for each in STAGES]
+            tried = [run and stage(run, card, network * GBIT) for run in runs]
+            curves = [run and peaks(run) for run in runs]
+            now = tried[zero]
+            notes = _notes(now, tried, card)
         held, sent = now.memory.total, now.communication.total
+        verdict = now.memory.on(card).verdict
         return Result(
             value=held,
-            headline=f"{gb(held)} at the peak of a GPU, {gb(sent)} sent a step",
+            headline=f"{gb(held)} at the peak of a GPU, {gb(sent)} sent per step",
             formula=_formula(now),
-            columns=("stage", "peak", "its phase", "model state", "the rest", "sent a step",
-                     "on its way", "of computing"),
-            rows=tuple(_row(each, card.memory) for each in tried),
+            columns=("stage", "peak", "its phase", "model state", "the rest", "verdict",
+                     "sent per step", "on its way", "of computing"),
+            rows=tuple(_row(each, card, run) for each, run in zip(tried, STAGES, strict=True)),
             caption=_caption(now, tried),
             accuracy=_accuracy(),
-            limit=Limit("the tensors of one step", held, card.memory, card.label),
-            notes=_notes(now, tried, card.memory),
+            limit=Limit("the tensors of one step", held, card.memory, card.label, verdict),
+            notes=notes,
             data=(tried, curves, zero, now.run.data, card),
         )  # fmt: skip
 
@@ -177,7 +201,7 @@ class ZeROStages(Calculator):
             kind: sent.bar(STAGES, [0] * 4, 0.7, color=colour, label=kind.replace("_", "-"))
             for kind, colour in COLLECTIVES.items()
         }
-        for axes, what in ((held, "a GPU holds at its peak (GB)"), (sent, "sends a step (GB)")):
+        for axes, what in ((held, "a GPU holds at its peak (GB)"), (sent, "sends per step (GB)")):
             axes.set(xlim=(-0.6, 3.6), ylim=(0, 1.0), xlabel="ZeRO stage")
             axes.set_title(what, fontsize=10)
             axes.set_xticks(STAGES)
@@ -223,18 +247,21 @@ class ZeROStages(Calculator):
 
     def update(self, result):
         tried, curves, chosen, degree, card = result.data
-        held = [each.memory.phases[each.memory.peak_phase] for each in tried]
+        held = [each.memory.phases[each.memory.peak_phase] if each else {} for each in tried]
         shown = card.memory <= 3 * max(sum(parts.values()) for parts in held)
         full = _stack(self._stacks, held, self._ticks[0], card.memory if shown else 0)
         self._edge.set_data([-0.6, 3.6] if shown else [], [card.memory / full] * 2 if shown else [])
         self._word.set_text("" if shown else f"limit above: {gb(card.memory)}")
         self._chosen.set(x=chosen - 0.4, height=tried[chosen].memory.total / full)
-        sent = [{kind: getattr(each.communication, kind) for kind in COLLECTIVES} for each in tried]
+        sent = [
+            {kind: getattr(each.communication, kind) for kind in COLLECTIVES} if each else {}
+            for each in tried
+        ]
         _stack(self._moved_bars, sent, self._ticks[1], 0)
         self._draw_curves(tried, curves, chosen, degree, card.memory)
 
     def _draw_curves(self, tried, curves, chosen, degree, limit) -> None:
-        peaks = [peak for curve in curves for peak in curve]
+        peaks = [peak for curve in curves if curve for peak in curve]
         low = max(tick for tick in PEAKS if tick < 0.9 * min(peaks))
         above = 1.1 * max(peaks)
         high = min((tick for tick in PEAKS if tick > above), default=above)
@@ -251,11 +278,16 @@ class ZeROStages(Calculator):
             name.set(y=at, text=f"{tick / GB:,g}" if shown else "")
         for each, (line, curve) in enumerate(zip(self._lines, curves, strict=True)):
             own = each == chosen
+            line.set_visible(curve is not None)
+            self._names[each].set_visible(curve is not None)
+            if curve is None:
+                continue
             line.set_ydata([height(size) for size in curve])
             line.set(color=style.BLUE if own else "#888888", lw=3 if own else 1.5)
         # Names keep apart where lines end at the same height.
         below = -1.0
-        for each in sorted(STAGES, key=lambda each: curves[each][-1]):
+        drawn = [each for each in STAGES if curves[each]]
+        for each in sorted(drawn, key=lambda each: curves[each][-1]):
             below = max(height(curves[each][-1]), below + LINE)
             color = self._lines[each].get_color()
             self._names[each].set(y=below, text=str(each), color=color)
@@ -278,18 +310,21 @@ def _stack(bars, columns, ticks, least: float) -> float:
     return full
 
 
-def _row(each: Stage, available: float) -> tuple[str, ...]:
+def _row(each: Stage | None, card: GPU, zero: int) -> tuple[str, ...]:
+    if each is None:
+        return str(zero), "no engine runs it", *[""] * 7
     held, sent = each.memory, each.communication.total
     state = sum(held.phases[held.peak_phase][part] for part in MODEL_STATE)
     return (
-        f"{each.run.zero}",
-        f"{gb(held.total)}{'' if held.total <= available else ', does not fit'}",
+        str(zero),
+        gb(held.total),
         held.peak_phase,
         gb(state),
         gb(held.total - state),
+        held.on(card).verdict,
         gb(sent),
         duration(each.moving),
-        f"{each.moving / each.computing:.0%}",
+        f"{each.moving / each.computing:.0%}" if each.computing else "not known",
     )
 
 
@@ -317,11 +352,11 @@ def _formula(now: Stage) -> str:
 
 
 def _caption(now: Stage, tried: list[Stage]) -> str:
-    totals = ", ".join(gb(each.memory.total) for each in tried)
-    moved = ", ".join(gb(each.communication.total) for each in tried)
+    totals = ", ".join(gb(each.memory.total) if each else "none" for each in tried)
+    moved = ", ".join(gb(each.communication.total) if each else "none" for each in tried)
     return (
         f"Left, what the fullest of {now.run.data:,} GPUs holds at its peak under stages 0 to 3: "
-        f"{totals}. Middle, what each sends a step: {moved}. Right, the peak for 1 to 4096 GPUs, "
+        f"{totals}. Middle, what each sends per step: {moved}. Right, the peak for 1 to 4096 GPUs, "
         f"stage {now.run.zero} thick: every line turns level. Dashed: the device's limit."
     )
 
@@ -336,9 +371,11 @@ def _accuracy() -> str:
     )
 
 
-def _notes(now: Stage, tried: list[Stage], available: float) -> tuple[str, ...]:
+def _notes(now: Stage, tried: list[Stage | None], card: GPU) -> tuple[str, ...]:
     run, held = now.run, now.memory.total
     notes = []
+    if run.gpus > run.data:
+        notes.append(f"{run.gpus:,} GPUs in all: {run.gpus // run.data} hold one copy together.")
     if run.data == 1:
         notes.append("One GPU: nothing to divide, nothing to send. The four stages are the same.")
     if run.zero:
@@ -355,13 +392,19 @@ def _notes(now: Stage, tried: list[Stage], available: float) -> tuple[str, ...]:
             )
     else:
         notes.append("Stage 0 divides nothing: more GPUs make steps larger, not models.")
-    if now.moving > now.computing:
+    if now.computing is None:
+        notes.append("The seconds of this step are not known: no published run has its settings.")
+    elif now.moving > now.computing:
         notes.append(
             f"Bytes are on their way for {duration(now.moving)}, computing takes "
             f"{duration(now.computing)}: even if every byte moves beside it, GPUs wait."
         )
-    if held > available:
-        fitting = [str(each.run.zero) for each in tried if each.memory.total <= available]
+    if now.memory.on(card).verdict == "does not fit":
+        fitting = [
+            str(each.run.zero)
+            for each in tried
+            if each and each.memory.on(card).verdict != "does not fit"
+        ]
         notes.append(f"Fits with stage {', '.join(fitting)}." if fitting else "No stage fits.")
-    notes.append(f"Global batch: {run.tokens:,} tokens a step.")
+    notes.append(f"Global batch: {run.tokens:,} tokens per step.")
     return tuple(notes)

@@ -24,6 +24,7 @@ class Exercise:
     ``inputs`` (a tuple of argument tuples) the learner hands in a function instead, and ``answer``
     is the reference function of the same arguments. ``mistakes`` are pairs: what a known mistake
     leads to, in any form that ``answer`` may have, and the sentence that says why it is wrong.
+    ``choices`` are the words that may be given, where answer and mistakes do not show them all.
     ``tolerance`` is relative; 0 asks for the exact number. ``because`` is said when it is right.
     """
 
@@ -34,6 +35,7 @@ class Exercise:
     mistakes: tuple[tuple[Any, str], ...] = ()
     inputs: tuple[tuple, ...] = ()
     because: str = ""
+    choices: tuple[str, ...] = ()
 
     def __post_init__(self):
         if not 0 <= self.tolerance < 1:
@@ -182,6 +184,8 @@ def _distance(exercise: Exercise, right: float, given: float) -> str:
 
 def _choices(exercise: Exercise, label: str) -> list[str]:
     """The words that may stand at a place: the right one and those of the known mistakes."""
+    if exercise.choices:
+        return [repr(word) for word in exercise.choices]
     answers = [exercise.answer, *(mistake for mistake, _ in exercise.mistakes)]
     words = [_leaves(exercise, answer).get(label) for answer in answers]
     return sorted({repr(word) for word in words if isinstance(word, str)})

@@ -33,7 +33,7 @@ class Finding:
 
 def at(calculator: Calculator, **settings: Any):
     """The result of a calculator at other settings; it does not move."""
-    return calculator.result(**calculator.settings | settings)
+    return calculator.finish(calculator.result(**calculator.settings | settings))
 
 
 class Found(widgets.VBox):

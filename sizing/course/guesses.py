@@ -78,6 +78,12 @@ def calibration(entries: list[dict[str, Any]], window: int = 10) -> str:
     return f"{text} in the median{earlier}."
 
 
+def quantity(value: float, unit: str) -> str:
+    """A number as a learner reads it, with its unit: ``'2,500 TFLOP/s'``, ``'0.31 s'``."""
+    number = f"{value:,.0f}" if 1000 <= value < 1e15 else f"{value:.4g}"
+    return f"{number} {unit}".rstrip()
+
+
 def _is_valid(entries: Any) -> bool:
     def positive(value: Any) -> bool:
         return isinstance(value, int | float) and 0 < value < math.inf

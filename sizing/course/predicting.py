@@ -4,7 +4,7 @@ Guesses are kept in `predictions.json` in the learner's folder (`.learner/`, whi
 With `SIZING_RECORDED=1` they live as long as the session, so that a notebook's text does not depend
 on who runs it; the widget itself is the same. `reveal` says nothing before there is a guess, unless
 it is asked to (`show=True`, or its button). `SIZING_ANSWERS=shown` is for the notebooks that are
-stored executed: there it always says.
+stored executed: there it always says. With `SIZING_CLASS` guesses join a class's: `classroom`.
 """
 
 import math
@@ -18,7 +18,8 @@ import ipywidgets as widgets
 from IPython.display import display
 
 from ..measuring.recording import learner_directory, recorded_only
-from .guesses import Guesses, calibration
+from . import classroom
+from .guesses import Guesses, calibration, quantity
 
 
 class Prediction(widgets.VBox):
@@ -51,12 +52,12 @@ class Prediction(widgets.VBox):
         earlier = [entry for entry in entries if entry["name"] == self.name and "guess" in entry]
         if not earlier:
             return f"Commit a guess before you read on: {nearness(self.within)} is good."
-        return f"Your guess so far: {_quantity(earlier[-1]['guess'], self.unit)}."
+        return f"Your guess so far: {quantity(earlier[-1]['guess'], self.unit)}."
 
     def _typed(self, _change: dict[str, Any]) -> None:
         try:
             value = read_number(self.box.value, self.unit)
-            text = f"{_quantity(value, self.unit)}: press Enter or Commit to keep it."
+            text = f"{quantity(value, self.unit)}: press Enter or Commit to keep it."
         except ValueError as error:
             text = str(error)
         self.status.value = escape(text)
@@ -69,7 +70,8 @@ class Prediction(widgets.VBox):
         try:
             value = read_number(self.box.value, self.unit)
             self.guesses.guess(self.name, value, self.unit)
-            text = f"Committed: {_quantity(value, self.unit)}."
+            joined = classroom.join(self.name, self.unit, guess=value)
+            text = f"Committed: {quantity(value, self.unit)}. {joined}".rstrip()
         except ValueError as error:
             text = str(error)
         except OSError as error:
@@ -146,7 +148,7 @@ def reveal(
             raise ValueError(f"{what} of {name!r} is {value!r}; allowed: a positive, finite number")
     guesses = _guesses()
     unit, within = _asked.get(name, ("", 2.0))
-    answer = f"{name}: it is {_quantity(actual, unit)}."
+    answer = f"{name}: it is {quantity(actual, unit)}."
     try:
         before = guesses.entries()
         guess = guesses.reveal(name, actual)
@@ -166,13 +168,16 @@ def reveal(
             display(Withheld(name, told))
         return
     again = any(entry["name"] == name and "actual" in entry for entry in before)
-    print(f"{name}: you guessed {_quantity(guess, unit)}, it is {_quantity(actual, unit)}:")
+    print(f"{name}: you guessed {quantity(guess, unit)}, it is {quantity(actual, unit)}:")
     print(f"  {verdict(guess, actual, within)}. {calibration(entries)}")
     assumed = assumption(guess, actual, within, misconceptions)
     if assumed and not again:
-        print(f"  You said {_quantity(guess, unit)}: you assumed that {assumed}.")
+        print(f"  You said {quantity(guess, unit)}: you assumed that {assumed}.")
     elif assumed:
-        print(f"  {_quantity(guess, unit)} is what one gets who assumes that {assumed}.")
+        print(f"  {quantity(guess, unit)} is what one gets who assumes that {assumed}.")
+    classroom.join(name, unit, actual=actual)
+    if of_class := classroom.shown(name, unit, actual):
+        print(of_class)
 
 
 def verdict(guess: float, actual: float, within: float) -> str:
@@ -255,11 +260,6 @@ def _guesses() -> Guesses:
 
 def _told(misconceptions: dict[float, str], unit: str) -> list[str]:
     return [
-        f"  {_quantity(value, unit)} is what one gets who assumes that {assumed}."
+        f"  {quantity(value, unit)} is what one gets who assumes that {assumed}."
         for value, assumed in misconceptions.items()
     ]
-
-
-def _quantity(value: float, unit: str) -> str:
-    number = f"{value:,.0f}" if 1000 <= value < 1e15 else f"{value:.4g}"
-    return f"{number} {unit}".rstrip()

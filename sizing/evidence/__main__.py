@@ -2,7 +2,7 @@
 
 `python -m sizing.evidence published` prints one of them. `record traces`, `record ultrascale`,
 `record published`, `record finetuning` (which needs peft and bitsandbytes) or, where there is a
-GPU, `record cuda` makes a table anew.
+GPU, `record cuda` and `record fits` make a table anew.
 """
 
 from __future__ import annotations
@@ -10,9 +10,20 @@ from __future__ import annotations
 import argparse
 import sys
 
-from . import cuda, finetuning, fms, hours, savers, traces, ultrascale
-from .published_runs import record_trust
-from .published_runs import text as published_text
+from . import (
+    cuda,
+    finetuning,
+    fits,
+    fms,
+    hours,
+    published_memory,
+    savers,
+    traces,
+    ultrascale,
+    whole,
+)
+from .bands import record_trust
+from .published_text import text as published_text
 
 
 def _report_cuda(done: int, row: dict) -> None:
@@ -23,18 +34,22 @@ def _report_cuda(done: int, row: dict) -> None:
 TABLES = {
     "traces": lambda: traces.text(traces.load()),
     "cuda": cuda.text,
+    "fits": fits.text,
     "finetuning": finetuning.text,
     "published fine-tuning": fms.text,
+    "published memory": published_memory.text,
     "ultrascale": ultrascale.text,
     "published": published_text,
     "hours": hours.text,
     "savers": savers.text,
+    "whole": whole.text,
 }
 RECORDERS = {
     "traces": lambda: traces.record(
         report=lambda done, row: print(done, row["model"], f"{traces.error(row):+.4%}", flush=True)
     ),
     "cuda": lambda: cuda.record(report=_report_cuda),
+    "fits": fits.record,
     "finetuning": lambda: finetuning.record(
         report=lambda done, row: print(
             done, *list(row.values())[:5], f"{finetuning.error(row):+.4%}", flush=True

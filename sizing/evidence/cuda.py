@@ -16,6 +16,7 @@ import csv
 import gc
 import os
 import random
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean, median
@@ -41,54 +42,34 @@ GROUPS = {
     "allocator_phase": "phase of the peak",
     **{key: key for key in ("family", "precision", "optimizer", "recompute")},
 }
+OPTIMIZERS = ("sgd", "momentum", "adamw", "adamw-fused", "adamw-8bit", "adafactor", "muon", "lion")
 LARGEST = 80e9  # bytes: rows are what one H100 of 80 GB holds
 
-# Nine recipes on six models and four longer steps on three: what goes wrong in one of them was
-# found here first.
-_RECIPES = (
-    {"optimizer": "adamw"},
-    {"micro_batch": 4, "optimizer": "adamw-fused"},
-    {"optimizer": "sgd", "recompute": "full"},
-    {"precision": "bf16", "micro_batch": 2, "optimizer": "adamw-8bit", "recompute": "full"},
-    {"precision": "fp32", "micro_batch": 2, "optimizer": "sgd"},
-    {"precision": "bf16-master", "sequence": 512, "micro_batch": 8, "attention": "eager"},
-    {"micro_batch": 2, "optimizer": "lion", "attention": "eager", "recompute": "selective"},
-    {"precision": "fp32", "optimizer": "muon", "attention": "eager"},
-    {"micro_batch": 2, "accumulation": 4, "optimizer": "adafactor", "recompute": "full"},
-)
-_LONGER = (
-    {"micro_batch": 4},
-    {"micro_batch": 2, "attention": "eager", "recompute": "selective"},
-    {"precision": "bf16", "micro_batch": 4, "attention": "eager", "recompute": "full"},
-    {"precision": "fp32"},
-)
-_MODELS = ("gpt2", "pythia-410m", "qwen3-0.6b", "gemma-3-270m", "llama-3.2-1b", "gemma-2-2b")
-_LONGER_MODELS = ("tinyllama-1.1b", "opt-1.3b", "smollm2-360m")
-# Heads wider than FlashAttention-2 takes, latent attention, experts.
-_OTHERS = (
-    ("gemma-4-e2b", {"precision": "bf16", "recompute": "full"}),
-    ("gemma-4-e2b", {"precision": "bf16"}),
-    ("gemma-4-e2b", {"micro_batch": 2}),
-    ("deepseek-v2-lite", {"sequence": 2048, "precision": "bf16", "recompute": "full"}),
-    ("olmoe-1b-7b", {"sequence": 2048, "precision": "bf16"}),
-)
+
+def grid() -> list[Run]:
+    """The runs of the committed table, each once.
+
+    The first 66 are recipes that were chosen, on nine models, and five are models with wide heads,
+    latent attention or experts; `draw` chose the others.
+    """
+    return list(dict.fromkeys(run_of(row) for row in load()))
 
 
-def grid(more: int = 60, seed: int = 11) -> list[Run]:
-    """The runs above, then `more` at random: other models and every setting that a run has."""
-    base = {"sequence": 1024, "precision": "bf16-mixed"}
-    runs = [Run(name, **{**base, **recipe}) for name in _MODELS for recipe in _RECIPES]
-    base = {"sequence": 2048, "precision": "bf16-mixed", "optimizer": "sgd"}
-    runs += [Run(name, **{**base, **step}) for name in _LONGER_MODELS for step in _LONGER]
-    base = {"sequence": 1024, "precision": "bf16-mixed", "optimizer": "sgd"}
-    runs += [Run(name, **{**base, **step}) for name, step in _OTHERS]
-    draw = random.Random(seed)
-    models = [m for m in map(Model, presets()) if m.parameters.total < 9e9]
+def draw(count: int, seed: int) -> list[Run]:
+    """Runs at random that one GPU holds: every family in turn, and every setting that a run has.
+
+    Lengths are not multiples of 64, except some. The same seed gives the same runs as long as there
+    are no new presets.
+    """
+    chance, runs, tried = random.Random(seed), [], 0
+    models = [m for m in map(Model, presets()) if m.parameters.total < 2.6e10]
     families = sorted({m.family for m in models})
-    while more:
-        family = families[more % len(families)]
-        run = _random_run(draw, draw.choice([m for m in models if m.family == family]))
+    chance.shuffle(families)
+    while len(runs) < count:
+        family, tried = families[tried % len(families)], tried + 1
+        model = chance.choice([m for m in models if m.family == family])
         try:
+            run = _random_run(chance, model)
             fits = memory(run).total < LARGEST
         except (
             ValueError
@@ -96,26 +77,59 @@ def grid(more: int = 60, seed: int = 11) -> list[Run]:
             continue
         if fits:
             runs.append(run)
-            more -= 1
     return runs
 
 
-def _random_run(draw: random.Random, model: Model) -> Run:
+def _random_run(chance: random.Random, model: Model) -> Run:
     longest = min(model.max_positions or 8192, 8192)
-    lengths = [n for n in (128, 384, 1000, 1536, 2048, 4096, 8192) if n <= longest]
-    optimizers = ("sgd", "momentum", "adamw", "adamw-fused", "adamw-8bit", "adafactor", "muon")
+    lengths = (77, 200, 500, 777, 1000, 1023, 1025, 1536, 2047, 2048, 3001, 4096, 6000, 8192)
+    adapters = (
+        Lora(8),
+        Lora(16, base="fp32"),
+        Lora(32, targets=("q_proj", "v_proj")),
+        Lora(16, dropout=0.1),
+        Lora(8, dtype="bf16"),
+    )
+    chosen = {
+        "micro_batch": (1, 1, 2, 3, 5, 8, 16),
+        "accumulation": (1, 1, 2, 3),
+        "precision": ("fp32", *["bf16-mixed"] * 2, "bf16-master", "bf16", "fp16-mixed", "fp16"),
+        "gradients": ("same", "same", "fp32"),
+        "optimizer": OPTIMIZERS,
+        "recompute": ("none", "none", "selective", "full"),
+        "attention": ("flash", "flash", "eager"),
+        "lora": (*[None] * 2 * len(adapters), *adapters),
+    }
     return Run(
         model,
-        sequence=draw.choice(lengths),
-        micro_batch=draw.choice((1, 1, 2, 3, 5, 8, 16)),
-        accumulation=draw.choice((1, 1, 2)),
-        precision=draw.choice(("fp32", "bf16-mixed", "bf16-mixed", "bf16-master", "bf16")),
-        gradients=draw.choice(("same", "same", "fp32")),
-        optimizer=draw.choice((*optimizers, "lion")),
-        recompute=draw.choice(("none", "none", "selective", "full")),
-        attention=draw.choice(("flash", "flash", "eager")),
-        lora=draw.choice((None, None, None, None, Lora(16, base="fp32"))),
+        sequence=chance.choice([n for n in lengths if n <= longest]),
+        **{name: chance.choice(values) for name, values in chosen.items()},
     )
+
+
+def _described(lora: Lora | None) -> str:
+    """Adapters as a cell: "16 base=fp32 targets=q_proj+v_proj", what is default left out."""
+    if lora is None:
+        return ""
+    changed = [
+        f"{field.name}={'+'.join(value) if isinstance(value, tuple) else value}"
+        for field in fields(Lora)
+        if field.name != "rank" and (value := getattr(lora, field.name)) != field.default
+    ]
+    return " ".join([str(lora.rank), *changed])
+
+
+def _lora(cell: str) -> Lora | None:
+    if not cell:
+        return None
+    rank, *changed = cell.split()
+    given = dict(pair.split("=") for pair in changed)
+    for name in ("targets", "embeddings"):
+        if name in given:
+            given[name] = tuple(given[name].split("+"))
+    if "dropout" in given:
+        given["dropout"] = float(given["dropout"])
+    return Lora(int(rank), **given)
 
 
 # -- the measurement, on a GPU or on what stands in for one
@@ -127,7 +141,6 @@ def measure(run: Run) -> dict:
     Raises:
         torch.OutOfMemoryError: the step does not fit.
     """
-    import torch  # which reading the table does not need
 
     before = _buffers()
     peaks, kernel = _peaks(run)
@@ -136,10 +149,8 @@ def measure(run: Run) -> dict:
     phase = max(peaks, key=lambda name: peaks[name]["requested"])
     said = memory(run, device="cuda")
     return {
-        "model": run.model.name,
+        **settings(run),
         "family": run.model.family,
-        **{name: getattr(run, name) for name in SETTINGS},
-        "lora": run.lora.rank if run.lora else "",
         "kernel": kernel,
         "formula_bytes": said.total,
         "formula_phase": said.peak_phase,
@@ -148,6 +159,21 @@ def measure(run: Run) -> dict:
         "allocated_bytes": max(peak["allocated"] for peak in peaks.values()),
         "reserved_bytes": max(peak["reserved"] for peak in peaks.values()),
         "buffer_bytes": before["allocated"],
+        **versions(),
+    }
+
+
+def settings(run: Run) -> dict:
+    """A run as cells; `run_of` reads them."""
+    shape = {name: getattr(run, name) for name in SETTINGS}
+    return {"model": run.model.name, **shape, "lora": _described(run.lora)}
+
+
+def versions() -> dict:
+    """What stands under torch here, and the versions on it."""
+    import torch
+
+    return {
         "device": torch.cuda.get_device_name(),
         "driver": NAME if "NULLCUDA_DEVICES" in os.environ else "NVIDIA",
         "torch": torch.__version__,
@@ -163,12 +189,13 @@ def _buffers() -> dict[str, int]:
     x = torch.zeros(64, 64, device="cuda", requires_grad=True)
     (x @ x).sum().backward()
     del x
-    _release()
+    release()
     stats = torch.cuda.memory_stats()
     return {name: stats[f"{name}_bytes.all.current"] for name in ("requested", "allocated")}
 
 
-def _release() -> None:
+def release() -> None:
+    """Give unused memory back to the driver."""
     import torch
 
     gc.collect()
@@ -185,7 +212,7 @@ def _peaks(run: Run) -> tuple[dict[str, dict[str, int]], str]:
         step = Step(run)
     with _Operators() as seen:
         step()
-    _release()
+    release()
     peaks: dict[str, dict[str, int]] = {}
     now = "start"
 
@@ -204,7 +231,7 @@ def _peaks(run: Run) -> tuple[dict[str, dict[str, int]], str]:
     step(enter)
     enter("end")
     del peaks["start"], step
-    _release()
+    release()
     return peaks, _kernel(run, seen.names)
 
 
@@ -255,22 +282,58 @@ def _kernel(run: Run, operators: set[str]) -> str:
 
 
 def record(path: Path = PATH, runs=None, report=lambda done, row: None) -> None:
-    """Take a step of every run of the grid on the GPU here and write the table."""
+    """Take a step of every run of the grid on the GPU here and write the table.
+
+    Rows that are in the file already stay, and those of this device and torch are not taken again:
+    a table that was cut off goes on where it was.
+    """
     import torch
 
+    rows = {_key(row): row for row in load(path)} if path.exists() else {}
+    here = versions()
+    for done, run in enumerate(runs or grid(), 1):
+        key = _key(settings(run) | here)
+        if key in rows:
+            continue
+        try:
+            rows[key] = measure(run)
+        except torch.OutOfMemoryError:
+            report(done, {"model": f"{run.model.name}: out of memory"})
+        else:
+            _write(path, rows.values())
+            report(done, rows[key])
+        release()
+
+
+def _write(path: Path, rows) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        for done, run in enumerate(runs or grid(), 1):
-            try:
-                row = measure(run)
-            except torch.OutOfMemoryError:
-                row = None
-            _release()
-            if row is not None:
-                writer.writerow(row)
-                file.flush()
-            report(done, row or {"model": f"{run.model.name}: out of memory"})
+        writer.writerows(rows)
+
+
+def merge(rows: list[dict], path: Path = PATH) -> None:
+    """Put rows into the committed table, all with today's formula; what of it has the same run and
+    torch is replaced."""
+    together = {_key(row): row for row in (*load(path), *rows)}
+    for row in together.values():
+        said = memory(run_of(row))
+        row |= {"formula_bytes": said.total, "formula_phase": said.peak_phase}
+    _write(path, together.values())
+
+
+def differences(rows: list[dict], others: list[dict]) -> list[str]:
+    """Where two tables have the same run and torch, and not the same bytes."""
+    known = {_key(row): row["allocator_bytes"] for row in others}
+    return [
+        f"{row['model']}: {row['allocator_bytes']} bytes, not {known[_key(row)]}"
+        for row in rows
+        if known.get(_key(row), row["allocator_bytes"]) != row["allocator_bytes"]
+    ]
+
+
+def _key(row: dict) -> tuple:
+    return run_of(row), *(row[name] for name in ("torch", "driver", "device"))
 
 
 def load(path: Path = PATH) -> list[dict]:
@@ -280,8 +343,7 @@ def load(path: Path = PATH) -> list[dict]:
 
 def run_of(row: dict) -> Run:
     """The run that a row describes."""
-    lora = Lora(int(row["lora"]), base="fp32") if row["lora"] else None
-    return Run(row["model"], lora=lora, **{name: row[name] for name in SETTINGS})
+    return Run(row["model"], lora=_lora(row["lora"]), **{name: row[name] for name in SETTINGS})
 
 
 def error(row: dict) -> float:

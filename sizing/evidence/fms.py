@@ -28,6 +28,8 @@ POWERLM_3B = {  # said as a Llama: its multipliers change no size
     "tie_word_embeddings": True,
 }
 MODELS = {"powerlm-3b": POWERLM_3B}
+# scripts/benchmarks/scenarios*.yaml
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 LOSSES = {"none": None, "foak-fast-kernels": "compiled", "foak-fast-kernels-liger": "chunked"}
 
 
@@ -47,8 +49,9 @@ def run_of(row: dict) -> Run:
         recompute="full",
         data=int(row["gpus"]),
         zero=3,
-        lora=Lora(int(row["lora"])) if row["lora"] else None,
+        lora=Lora(int(row["lora"]), TARGETS, dropout=0.1) if row["lora"] else None,
         loss=LOSSES[row["kernels"]],
+        engine="fsdp",
     )
 
 

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import json
 
+from ..architecture.model import Model
+from .printed_more import MORE as MORE
+
 # The engine that ran it, by a piece of the words that the source has for it.
 ENGINES = {
     "NeMo": "megatron",
@@ -28,6 +31,9 @@ ENGINES = {
     "InternEvo": "deepspeed",
     "PyTorch": "torchtitan",
 }
+# Whose weights are fp32, gathered and multiplied in bf16, gradients reduced in fp32: torchtitan
+# (mixed_precision_param and _reduce), OLMo-core and AutoModel on FSDP2; MaxText (weight_dtype).
+FP32_SHARDS = ("torchtitan", "FSDP2", "OLMo-core", "MaxText")
 CARDS = {
     "h100_80gb": "h100-sxm",
     "a100_80gb": "a100-sxm-80gb",
@@ -55,8 +61,8 @@ PRESETS = {
     "Mixtral 8x22B": "mixtral-8x22b",
 }
 FP8 = {
-    "amp_fp8": "tensorwise",
-    "FP8": "tensorwise",
+    "amp_fp8": "delayed",
+    "FP8": "delayed",
     "FP8-CS": "tensorwise",
     "FP8 (not printed)": "tensorwise",
     "FP8-CS (FP8-MX)": "tensorwise",
@@ -73,41 +79,6 @@ MPT_HEADS = {  # llm-foundry, scripts/train/yamls/pretrain/mpt-*.yaml
     "70b": 64,
 }  # fmt: skip
 MPT_VOCAB = 50368
-
-
-# Runs read in their own source rather than in the collection.
-MORE = (
-    {  # 105 s for 2048 sequences of 2048 tokens on 384 A100s; four Omni-Path links a node
-        "id": "bloom",
-        "source": "bigscience-workshop/bigscience:train/tr11-176B-ml/README.md",
-        "printed_engine": "Megatron-DeepSpeed",
-        "engine": "megatron-deepspeed",
-        "gpu": "a100-sxm-80gb",
-        "node": 8,
-        "network": 6.25e9,
-        "name": "BLOOM 176B",
-        "model": "bloom-176b",
-        "sequence": 2048,
-        "micro_batch": 2,
-        "accumulation": 128,
-        "data": 8,
-        "zero": 1,
-        "tensor": 4,
-        "pipeline": 12,
-        "context": 1,
-        "expert": 1,
-        "interleave": 1,
-        "sequence_parallel": False,
-        "precision": "bf16-master",
-        "optimizer": "adamw-fused",
-        "recompute": "full",
-        "attention": "eager",
-        "kernels": "eager",
-        "lora": "",
-        "tok_s_gpu": 2048 * 2048 / 105 / 384,
-        "assumed": "",
-    },
-)
 
 
 class NotSayable(Exception):
@@ -155,18 +126,26 @@ def _tidy(p: dict) -> dict:
     else:
         accumulation = p.get("grad_accum", 1)
     precision, fp8 = "bf16-master", FP8.get(p["precision"])
-    if fp8 in ("rowwise", "blockwise"):
-        assumed.append(f"fp8 {fp8} as tensorwise")
+    if fp8 == "delayed" and p["engine"] == "Megatron-Bridge":
+        fp8 = "tensorwise"  # current scaling: its recipes fp8_cs
     if p["precision"] not in FP8 and p["precision"] not in ("BF16", "bf16"):
         raise NotSayable(f"precision {p['precision']}")
     if p.get("weights") == "bf16":
         precision = "bf16"
+    elif any(word in p["engine"] for word in FP32_SHARDS):
+        precision = "bf16-mixed"
     recompute, said = _recompute(p)
     assumed += said
-    lora = p.get("lora") or (16 if p.get("note") == "LoRA" else None)
-    zero, said = _zero(p, engine)
+    lora = _lora(p)
+    document = 200 if _packs_squad(p) else ""
+    if document:
+        assumed.append("packed documents of 200 tokens, SQuAD's mean")
+    zero, replicate, said = _zero(p, engine, data)
     assumed += said
     vp = p.get("vp") or 1
+    if "other versions of the same recipe print" in p.get("note", ""):
+        vp = int(p["note"].split()[-1])
+        assumed.append(f"interleaved {vp} times, as other versions of the recipe print")
     if vp * pipeline > p.get("layers", 10**6):
         vp = 1
     attention = "flash"
@@ -194,6 +173,9 @@ def _tidy(p: dict) -> dict:
         "micro_batch": micro,
         "accumulation": accumulation,
         "precision": "fp8" if fp8 else precision,
+        "scaling": fp8 or "",
+        "replicate": replicate,
+        "document": document,
         "optimizer": p.get("optimizer", "adamw-fused")
         if p.get("optimizer") == "muon"
         else "adamw-fused",
@@ -207,7 +189,7 @@ def _tidy(p: dict) -> dict:
         "expert": p.get("ep") or 1,
         "interleave": vp if pipeline > 1 else 1,
         "sequence_parallel": True,
-        "lora": lora or "",
+        "lora": lora,
         "kernels": "liger" if p.get("variant", "").startswith(("foak", "liger")) else "eager",
         "tok_s_gpu": rate,
         "assumed": "; ".join(assumed),
@@ -217,6 +199,8 @@ def _tidy(p: dict) -> dict:
 def _model(p: dict) -> str:
     name = p["model"].split(" (")[0]
     if "layers" not in p:
+        if name == "DeepSeekV3" and "w/o MTP" not in p["model"]:
+            return json.dumps(_with_prediction(Model(PRESETS[name]).config))
         if name in PRESETS:
             return PRESETS[name]
         raise NotSayable(f"shape of {p['model']}")
@@ -235,6 +219,12 @@ def _model(p: dict) -> str:
     else:
         config = _gpt(p["layers"], p["hidden"], p["heads"], p["vocab"], p["seq"], p["ffn"])
     return json.dumps(config)
+
+
+def _with_prediction(config: dict) -> dict:
+    """DeepSeek-V3 with its second prediction (arXiv:2412.19437, section 2.2), a layer and a second
+    head: 4 % more FLOPs, as the source's TFLOP/s over tokens/s say, which three layers have."""
+    return {**config, "num_hidden_layers": config["num_hidden_layers"] + 3}
 
 
 def _gpt(layers, hidden, heads, vocab, length, ffn=None) -> dict:
@@ -263,22 +253,52 @@ def _recompute(p: dict) -> tuple[str, list[str]]:
     if said in ("not printed", "unknown"):
         usual = "full" if "XLA" in p["engine"] else "none"
         return usual, [f"recompute {usual}"]
-    if said in ("save_qkv_proj", "save_dot_except_mlp"):
+    if said == "save_dot_except_mlp":  # norms are no products either
+        return "mlp input_layernorm post_attention_layernorm", []
+    if said == "save_qkv_proj":
         return "full", [f"recompute {said!r} as full"]
     return "none", [f"recompute {said!r} as none"]  # XLA's minimal: products are kept
 
 
-def _zero(p: dict, engine: str) -> tuple[int, list[str]]:
+def _zero(p: dict, engine: str, data: int) -> tuple[int, int, list[str]]:
+    """(ZeRO stage, replicas, what is assumed): how many ranks share a copy is a number in the
+    words, if they say it."""
     words = p.get("sharding", "")
-    if "FSDP" in words or "ZeRO-3" in words:
-        part = any(word in words for word in ("+", "HSDP", "within"))
-        return 3, ["sharded over all ranks"] if part else []
+    part = any(word in words for word in ("+", "HSDP", "within", "over")) and "all" not in words
+    shards = next((int(word) for word in words.split() if word.isdecimal()), None)
+    replicate = data // shards if part and shards and data % shards == 0 else 1
+    said = ["sharded over all ranks"] if part and not shards else []
+    if "FSDP" in words or "ZeRO-3" in words or "HSDP" in words:
+        return 3, replicate, said
     if "ZeRO-1" in words or "distributed optimizer" in words or engine == "megatron":
-        part = "over" in words and "all" not in words
-        return 1, ["sharded over all ranks"] if part else []
-    if "HSDP" in words:
-        return 3, ["sharded over all ranks"]
-    return (1, []) if "sharded" in words else (0, [])
+        return 1, replicate, said
+    return (1 if "sharded" in words else 0), 1, []
+
+
+def _packs_squad(p: dict) -> bool:
+    """NVIDIA's fine-tuning recipes pack SQuAD, whose passage and question have about 130 words."""
+    return "ft_llama3" in p["source"] or (p["engine"] == "Megatron-Bridge" and bool(_lora(p)))
+
+
+def _lora(p: dict) -> str:
+    """Adapters as data/published.csv writes them: rank and adapted layers, "" without any.
+
+    NeMo's recipes in performance mode adapt queries, keys and values alone (target_modules
+    linear_qkv), fms-acceleration's benchmarks attention's four layers with dropout
+    (scripts/benchmarks/scenarios.yaml); Qwen's script of 2023 has adapters in 16 bits with dropout
+    (finetune.py, peft before 0.11).
+    """
+    said = p.get("note") == "LoRA" or p.get("what", "").endswith("LoRA")
+    rank = p.get("lora") or (16 if said else None)
+    if rank is None:
+        return ""
+    fused = p["engine"] in ("NeMo", "Megatron-Bridge")
+    targets = "q_proj k_proj v_proj" if fused else ""
+    if p["source"].startswith("foundation-model-stack"):
+        targets = "dropout=0.1 q_proj k_proj v_proj o_proj"
+    if p["source"].startswith("QwenLM/Qwen"):
+        targets = "dtype=bf16 dropout=0.05"
+    return f"{rank} {targets}".strip()
 
 
 # --- Sources with a form of their own ------------------------------------------------------------

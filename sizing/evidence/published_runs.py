@@ -20,11 +20,11 @@ from statistics import median
 from ..architecture.model import Model
 from ..compute import flops
 from ..hardware import gpu as find_gpu
-from ..run import Run
+from ..run import Lora, Run
 from ..speed.step import StepTime, step_time
-from ..speed.trust import KINDS, TABLE, kind_of
+from ..speed.trust import KINDS, kind_of
 from ..units import DATA
-from . import printed, ultrascale
+from . import printed
 
 PATH = DATA / "published.csv"
 # Rows that set a constant of data/rates.csv, at most one for an engine and card: {id: constants}.
@@ -43,13 +43,14 @@ CALIBRATION = {
 }
 _NUMBERS = (
     "sequence", "micro_batch", "accumulation", "data", "zero", "tensor", "pipeline", "context",
-    "expert", "interleave",
+    "expert", "interleave", "replicate",
 )  # fmt: skip
-_WORDS = ("precision", "optimizer", "recompute", "attention", "engine", "kernels")
+_WORDS = ("precision", "scaling", "optimizer", "attention", "engine", "kernels")
 COLUMNS = (
     "id", "source", "printed_engine", "engine", "gpu", "node", "network", "name", "model",
-    *_NUMBERS, "sequence_parallel", "precision", "optimizer", "recompute", "attention", "kernels",
-    "lora", "tok_s_gpu", "assumed",
+    *_NUMBERS, "sequence_parallel", "recompute", "precision", "scaling",
+    "optimizer", "attention", "kernels",
+    "lora", "document", "tok_s_gpu", "assumed",
 )  # fmt: skip
 
 
@@ -128,9 +129,11 @@ def row_of(row: dict) -> Row:
         run=Run(
             _model(row["model"], row["name"]),
             **{name: int(row[name]) for name in _NUMBERS},
-            **{name: row[name] for name in _WORDS},
+            **{name: row[name] or None for name in _WORDS},
+            recompute=_recompute(row["recompute"]),
             sequence_parallel=str(row["sequence_parallel"]) == "True",
-            lora=int(row["lora"]) if row["lora"] else None,
+            lora=_lora(row["lora"]),
+            document=int(row["document"]) if row["document"] else None,
         ),
         printed_engine=row["printed_engine"],
         gpu=row["gpu"],
@@ -139,6 +142,24 @@ def row_of(row: dict) -> Row:
         rate=float(row["tok_s_gpu"]),
         assumed=row["assumed"],
     )
+
+
+def _recompute(said: str) -> str | tuple[str, ...]:
+    """A word of `Run.recompute`, or names of modules."""
+    names = said.split()
+    return said if len(names) == 1 else tuple(names)
+
+
+def _lora(said: str) -> Lora | None:
+    """Adapters as the table writes them: a rank, settings, adapted layers unless all of them."""
+    if not said:
+        return None
+    rank, *words = said.split()
+    settings = dict(word.split("=") for word in words if "=" in word)
+    if "dropout" in settings:
+        settings["dropout"] = float(settings["dropout"])
+    targets = [word for word in words if "=" not in word]
+    return Lora(int(rank), targets or "all-linear", **settings)
 
 
 @lru_cache(maxsize=256)
@@ -216,33 +237,7 @@ def _tidy(compared: Compared) -> dict:
     }
 
 
-# --- The table -----------------------------------------------------------------------------------
-
-
-def _band(value: float, edges: tuple[float, ...], unit: str = "") -> str:
-    for low, high in zip(edges, (*edges[1:], float("inf")), strict=True):
-        if low <= value < high:
-            return f"{low:g}{unit} up" if high == float("inf") else f"{low:g}-{high:g}{unit}"
-    return f"under {edges[0]:g}{unit}"
-
-
-FACTORS: dict[str, Callable[[Row], str]] = {
-    "engine": lambda row: row.run.engine,
-    "card": lambda row: row.gpu,
-    "parameters": lambda row: _band(
-        row.run.model.parameters.total / 1e9, (0, 2, 5, 10, 20, 50, 100), "B"
-    ),
-    "sequence": lambda row: _band(row.run.sequence / 1024, (0.25, 1, 2, 4, 8, 16), "k"),
-    "GPUs": lambda row: _band(row.run.gpus, (1, 9, 33, 129, 513)),
-    "tokens in a micro-batch": lambda row: _band(
-        row.run.micro_batch * row.run.sequence / 1024, (0, 2, 4, 8, 16, 64), "k"
-    ),
-    "recompute": lambda row: row.run.recompute,
-    "zero": lambda row: str(row.run.zero),
-    "tensor": lambda row: str(row.run.tensor),
-    "pipeline": lambda row: _band(row.run.pipeline, (1, 2, 5, 9)),
-    "context": lambda row: str(row.run.context),
-}
+# --- Errors --------------------------------------------------------------------------------------
 
 
 def size(errors: Iterable[float]) -> float:
@@ -258,68 +253,6 @@ def by(key: Callable[[Row], str], rows: Iterable[Compared]) -> dict[str, list[fl
     return dict(sorted(groups.items(), key=lambda item: -size(item[1])))
 
 
-def _line(title: str, errors: list[float]) -> str:
-    largest = sorted(map(abs, errors))[int(0.9 * (len(errors) - 1))]
-    close = sum(abs(error) <= 0.2 for error in errors) / len(errors)
-    return (
-        f"  {title[:66]:66} {len(errors):4} {size(errors):7.1%} {median(errors):+8.1%} "
-        f"{largest:7.1%} {close:8.0%}"
-    )
-
-
-# Why the worst groups miss, by a piece of their name: short, so that the table can print it.
-WHY = {
-    "maxtext": "sharded within a node and reduced across: Run shards over all ranks",
-    "float8nocompile": "model and batch are not printed; eager kernels of a prototype",
-    "pytorch/ao": "as another source with the same settings, which is 17 % faster",
-    "ft_llama3": "packed documents: attention within each alone, and adapters on fewer layers",
-    "torchtitan": "500 W cards; float8 rows with long contexts and pipelines of 8",
-    "ms-swift": "packed documents: attention within each alone",
-    "granite": "kernels of fms-acceleration fuse less than Liger's",
-    "nanochat": "FlashAttention-3 with windows of 1024, said here as full attention",
-    "modded-nanogpt": "windows and a head in fp8 that Run does not say",
-    "Automodel": "layout partly printed; adapters on fewer layers",
-    "Megatron-Bridge": "routers are uneven, and dispatch overlaps in ways not printed",
-}
-
-
-def why(group: str) -> str:
-    return next((reason for word, reason in WHY.items() if word in group), "")
-
-
-def text() -> str:
-    """The error tables as printed: by kind, then by source, worst first, then by factor."""
-    rows = judged()
-    header = f"  {'':66} {'runs':>4} {'median':>7} {'signed':>8} {'90th':>7} {'in 20 %':>8}"
-    lines = [
-        f"Throughput of published runs: {len(rows)} judged, {len(CALIBRATION)} calibrated with",
-        header,
-        _line("all", [c.error for c in rows]),
-    ]
-    for kind in KINDS:
-        part = [c for c in rows if c.row.kind == kind]
-        sources = by(lambda row: row.group, part)
-        lines.append(_line(kind, [c.error for c in part]))
-        middle = median(map(size, sources.values()))
-        lines.append(f"    median over {len(sources)} sources {middle:.1%}")
-    free = [error for _, error in free_sources()]
-    lines.append(
-        f"  {len(free)} sources of {KINDS[0]} that set no constant: median {median(free):.1%}"
-    )
-    for kind in KINDS:
-        lines.append(f"\n{kind}, by source, engine and card, the worst first")
-        part = [c for c in rows if c.row.kind == kind]
-        for group, errors in by(lambda row: row.group, part).items():
-            lines.append(_line(group, errors))
-            if size(errors) > 0.1 and why(group):
-                lines.append(f"      {why(group)}")
-    dense = [c for c in rows if c.row.kind == "16 bits, dense"]
-    for factor, key in FACTORS.items():
-        lines.append(f"\n16 bits, dense, by {factor}")
-        lines += [_line(str(value), errors) for value, errors in by(key, dense).items()]
-    return "\n".join(lines)
-
-
 def summary() -> list[tuple[str, int, float, float]]:
     """(kind, runs, median error, share within 20 %) of each kind of run."""
     found = []
@@ -330,55 +263,21 @@ def summary() -> list[tuple[str, int, float, float]]:
     return found
 
 
+def repeated() -> list[float]:
+    """Largest over smallest published rate of each run that sources print more than once, as
+    releases of an engine do: what no prediction from the run alone can tell apart."""
+    rates: dict[tuple, list[float]] = {}
+    for row in load():
+        rates.setdefault((row.run, row.gpu, row.node, row.network), []).append(row.rate)
+    return [max(found) / min(found) for found in rates.values() if len(found) > 1]
+
+
 def free_sources() -> list[tuple[str, float]]:
     """(group, its median error) of 16-bit dense rows from sources no row of which set a constant:
     what to expect of a source that nobody has seen."""
     used = {row.group for row in load() if row.calibration}
     dense = [c for c in judged() if c.row.kind == KINDS[0] and c.row.group not in used]
     return [(group, size(errors)) for group, errors in by(lambda row: row.group, dense).items()]
-
-
-# --- What `step_time` says of itself -------------------------------------------------------------
-
-_TRUST = (
-    "engine", "card", "kind", "runs", "least_gpus", "most_gpus", "least_parameters",
-    "most_parameters", "median", "low", "high",
-)  # fmt: skip
-
-
-def trusted() -> list[dict[str, str]]:
-    """data/step_time_error.csv: errors by engine, card and kind, then of all rows."""
-    errors: dict[tuple[str, str, str], list[tuple[Run, float]]] = {}
-    for c in judged():
-        key = (c.row.run.engine or "nanotron", c.row.gpu, c.row.kind)
-        errors.setdefault(key, []).append((c.row.run, c.error))
-    nodes = ultrascale.held_out(ultrascale.compare(row) for row in ultrascale.measured())
-    errors["nanotron", "h100-sxm", KINDS[0]] = [
-        (row.measured.run, row.throughput_error) for row in nodes
-    ]
-    every = [pair for pairs in errors.values() for pair in pairs]
-    rows = [_trust_row(key, pairs) for key, pairs in sorted(errors.items())]
-    return [*rows, _trust_row(("all", "all", "all"), every)]
-
-
-def _trust_row(key: tuple[str, str, str], pairs: list[tuple[Run, float]]) -> dict[str, str]:
-    found = sorted(error for _, error in pairs)
-    gpus = [run.gpus for run, _ in pairs]
-    sizes = [run.model.parameters.total for run, _ in pairs]
-    tenth = int(0.1 * (len(found) - 1))
-    values = (
-        *key, len(found), min(gpus), max(gpus), min(sizes), max(sizes), f"{size(found):.3f}",
-        f"{min(found[tenth], -0.02):.3f}", f"{max(found[-1 - tenth], 0.02):.3f}",
-    )  # fmt: skip
-    return dict(zip(_TRUST, map(str, values), strict=True))
-
-
-def record_trust() -> None:
-    """Write data/step_time_error.csv."""
-    with TABLE.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, _TRUST, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(trusted())
 
 
 # --- How the table is made -----------------------------------------------------------------------

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..architecture.model import Model
 from ..footprint.step import memory
-from ..run import Run
+from ..run import Lora, Run
 from ..units import DATA
 from . import tables
 
@@ -20,7 +20,18 @@ COLUMNS = (
     *("model", "saver", "settings", "trace_bytes", "trace_phase"),
     *("formula_bytes", "formula_phase", "torch", "transformers"),
 )
-UNITS = {"GB": 1e9, "GiB": 2**30}
+UNITS = {"GB": 1e9, "GiB": 2**30, "MiB": 2**20}
+
+MINIMIND = {  # jingyaogong/minimind's own code, said as a Qwen 3
+    "model_type": "qwen3",
+    "vocab_size": 6400,
+    "hidden_size": 768,
+    "intermediate_size": 2432,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 96,
+    "tie_word_embeddings": True,
+}
 
 _SAVERS = (
     ("recompute", {"recompute": "selective"}),
@@ -104,12 +115,25 @@ def text() -> str:
     return "\n".join(lines)
 
 
+def run_of(row: dict) -> Run:
+    """The run that a report describes; "minimind-32" has 32 layers."""
+    settings, name = json.loads(row["settings"]), row["model"]
+    if isinstance(settings.get("lora"), dict):
+        given = settings["lora"]
+        targets = tuple(given.pop("targets", ())) or "all-linear"
+        settings["lora"] = Lora(targets=targets, **given)
+    if name.startswith("minimind-"):
+        layers = int(name.removeprefix("minimind-"))
+        return Run(Model({**MINIMIND, "num_hidden_layers": layers}, name=name), **settings)
+    return Run(name, **settings)
+
+
 def reports(path: Path = REPORTS) -> list[dict]:
     """Each published report with `predicted` in its unit and `error`, a fraction of the report."""
     found = []
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            held = memory(Run(row["model"], **json.loads(row["settings"])))
+            held = memory(run_of(row))
             size = held.total
             if row["quantity"] == "state":
                 size = held.parameters + held.optimizer

@@ -18,6 +18,7 @@ from ..measuring.recording import (
     own,
     recorded_only,
     recordings,
+    reference,
 )
 from ..measuring.rooflines import roofline, roofline_of
 
@@ -39,6 +40,7 @@ _MODULES = {
     "data-parallel-scaling": "data_parallel_scaling",
     "tensor-and-pipeline": "tensor_and_pipeline",
     "frozen-weights": "frozen_weights",
+    "finetune-stacks": "finetune_stacks",
     "checkpoint": "checkpointing",
     "tokens": "tokens",
 }
@@ -79,7 +81,7 @@ def run(name: str, **options) -> Recording:
     """
     chosen = experiment(name)
     if recorded_only():
-        return load(name, REFERENCE)
+        return load(name, reference(name))
     from ..measuring import turns
     from ..measuring.protocol import measure
 
@@ -100,6 +102,7 @@ __all__ = [
     "names",
     "own",
     "recordings",
+    "reference",
     "roofline",
     "roofline_of",
     "run",

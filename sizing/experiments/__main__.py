@@ -1,8 +1,17 @@
 """``python -m sizing.experiments record``: measure every experiment on the device found here.
 
-It prints its plan first. ``record --part 1``, ``2`` and ``3`` are everything on one GPU in three
-commands, each of at most 8 minutes on an H100. On a machine with one GPU the experiments of several
-processes are left out, unless they are named: they would measure its CPU.
+It prints its plan first (``--dry-run``: that alone). Everything on one GPU, in commands of at most
+8 minutes each, by what an H100 is expected to take:
+
+    python -m sizing.experiments record --part 1     340 s
+    python -m sizing.experiments record --part 2     430 s
+    python -m sizing.experiments record --part 3     520 s: give it twice
+    python -m sizing.evidence record cuda            the memory table, about 6 minutes
+    PYTORCH_ALLOC_CONF=expandable_segments:True python -m sizing.evidence record fits
+
+A recording that was cut goes on if the command is given again, on the same device and commit.
+On a machine with one GPU the experiments of several processes are left out, unless they are
+named: they would measure its CPU.
 
 Under torchrun, on one node or many, the experiments of several processes use those it started.
 """
@@ -18,13 +27,13 @@ from pathlib import Path
 import torch
 from torch.distributed.elastic.multiprocessing.errors import record as reported
 
-from ..measuring.protocol import complete, leader, measure
-from ..measuring.recording import MEASUREMENTS, load
+from ..measuring.protocol import complete, duration, goes_on, leader, measure
+from ..measuring.recording import MEASUREMENTS, load, read
 from ..measuring.workers import leave, torchrun
 from . import experiment, names
 
-# Seconds on an H100, from the points of each grid: estimates, since no GPU has been recorded. Two
-# compilations are 150 s of speed-up-stack.
+# Seconds on an H100: estimates, since no GPU has been recorded, from the points of each grid and
+# the host's share of a rehearsal. Four compilations are 240 s of speed-up-stack, jobs 200 s.
 SECONDS = {
     "ceilings": 40,
     "model-size": 45,
@@ -34,16 +43,17 @@ SECONDS = {
     "optimizers": 60,
     "accumulation": 10,
     "memory-timeline": 15,
-    "speed-up-stack": 290,
+    "speed-up-stack": 520,
     "formula-vs-device": 170,
     "one-rank-of-many": 60,
     "isoflop": 120,
+    "finetune-stacks": 120,
 }
 OTHERS = 60.0  # seconds of an experiment of several processes
 PARTS = (
     (
         "ceilings", "model-size", "recompute", "batch", "optimizers", "accumulation",
-        "memory-timeline",
+        "memory-timeline", "finetune-stacks",
     ),
     ("sequence-length", "formula-vs-device", "one-rank-of-many", "isoflop"),
     ("speed-up-stack",),
@@ -70,7 +80,8 @@ def _recorded_seconds(name: str, device: str) -> float | None:
     path = MEASUREMENTS / device / f"{name}.csv"
     if not path.exists():
         return None
-    return float(load(name, device).provenance["duration"].removesuffix(" s"))
+    recording = load(name, device)
+    return duration(recording) if complete(recording) else None
 
 
 def record(expected: dict[str, float], out: Path, minutes: float) -> dict[str, str]:
@@ -116,9 +127,12 @@ def _record_one(name: str, out: Path, deadline: float) -> str:
     if torchrun():
         deadline = None  # clocks differ, and ranks must not
     bar = sys.stderr.isatty() and leader()
-    recording = measure(chosen, device, chosen.points(device), path, command, deadline, bar)
-    points = recording.provenance["points"]
-    return "" if complete(recording) else f"out of time after {points} points"
+    points = chosen.points(device)
+    before = read(path) if path.exists() else None
+    before = before if before and goes_on(before, device, points) else None
+    recording = measure(chosen, device, points, path, command, deadline, bar, before)
+    reached = recording.provenance["points"]
+    return "" if complete(recording) else f"out of time after {reached} points; give it again"
 
 
 def _print_plan(expected: dict[str, float], left_out: dict[str, str], minutes: float) -> None:
@@ -131,7 +145,10 @@ def _print_plan(expected: dict[str, float], left_out: dict[str, str], minutes: f
     for name, reason in left_out.items():
         print(f"  {name:22} left out: {reason}")
     if total > 60 * minutes:
-        print(f"  Not all will be reached: give --minutes {total / 60 + 1:.0f}, or name fewer.")
+        print(
+            f"  Not all will be reached: give --minutes {total / 60 + 1:.0f}, name fewer, or give "
+            "the same command again, which goes on."
+        )
     sys.stdout.flush()
 
 

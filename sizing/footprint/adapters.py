@@ -44,8 +44,13 @@ def _adapted(f, x: Tensor, out: Tensor, name: str, kind: str | None) -> Tensor:
     if kind is not None and not t.autocast:
         scaled = t.cast(scaled, given)
     summed = t.add(out, scaled)
-    t.during(*held, x, out, scaled, summed)
+    t.during(*held, x, out, scaled, summed, *_promoted(t, out, scaled))
     return t.cast(summed, given)
+
+
+def _promoted(t, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    """What a sum of two dtypes copies on a CPU; CUDA's kernel casts as it reads."""
+    return (Tensor(x.shape, y.dtype),) if t.device == "cpu" and x.dtype != y.dtype else ()
 
 
 def _quantized(f, x: Tensor, name: str, kind: str, shape: tuple[int, int]) -> Tensor:

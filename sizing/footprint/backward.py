@@ -197,7 +197,7 @@ class _Walk:
                 tensors = []
             for tensor in (*tensors, *node.held):
                 self._hold(tensor.storage)
-            self._note_during(node, "forward")
+            self._note_during(node, "forward", node.first)
             for tensor, _ in node.grads:
                 if tensor.part == "parameters":
                     self.waiting[tensor] = self.waiting.get(tensor, 0) + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..architecture import minimax
 from . import rotary
 from .activations import bloom_gelu
 from .layers import attend, heads_of
@@ -223,8 +224,9 @@ CLASSIC = {
 }
 
 
-def buffers(model) -> int:
-    """Bytes of tables that are no weights: causal tables of bytes, sines and cosines in fp32."""
+def buffers(model, width: int = 4) -> int:
+    """Bytes of tables that are no weights: causal tables of bytes, sines and cosines in fp32, and
+    MiniMax's factors of decay in the weights' dtype, of `width` bytes."""
     positions, config = model.max_positions or 0, model.config
     if model.family == "gpt_bigcode":
         return positions * positions
@@ -232,4 +234,6 @@ def buffers(model) -> int:
         return model.layers * positions * positions
     if model.family == "gptj":
         return model.layers * positions * (config.get("rotary_dim") or model.hidden) * 4
+    if model.family == "minimax":
+        return width * minimax.buffers(model)
     return 0

@@ -15,12 +15,12 @@ from .tape import Tensor
 def decoder(f, x: Tensor) -> Tensor:
     """Attention and MLP, each between its norms and added to what came in."""
     t, traits = f.tape, f.traits
-    attention = _latent_attention if "kv_lora_rank" in f.config else _attention
+    mixer = _latent_attention if "kv_lora_rank" in f.config else attention
     before, after, before_mlp, after_mlp = traits.norms
     normed = f.norm(x, before) if before else x
     mlp = _module_of_mlp(f)
     f.frame = (x, normed)
-    y = t.dropout(f.module("self_attn", attention, normed), f.rate(traits.dropouts[0]))
+    y = t.dropout(f.module("self_attn", mixer, normed), f.rate(traits.dropouts[0]))
     y = _residual(f, y, after)
     if f.switched(traits.parallel):
         z = t.dropout(f.module(mlp, _mlp, normed), f.rate(traits.dropouts[1]))
@@ -44,7 +44,7 @@ def _residual(f, y: Tensor, after: str | None) -> Tensor:
 # -- attention
 
 
-def _attention(f, x: Tensor) -> Tensor:
+def attention(f, x: Tensor) -> Tensor:
     t, traits, heads, groups = f.tape, f.traits, f.block.heads, f.model.kv_heads
     eager = f.eager
     q, k, v = _projections(f, x)

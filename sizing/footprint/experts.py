@@ -17,13 +17,22 @@ def mixture(f, x: Tensor, gated_mlp) -> Tensor:
     if e.shared is None or f"{e.shared}.gate_proj.weight" not in f.named:
         return routed(f, x)
     if e.shared_gate is None and e.router != "fp32 softmax":
-        return f.tape.add(routed(f, x), gated_mlp(f, x, e.shared))
+        out = routed(f, x)
+        return f.tape.add(out, _beside(f, out, gated_mlp, x, e.shared))
     shared = gated_mlp(f, x, e.shared)
-    out = routed(f, x)
+    out = _beside(f, shared, routed, x)
     if e.shared_gate:
         open_ = f.tape.unary("sigmoid", f.linear(x, e.shared_gate), keeps="output")
         shared = f.tape.mul(open_, shared, "shared output", "gate of the shared expert")
     return f.tape.cast(f.tape.add(out, shared), x.dtype)
+
+
+def _beside(f, held: Tensor, call, *args) -> Tensor:
+    """What `call` records while the code holds on to another tensor."""
+    f.frame += (held,)
+    out = call(f, *args)
+    f.frame = f.frame[:-1]
+    return out
 
 
 def routed(f, x: Tensor) -> Tensor:
@@ -49,35 +58,47 @@ def dispatch(f, x: Tensor, weights: Tensor) -> Tensor:
     weights = t.gather(weights, (*pairs, 1), "routing weights by expert", pairs)
     which = Tensor(pairs, "int64", "expert of each row", grad=False) if e.bias else None
     both = t.grouped_linear(rows, up, (*pairs, 2 * width), f"{e.stack}.gate_up_proj")
-    both = _biased(f, both, f"{e.stack}.gate_up_proj_bias", which)
-    product = _clamped_gate(f, both) if e.bias else _gate(f, both, width)
+    both, bias = _biased(f, both, f"{e.stack}.gate_up_proj_bias", which)
+    _while_it_runs(f, x, rows, both, *bias)
+    inside = _clamped_gate(f, both) if e.bias else _gate(f, both, width)
+    product = inside[-1]
+    _while_it_runs(f, x, rows, both, *bias, *inside)
     out = t.grouped_linear(product, down, (*pairs, hidden), f"{e.stack}.down_proj")
-    out = _biased(f, out, f"{e.stack}.down_proj_bias", which)
-    out = t.mul(out, weights, "weighted output of experts", "routing weight")
-    out = t.gather(out, (*pairs, hidden), "output by token", pairs)
-    summed = Tensor(("b", "s", hidden), out.dtype, "sum over experts")
-    return t.cast(t.emit("sum", summed, [(out, True)]), x.dtype)
+    out, bias = _biased(f, out, f"{e.stack}.down_proj_bias", which)
+    _while_it_runs(f, x, rows, product, out, *bias)
+    weighted = t.mul(out, weights, "weighted output of experts", "routing weight")
+    back = t.gather(weighted, (*pairs, hidden), "output by token", pairs)
+    _while_it_runs(f, x, rows, out, *bias, weighted, back)
+    summed = Tensor(("b", "s", hidden), back.dtype, "sum over experts")
+    return t.cast(t.emit("sum", summed, [(back, True)]), x.dtype)
 
 
-def _gate(f, both: Tensor, width: int) -> Tensor:
+def _while_it_runs(f, *tensors: Tensor) -> None:
+    """What the code refers to, though nothing keeps it where experts are frozen."""
+    if f.frozen:
+        f.tape.during(*f.around, *f.frame, *tensors)
+
+
+def _gate(f, both: Tensor, width: int) -> tuple[Tensor, ...]:
     half = (*both.shape[:-1], width)
     gate, value = f.tape.split(both, [half] * 2)
-    return f.tape.mul(f.activation(gate), value, "gated", "factor of the gate")
+    gate = f.activation(gate)
+    return gate, f.tape.mul(gate, value, "gated", "factor of the gate")
 
 
-def _biased(f, x: Tensor, name: str, which: Tensor | None) -> Tensor:
-    """Each row's expert's bias, added in place."""
+def _biased(f, x: Tensor, name: str, which: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Each row's expert's bias, added in place; the sum, and the biases by row if there are any."""
     bias = f.weight(name)
     if bias is None:
-        return x
+        return x, ()
     t = f.tape
     rows = Tensor(x.shape, bias.dtype, f"{name} by row")
     rows = t.emit("index", rows, [(bias, NEW)], [(which, "which expert's bias")])
     out = Tensor(x.shape, x.dtype, f"{x.name} + bias", storage=x)
-    return t.emit("add_", out, [(x, SAME), (rows, SAME)])
+    return t.emit("add_", out, [(x, SAME), (rows, SAME)]), (rows,)
 
 
-def _clamped_gate(f, both: Tensor) -> Tensor:
+def _clamped_gate(f, both: Tensor) -> tuple[Tensor, ...]:
     """gpt-oss: (up + 1) x gate x sigmoid(alpha x gate), both clamped; columns alternate."""
     t = f.tape
     half = (*both.shape[:-1], both.shape[-1] // 2)
@@ -87,7 +108,7 @@ def _clamped_gate(f, both: Tensor) -> Tensor:
     sigmoid = t.unary("sigmoid", t.scale(gate), keeps="output")
     glu = t.mul(gate, sigmoid, "gate x sigmoid", "factor of the gate")
     more = t.copy(up, up.shape, "1 + up")
-    return t.mul(more, glu, "gated", "factor of the gate")
+    return gate, up, sigmoid, glu, more, t.mul(more, glu, "gated", "factor of the gate")
 
 
 # -- routers: (batch, sequence, chosen) weights from the layer's input
@@ -236,5 +257,6 @@ def _batched(f, x: Tensor, weight: Tensor, shape: tuple, name: str) -> Tensor:
     if t.autocast:
         weight, x = t._cast_weight(weight), t.cast(x, "bf16")
     out = Tensor(shape, x.dtype, f"output of {name}")
-    saved = [(x, f"input of {name}"), (weight, f"weight of {name}")]
+    saved = [(x, f"input of {name}")] if weight.grad else []
+    saved += [(weight, f"weight of {name}")] if x.grad else []
     return t.emit(name, out, [(x, NEW_VIEW), (weight, NEW)], saved)

@@ -48,7 +48,8 @@ class Fit:
 
 def communicators(run: Run) -> int:
     """Groups of GPUs that one GPU talks in, each with buffers of its own in NCCL."""
-    return sum(n > 1 for n in (run.data, run.tensor, run.pipeline, run.context))
+    divided = run.data // run.replicate
+    return sum(n > 1 for n in (divided, run.replicate, run.tensor, run.pipeline, run.context))
 
 
 def fit(allocated: int, device: str | GPU, groups: int = 0, bucket: int = 0) -> Fit:

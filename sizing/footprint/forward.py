@@ -6,18 +6,16 @@ from functools import lru_cache
 
 from ..architecture.model import Model
 from ..architecture.weights import Block
-from ..recomputing import every_layer
+from ..recomputing import check, every_layer
 from ..run import Run
-from ..settings import Dpo
-from . import adapters, kernels, rotary
+from . import adapters, kernels, objectives, rotary
 from .activations import activation
 from .backward import kept, packed
 from .decoder import decoder
-from .families import BESIDE, OWN_ATTENTION, layer_of
+from .families import BESIDE, ENTER, LEAVE, OWN_ATTENTION, layer_of
 from .fused import LIGER, fuse
-from .losses import LOSSES, chunk_ends, last_hidden, make_logits
+from .losses import LOSSES, chunk_ends
 from .norms import NORMS
-from .objectives import distillation_loss, preference_loss
 from .tape import NONE, Size, Skipped, Tape, Tensor, plus, size_of, times
 
 
@@ -53,6 +51,7 @@ class Forward:
                 f"recompute: 'selective' given; allowed with {self.family!r}: 'none', 'full' (its "
                 "attention is not apart from its layer)"
             )
+        check(self.model, run.recompute, run.attention)
         self.per_operation = run.recompute == "selective" and not self.eager
         if not isinstance(run.recompute, str) and layer_of(self.family) is not decoder:
             raise ValueError(
@@ -71,6 +70,7 @@ class Forward:
             batched=run.micro_batch > 1,
             tokens=self.tokens,
             fp8=run.recipe.products == "fp8",
+            frame_of=lambda: (*self.around, *self.frame),
         )
         self.outer = {w.name.removesuffix(".weight"): w for w in self.model.outer}
         self.tables: dict[str, Tensor] = {}
@@ -84,6 +84,8 @@ class Forward:
         # What the code refers to while a layer runs, kept or not: around it, and inside it.
         self.around: tuple[Tensor, ...] = ()
         self.frame: tuple[Tensor, ...] = ()
+        # Moments of the forward pass beside its end, as bytes by part beside what is kept.
+        self.moments: list[dict[str, Size]] = []
         self._record()
 
     # -- the model around its layers
@@ -112,6 +114,7 @@ class Forward:
             x = t.scale(x, "scaled embedding")
         t.phase = "layers"
         self.all_inputs = BESIDE[self.family](self, x) if self.family in BESIDE else None
+        x = ENTER[self.family](self, x) if self.family in ENTER else x
         if "project_in" in self.outer:
             x = self.outer_linear(x, "project_in", self.model.hidden)
         for positions, span in (("wpe", (1, "s")), ("embed_positions", ("b", "s"))):
@@ -144,6 +147,7 @@ class Forward:
 
     def _final(self, x: Tensor) -> Tensor:
         t = self.tape
+        x = LEAVE[self.family](self, x) if self.family in LEAVE else x
         for name in ("ln_f", "final_layer_norm", "norm_f", "final_layernorm", "norm"):
             if name in self.outer:
                 x = self._outer_norm(x, name)
@@ -176,24 +180,7 @@ class Forward:
         if self.run.objective == "lm":
             LOSSES[self.run.loss_kernel](self, x, head)
         else:
-            self._other_loss(x, head)
-
-    def _other_loss(self, x: Tensor, head: str) -> None:
-        """That of the run's objective; what its frozen model adds is in `asked`, in bytes of logits
-        and of a sequence at work."""
-        logits, held = make_logits(self, x, head)
-        logits.part = "logits"
-        self.asked = (logits.size, NONE)
-        if isinstance(self.run.objective, Dpo):
-            more, row = preference_loss(self.tape, logits)
-            self.asked = (logits.size, row)
-        else:
-            more = distillation_loss(self.tape, logits)
-        sizes = NONE
-        for tensor in dict.fromkeys([*held[:-1], *more]):
-            sizes = plus(sizes, tensor.size)
-        last = last_hidden(self, x, head)
-        self.end = {"logits": sizes, "temporary": self.uncast, "activations": last}
+            objectives.loss(self, x, head)
 
     def outer_tensor(self, name: str) -> Tensor:
         if name not in self.tables:
@@ -301,12 +288,20 @@ class Forward:
         again = [node for node in nodes if node.region is not None]
         return kept(again, of_region=True).get("temporary", NONE)
 
+    def copies_so_far(self) -> tuple[Tensor, ...]:
+        """Autocast's copies of the weights of layers that will be run again, up to here."""
+        if self.frozen or self.tape.region is None:
+            return ()
+        here = (copy for copy, region in self.tape.casts.values() if region is self.tape.region)
+        before = Tensor((self.uncast[0],), "bool", "copies of layers before", "temporary")
+        return (before, *here)
+
     # -- one layer
 
     def _layer(self, block: Block, x: Tensor, again: bool) -> Tensor:
         t = self.tape
         start = len(t.nodes)
-        self.block = block
+        self.block, self.frame = block, ()
         self.weights[block] = []
         self.named = {w.name.split("*.", 1)[1]: w for w in block.weights}
         whole = self.all_inputs

@@ -33,7 +33,7 @@ def per_layer_inputs(f, x: Tensor) -> Tensor | None:
 
 def gemma4(f, x: Tensor) -> Tensor:
     t = f.tape
-    y = f.norm(_attention(f, f.norm(x, "input_layernorm")), "post_attention_layernorm")
+    y = f.norm(attention(f, f.norm(x, "input_layernorm")), "post_attention_layernorm")
     x = t.add(x, y, "residual")
     y = gated_mlp(f, f.norm(x, "pre_feedforward_layernorm"), "mlp")
     if "router.proj.weight" in f.named:
@@ -47,7 +47,7 @@ def gemma4(f, x: Tensor) -> Tensor:
     return t.emit("mul_", Tensor(x.shape, x.dtype, "residual", storage=x), [(x, NEW)])
 
 
-def _attention(f, x: Tensor) -> Tensor:
+def attention(f, x: Tensor) -> Tensor:
     t, heads, width = f.tape, f.block.heads, f.block.query_dim
     turns = f.rotary()
     q = t.view(f.linear(x, "self_attn.q_proj"), ("b", "s", heads, width))

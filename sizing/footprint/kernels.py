@@ -7,6 +7,8 @@ counts. Read in torch 2.13's sources, and held against the allocator in data/cud
 
 from __future__ import annotations
 
+from math import prod
+
 Scratch = tuple[float, int]
 NOTHING: Scratch = (0, 0)
 
@@ -50,19 +52,34 @@ def embedding(read: int, rows: int, width: int) -> Scratch:
 def summed(rows: int, columns: int) -> Scratch:
     """Sum of the rows of a matrix, the gradient of a bias or of a norm's weight (Reduce.cuh).
 
-    From 1024 rows on, each block of threads takes 64 rows, as long as the GPU has room for more.
-    A thread has four fp32 sums to hand over; the buffer is 32 times as large as they need.
+    A thread adds 16 rows or more, and a quarter of a block's threads lie over each other. From 1021
+    rows on several blocks share a column, as many as the GPU takes at once or the rows give work,
+    and hand over what they have: four fp32 sums a thread, in a buffer 32 times as large as needed.
     """
-    if rows < 1024:
+    if rows <= 4 * 255:
         return NOTHING
-    per_row, most = 8 * columns, 512 * THREADS
-    return (per_row, 0) if rows * per_row <= most else (0, most)
+    sums, blocks = 4 * 128 * columns, _blocks(columns)
+    if rows <= 64 * blocks:
+        return sums / 64, 0
+    return (0, sums * blocks) if rows <= 1024 * blocks else (sums / 1024, 0)
+
+
+def _blocks(columns: int) -> int:
+    """Blocks of 128 threads that share a column, once there are rows enough for them."""
+    return -(-THREADS // 128 // -(-columns // 128))
+
+
+def norm_of_columns(shape: tuple[int, ...]) -> int:
+    """Bytes to norm a matrix, or each of a stack of them, over its rows: Adafactor's columns."""
+    rows = shape[-2]
+    per_row, once = summed(rows, prod(shape) // rows)
+    return int(per_row * _up(rows, 64)) + once
 
 
 def turning_points(columns: set[int], tables: set[int]) -> tuple[int, ...]:
     """Numbers of rows at which one of the above changes its form."""
-    full = {512 * THREADS // (8 * n) for n in columns}
-    return tuple(sorted({1023, 3072, *tables, *full}))
+    full = {each * _blocks(n) for n in columns for each in (64, 1024)}
+    return tuple(sorted({4 * 255, 3072, *tables, *full}))
 
 
 def _up(number: int, step: int) -> int:

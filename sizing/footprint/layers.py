@@ -89,14 +89,18 @@ def _eager(f, q, k, v, mask) -> Tensor:
     cap = f.config.get("attn_logit_softcapping")
     if f.traits.softcaps and cap is not None:
         weights = t.scale(t.unary("tanh", t.scale(weights), keeps="output"), "capped scores")
-    weights = t.add(weights, mask, "masked scores")
+    masked = t.add(weights, mask, "masked scores")
     if f.traits.sinks:
-        weights = _with_sinks(f, weights, v.dtype)
+        weights = _with_sinks(f, masked, v.dtype)
     else:
+        weights = masked
         if f.traits.softmax_in_fp32 or (t.autocast and t.device == "cuda"):
             weights = t.cast(weights, "fp32")
-        weights = t.softmax(weights)
-        weights = t.cast(weights, dtype if f.traits.softmax_in_fp32 else v.dtype)
+        shares = t.softmax(weights)
+        at_work, copies = (*f.around, *f.frame, q, k, v, masked, shares), f.copies_so_far()
+        t.during(*at_work, weights, first=copies)
+        weights = t.cast(shares, dtype if f.traits.softmax_in_fp32 else v.dtype)
+        t.during(*at_work, weights, first=copies)
     weights = t.dropout(weights, _attention_dropout(f))
     weights, v = t.lower(weights), t.lower(v)
     if t.batched and not grouped:
@@ -134,8 +138,12 @@ def _with_sinks(f, scores: Tensor, dtype: str) -> Tensor:
     less = t.emit(
         "sub", Tensor(wide.shape, wide.dtype, "less the largest"), [(wide, SAME), (top, NEW)]
     )
-    shares = t.slice(t.softmax(less), scores.shape)
-    return t.cast(shares, dtype)
+    if f.frozen:
+        t.during(*f.around, *f.frame, scores, wide, less)
+    shares = t.softmax(less)
+    if f.frozen:
+        t.during(*f.around, *f.frame, scores, less, shares)
+    return t.cast(t.slice(shares, scores.shape), dtype)
 
 
 def _attention_dropout(f) -> float:
@@ -156,7 +164,9 @@ def heads_of(f, x: Tensor, heads: int, copied: bool) -> Tensor:
 def gpt2(f, x: Tensor) -> Tensor:
     t, rate = f.tape, f.config["resid_pdrop"]
     heads, width = f.block.heads, f.model.hidden
-    qkv = f.linear(f.norm(x, "ln_1"), "attn.c_attn")
+    y = f.norm(x, "ln_1")
+    f.frame = (x, y)
+    qkv = f.linear(y, "attn.c_attn")
     parts = t.split(qkv, [("b", "s", width)] * 3)
     eager = f.eager
     q, k, v = (heads_of(f, part, heads, eager) for part in parts)
@@ -170,7 +180,9 @@ def gpt2(f, x: Tensor) -> Tensor:
 def gpt_neox(f, x: Tensor) -> Tensor:
     t, rate = f.tape, f.config["hidden_dropout"]
     heads, width = f.block.heads, f.model.head_dim
-    qkv = f.linear(f.norm(x, "input_layernorm"), "attention.query_key_value")
+    y = f.norm(x, "input_layernorm")
+    f.frame = (x, y)
+    qkv = f.linear(y, "attention.query_key_value")
     qkv = heads_of(f, qkv, heads, True)
     q, k, v = t.split(qkv, [("b", heads, "s", width)] * 3)
     turns = rotary.of_layer(f)
@@ -189,6 +201,7 @@ def opt(f, x: Tensor) -> Tensor:
     first = f.config["do_layer_norm_before"]
     heads = f.block.heads
     y = f.norm(x, "self_attn_layer_norm") if first else x
+    f.frame = (x, y)
     eager = f.eager
     q = heads_of(f, t.scale(f.linear(y, "self_attn.q_proj")), heads, eager)
     k = _projected(f, y, "self_attn.k_proj", heads, eager)

@@ -69,7 +69,7 @@ def traffic(run: Run, beside: Beside, share: float, saved: float) -> tuple[int, 
         saved: bytes that its layers hand over in one micro-batch.
     """
     host, weights = beside.host, beside.weights
-    ranks, micro = run.data * run.context, run.accumulation
+    ranks, micro = run.shards, run.accumulation
     optimizer = share / (ranks if run.zero >= 1 else 1)
     gradients = share / (ranks if run.zero >= 2 else 1)
     parameters = share / (ranks if run.zero >= 3 else 1)

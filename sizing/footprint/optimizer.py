@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
 
+from .kernels import norm_of_columns
+
 BLOCK = 256  # elements of an 8-bit moment that share one fp32 scale
 SMALL = 4096  # elements of a tensor from which its moments are 8-bit; smaller ones keep fp32
+CHUNK = 2**20  # elements that 8-bit AdamW holds in fp32 at a time, five times
 BLOCK_OF_4 = 128  # elements of a 4-bit moment that share one (torchao 0.18, optim/adam.py)
 PAGED = 100_000  # elements from which bitsandbytes pages a state (optim/optimizer.py)
 PAGED_STATE = ("paged-adamw-8bit",)
@@ -164,11 +167,13 @@ def _kept(name: str, t: Trained, width: int) -> int:
     return total - (2 * t.elements if name in PAGED_STATE and t.elements >= PAGED else 0)
 
 
-def temporary_bytes(name: str, tensors: list[Trained], master: bool) -> int:
+def temporary_bytes(name: str, tensors: list[Trained], master: bool, cuda: bool = True) -> int:
     """Bytes that the update allocates beyond weights, gradients and state, at its worst.
 
     foreach AdamW holds the square roots of all second moments at once. Loops hold one tensor's
-    update, and the one before it until the name is assigned anew. Muon holds the update, two bf16
+    update, and the one before it until the name is assigned anew; on CUDA Adafactor's norms of
+    columns can take more than the update. 8-bit AdamW is here a loop over chunks, in fp32, since
+    there is no such kernel in torch: bitsandbytes' needs nothing. Muon holds the update, two bf16
     iterates and two Gram matrices of one weight (torch.optim.Muon), and AdamW's for the others.
     GaLore's are those of a step that refreshes its projectors, one in 200: the fp32 gradient, laid
     out for the decomposition, and both its factors; Adam-mini makes the update and its negative.
@@ -181,7 +186,12 @@ def temporary_bytes(name: str, tensors: list[Trained], master: bool) -> int:
         return sum(t.total * width(t) for t in tensors)
     if name in ("adafactor", "lion"):
         sizes = [t.elements * width(t) for t in tensors]
-        return max(a + b for a, b in pairwise([0, *sizes]))
+        norms = [_norm(t) if cuda and name == "adafactor" else 0 for t in tensors]
+        before = [0, *sizes[:-1]]
+        return max(a + max(b, norm) for a, b, norm in zip(before, sizes, norms, strict=True))
+    if name == "adamw-8bit":
+        most = max(t.elements for t in tensors)
+        return 5 * 4 * min(most, CHUNK) if cuda and most >= SMALL else 0
     if name == "muon":
         others = sum(t.total * width(t) for t in tensors if not t.hidden)
         return max([others, *(_newton_schulz(t, width(t)) for t in tensors if t.hidden)])
@@ -191,6 +201,10 @@ def temporary_bytes(name: str, tensors: list[Trained], master: bool) -> int:
     if family_of(name)[0] == "galore":
         return max(map(_decomposed, tensors))
     return 0
+
+
+def _norm(t: Trained) -> int:
+    return norm_of_columns(t.shape) if len(t.shape) > 1 else 0
 
 
 def _decomposed(t: Trained) -> int:

@@ -30,12 +30,13 @@ def zero_state(
 ) -> tuple[float, float, float]:
     """Model state after ZeRO: (parameters, gradients, optimizer) bytes on each rank.
 
-    Stage 1 divides the optimizer's state by the ranks that hold the same weights (data x context),
-    stage 2 the gradients too, stage 3 the parameters too. Mixed-precision Adam's 2, 2 and 12 bytes
+    Stage 1 divides the optimizer's state by the ranks that hold the same weights (data x context,
+    or a group of them under hybrid sharding: `Run.shards`), stage 2 the gradients too, stage 3 the
+    parameters too. Mixed-precision Adam's 2, 2 and 12 bytes
     a parameter over N ranks: 4 + 12/N, 2 + 14/N, 16/N. Source: Rajbhandari et al.
     (arXiv:1910.02054), figure 1 and section 5.
     """
-    ranks = run.data * run.context
+    ranks = run.shards
     return (
         parameters / (ranks if run.zero >= 3 else 1),
         gradients / (ranks if run.zero >= 2 else 1),
@@ -45,7 +46,18 @@ def zero_state(
 
 def gathers(run: Run) -> bool:
     """Whether a layer's weights are fetched for it: from the other ranks, or from the host."""
-    return run.zero == 3 and (run.data * run.context > 1 or "parameters" in run.offload)
+    return run.zero == 3 and (run.shards > 1 or "parameters" in run.offload)
+
+
+def holds_inputs(run: Run) -> bool:
+    """Whether FSDP1 holds every layer's input, and the input's gradient, through the backward pass.
+
+    It does where a layer's weights are frozen and re-entrant checkpointing, transformers' default
+    before 5.0, runs the layer again on a detached input: FSDP hangs the hook that gives frozen
+    weights back on that input (`_register_post_backward_reshard_only_hook`), and the hook's handle
+    keeps the input and what was accumulated on it until the pass is over.
+    """
+    return run.engine == "fsdp" and run.lora is not None and run.recompute == "full"
 
 
 def in_flight(run: Run, rank: int) -> float:
@@ -240,7 +252,7 @@ def _state(run: Run, dense: float, routed: float) -> tuple[float, float, float]:
     mine = zero_state(run, dense / whole, dense / whole, dense / whole)
     if not routed:
         return mine
-    copies = run.data * run.context * run.tensor // expert_slices(run)
+    copies = max(1, run.shards * run.tensor // expert_slices(run))
     of_experts = (routed / whole / (copies if run.zero >= stage else 1) for stage in (3, 2, 1))
     return tuple(a + b for a, b in zip(mine, of_experts, strict=True))
 
@@ -258,6 +270,8 @@ class UnderZero3:
         last: bytes of the gradients of everything outside the layers: as they came, copied to be
             reduced, and the share that comes of it.
         first_gather: bytes as the forward pass begins.
+        holds: whether every layer's input and its gradient stay until the pass is over, see
+            `holds_inputs`.
     """
 
     accumulates: bool
@@ -268,6 +282,7 @@ class UnderZero3:
     last: float
     head: float
     first_gather: float
+    holds: bool = False
 
     @classmethod
     def of(cls, run: Run, stage: Stage, held: float, trained: float) -> UnderZero3:
@@ -281,14 +296,15 @@ class UnderZero3:
             shard=layer
             * trained
             * (run.recipe.weight_bytes if run.gathers_products else gradient_bytes(run))
-            / (run.data * run.context)
+            / run.shards
             * kept_gradients(run),
             last=outer
             * trained
-            * (unreduced_bytes(run) + gradient_bytes(run) * (1 + 1 / (run.data * run.context))),
+            * (unreduced_bytes(run) + gradient_bytes(run) * (1 + 1 / run.shards)),
             head=_head_gradient(run, stage) * gradient,
             # the first layer and what lies outside, in a flat buffer and copied from it
             first_gather=2 * (outer + layer) * width,
+            holds=holds_inputs(run),
         )
 
     def layers(self, first, made, kept, count: int, one) -> Iterator[dict]:
@@ -313,11 +329,15 @@ class UnderZero3:
         for visited in sorted({1, 2, count - 1, count} & set(range(1, count + 1))):
             before = visited - 1
             reduced = before * self.shard * one
+            left = before * kept / count  # the inputs of the layers that are done
+            # and their gradients, but the one that is the next layer's incoming one
+            beside = max(before - 1, 0) * kept / count if self.holds else 0 * left
             yield {
                 **first,
                 "gradients": first["gradients"] if self.accumulates else reduced,
-                "activations": first["activations"] - before * kept / count,
+                "activations": first["activations"] - (0 * left if self.holds else left),
                 "temporary": whole
+                + beside
                 + (self.layer if visited < count else 0) * one
                 + (self.gradients if visited > 1 else 0) * one,
             }
@@ -325,7 +345,7 @@ class UnderZero3:
 
 def _buffers(run: Run, stage: Stage, held: float, trained: float, phase: str) -> float:
     """Bytes that data parallelism adds in a phase."""
-    if run.data * run.context == 1 and not gathers(run):
+    if run.shards == 1 and not gathers(run):
         return 0.0
     weight = run.recipe.weight_bytes
     if run.zero <= 1:

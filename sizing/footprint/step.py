@@ -24,16 +24,17 @@ from ..parallel import check_degrees
 from ..run import RECIPES, Run, linear_layers
 from ..settings import Dpo, asked_model, frozen_model
 from ..units import BYTES
+from . import inference
 from .backward import Away, Point, packed, points
 from .classic import buffers
 from .fit import Fit, communicators, fit
 from .forward import Forward, turning_points
-from .objectives import as_one_batch, asked
+from .objectives import CHUNK_OF_TOKENS, as_one_batch
 from .offload import Beside, host_bytes, leaves_at_once, traffic, updates_copy
 from .optimizer import Trained, state_bytes, temporary_bytes
 from .quantized import weight_bytes
 from .sharding import Whole, gathers, shares, unreduced_bytes
-from .tape import NONE, SAME_BYTES, Size, plus, size_of, value
+from .tape import NONE, SAME_BYTES, Size, plus, size_of, times, value
 from .undivided import undivided
 
 STATE = ("parameters", "gradients", "optimizer")
@@ -135,8 +136,9 @@ def memory(run: Run, *, device: str = "cuda", step: str = "steady") -> Memory:
     else:
         if run.quantization is not None and run.zero == 3:
             raise ValueError(
-                f"zero: 3 given with quantization {run.quantization!r}; allowed: 0 to 2 (packed "
-                "weights gathered layer by layer are not sized yet)"
+                f"zero: 3 given with quantization {run.quantization!r}; allowed: 0 to 2 (FSDP runs "
+                "it with bitsandbytes' bnb_4bit_quant_storage, as fsdp_qlora does; packed weights "
+                "that are gathered layer by layer are not sized here)"
             )
         check_degrees(run)
         found = _sharded_plan_of(run, plan).evaluate(batch, sequence)
@@ -179,9 +181,14 @@ def memory_grid(run: Run, micro_batch, sequence, *, device: str = "cuda") -> np.
     totals = np.zeros(batches.shape, np.int64)
     if not totals.size:
         return totals
-    kinds = 2 * np.searchsorted(_windows(run.model), sequences, side="right") + (batches > 1)
-    if device == "cuda":
+    forms = {int(s): _form_of(run.model, int(s)) for s in np.unique(sequences)}
+    numbers = {form: number for number, form in enumerate(dict.fromkeys(forms.values()))}
+    which = np.array([numbers[form] for form in forms.values()])
+    kinds = 2 * which[np.searchsorted(list(forms), sequences)] + (batches > 1)
+    if device == "cuda" or _chunks_preferences(run):
         points = turning_points(run.model, run.loss_kernel == "chunked")
+        if _chunks_preferences(run):
+            points = tuple(sorted({*points, CHUNK_OF_TOKENS}))
         kinds = kinds * (len(points) + 1) + np.searchsorted(points, batches * sequences)
     for length in np.unique(sequences):
         check_degrees(replace(run, sequence=int(length)))
@@ -229,15 +236,18 @@ def _plan_of(run: Run, device: str, step: str = "steady") -> _Plan:
         run.attention,
         run.accumulation > 1,
         run.micro_batch > 1,
-        tuple(sequence >= window for window in _windows(run.model)),
+        _form_of(run.model, sequence),
         run.lora,
         run.quantization,
         run.kernels,
         run.loss,
-        run.outputs,
+        # accelerate casts the model's outputs for TRL, under autocast and FSDP's policy alike
+        "fp32" if isinstance(run.objective, Dpo) and run.recipe.autocast else run.outputs,
         device,
         step,
-        _representative(run, run.micro_batch * sequence) if device == "cuda" else 1,
+        _representative(run, run.micro_batch * sequence)
+        if device == "cuda" or _chunks_preferences(run)
+        else 1,
         run.gathers_products,
         run.objective,
         run.offload,
@@ -256,7 +266,7 @@ def _sharded_plan_of(run: Run, plan: _Plan) -> _ShardedPlan:
         run.model,
         run.precision,
         run.gradients,
-        (run.accumulation, run.offload, run.optimizer_in_backward),
+        (run.accumulation, run.offload, run.optimizer_in_backward, run.lora, run.recompute),
         tuple(getattr(run, name) for name in _DEGREES),
         trained,
     )
@@ -264,7 +274,7 @@ def _sharded_plan_of(run: Run, plan: _Plan) -> _ShardedPlan:
 
 _DEGREES = (
     "data", "zero", "tensor", "pipeline", "context", "expert", "sequence_parallel", "interleave",
-    "engine", "reduce",
+    "replicate", "engine", "reduce",
 )  # fmt: skip
 
 
@@ -278,6 +288,8 @@ def _sharded_plan(plan, model, precision, gradients, ways, degrees, trained) -> 
         accumulation=ways[0],
         offload=ways[1],
         optimizer_in_backward=ways[2],
+        lora=ways[3],
+        recompute=ways[4],
         **dict(zip(_DEGREES, degrees, strict=True)),
     )
     return _ShardedPlan(plan, run, trained)
@@ -483,10 +495,11 @@ def _plan(
         trained = [replace(t, width=4) for t in trained]
     master = recipe.master
     wide = gradients == "fp32" and recipe.weight_bytes == 2
-    weights = _weight_bytes(run, recipe.weights) + buffers(model)
+    weights = _weight_bytes(run, recipe.weights) + buffers(model, recipe.weight_bytes)
     beside = frozen_model(run)
     if beside:
-        weights += sum(w.bytes(recipe.weights) * n for w, n in beside.weights) + buffers(beside)
+        weights += sum(w.bytes(recipe.weights) * n for w, n in beside.weights)
+        weights += buffers(beside, recipe.weight_bytes)
     state = {
         "parameters": weights + (sum(t.total * t.width for t in trained) if lora else 0),
         # of fp32 shards those that come, in 16 bits: what is kept of them, `sharding` knows
@@ -507,17 +520,44 @@ def _plan(
         copies = sum(4 * t.total for t in trained if t.width < 4) if master else 0
         held["optimizer"] = min(copies, state["optimizer"])
     walked = points(forward.tape, forward.end, resident, away, forward.outputs)
-    if isinstance(objective, Dpo) and asked_model(run):
-        end = forward.end["logits"]
-        walked.insert(1, Point("forward", asked(walked[0].parts, end, *forward.asked)))
+    walked += _others_ahead(forward, [point for point in walked if point.phase == "forward"][-1])
     moments = [_with_state(point, held) for point in walked]
     if "optimizer" in offload:
         moments.append(_update(state, 0))  # on the host
     elif not in_backward:
-        moments += _updates(optimizer, master, wide, trained, state)
+        moments += _updates(optimizer, master, wide, trained, state, device == "cuda")
     return _Plan(
         state, moments, model.layers, undivided(forward), Beside(host, packed_bytes, weights)
     )
+
+
+def _others_ahead(forward: Forward, end: Point) -> list[Point]:
+    """Moments of the forward pass beside its end, those of a model that is asked included."""
+    run, kept = forward.run, dict(end.parts)
+    for part, size in forward.end.items():
+        kept[part] = plus(kept[part], times(-1, size))
+
+    def with_kept(parts: dict[str, Size]) -> Point:
+        return Point("forward", {p: plus(size, parts.get(p, NONE)) for p, size in kept.items()})
+
+    found = [with_kept(parts) for parts in forward.moments]
+    asked = asked_model(run)
+    if asked:
+        beside = frozen_model(run) is not None
+        plain = replace(
+            run,
+            **{"model": asked, "objective": "lm", "lora": None, "quantization": None},
+            **{"recompute": "none", "loss": "eager", "kernels": "eager"},
+            # 16-bit weights leave autocast nothing to cast
+            precision=run.precision if run.recipe.weight_bytes == 4 else "bf16",
+        )
+        could_be_trained = beside and isinstance(run.objective, Dpo)
+        for size in inference.moments(
+            plain, forward.tape.device, could_be_trained, forward.head_asked
+        ):
+            held = forward.while_asked
+            found.append(with_kept({**held, "temporary": plus(held.get("temporary", NONE), size)}))
+    return found
 
 
 def _weight_bytes(run: Run, width: str) -> int:
@@ -534,10 +574,10 @@ def _weight_bytes(run: Run, width: str) -> int:
     return total
 
 
-def _updates(optimizer, master, wide, trained, state) -> list[Point]:
+def _updates(optimizer, master, wide, trained, state, cuda) -> list[Point]:
     """Moments of the optimizer's step, which needs gradients in the dtype that it works in."""
     count = sum(t.total for t in trained)
-    temporary = temporary_bytes(optimizer, trained, master)
+    temporary = temporary_bytes(optimizer, trained, master, cuda)
     if not master or wide:
         narrowed = 2 * count if wide and not master else 0
         return [_update(state, temporary + narrowed)]
@@ -614,15 +654,22 @@ def _trained(forward: Forward) -> list[Trained]:
         for w in block.weights
         if w.trained
     ]
-    tables = [t for t, w in outer if w.part == "embedding"]
-    return [*tables, *inner, *(t for t, w in outer if w.part != "embedding")]
+    first = [w.part == "embedding" and "per_layer" not in w.name for _, w in outer]
+    before = [t for (t, _), known in zip(outer, first, strict=True) if known]
+    return [*before, *inner, *(t for (t, _), known in zip(outer, first, strict=True) if not known)]
 
 
 def _representative(run: Run, tokens: int) -> int:
     """The same number for all between two turning points of CUDA's kernels, and one of them."""
     points = turning_points(run.model, run.loss_kernel == "chunked")
+    if _chunks_preferences(run):
+        points = tuple(sorted({*points, CHUNK_OF_TOKENS}))
     place = bisect_left(points, tokens)
     return points[place] if place < len(points) else points[-1] + 1
+
+
+def _chunks_preferences(run: Run) -> bool:
+    return isinstance(run.objective, Dpo) and run.loss_kernel == "chunked"
 
 
 @lru_cache(maxsize=512)
@@ -630,9 +677,18 @@ def _windows(model: Model) -> tuple[int, ...]:
     return tuple(sorted({block.window for block in model.blocks if block.window is not None}))
 
 
-def _sequence_beyond(model: Model, beyond: tuple[bool, ...]) -> int:
-    """Some sequence length that reaches exactly those of the model's windows."""
-    reached = [
-        window for window, is_beyond in zip(_windows(model), beyond, strict=True) if is_beyond
-    ]
+@lru_cache(maxsize=4096)
+def _form_of(model: Model, sequence: int) -> tuple[bool, ...] | int:
+    """What of the length a plan depends on: the windows that it reaches, or all of it where
+    attention goes block by block."""
+    if any(block.linear for block in model.blocks):
+        return sequence
+    return tuple(sequence >= window for window in _windows(model))
+
+
+def _sequence_beyond(model: Model, form: tuple[bool, ...] | int) -> int:
+    """Some sequence length of that form."""
+    if isinstance(form, int):
+        return form
+    reached = [window for window, is_beyond in zip(_windows(model), form, strict=True) if is_beyond]
     return max(reached, default=1)

@@ -14,6 +14,7 @@ reaches a parameter stays.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import prod
 
@@ -86,7 +87,8 @@ class Node:
 
     `grads` lists (input, kind): NEW, NEW_VIEW, SAME or VIEW. `extra` is what the backward pass
     allocates at once, results included. `during` are tensors that exist while the operation runs
-    forward, for the few operations where that can be the step's worst moment. `held` is kept
+    forward, for the few operations where that can be the step's worst moment, and `first` beside
+    them only the first time. `held` is kept
     in a way that recompute does not see: from the first forward pass on.
     """
 
@@ -99,8 +101,10 @@ class Node:
     part: str
     region: Region | None = None
     during: tuple[Tensor, ...] = ()
+    first: tuple[Tensor, ...] = ()
     held: tuple[Tensor, ...] = ()
     again: tuple[Tensor, ...] = ()  # what is held while the operation's region is run again
+    frame: tuple[Tensor, ...] = ()  # what the code refers to meanwhile
 
 
 @dataclass(eq=False)
@@ -140,7 +144,8 @@ class Tape:
 
     `batched` says whether the micro-batch is above one: a transposed batch of heads must then be
     copied before a batched matmul. `tokens`, those of the micro-batch, decide how CUDA sums over
-    them. `fp8`: the layers' linears are torchao's Float8Linear.
+    them. `fp8`: the layers' linears are torchao's Float8Linear. `frame_of` gives the tensors
+    that the code refers to, kept or not.
     """
 
     autocast: bool = False
@@ -152,6 +157,7 @@ class Tape:
     nodes: list = field(default_factory=list)
     casts: dict = field(default_factory=dict)
     region: Region | None = None
+    frame_of: Callable[[], tuple] = tuple
 
     def emit(self, name, out, grads, saved=(), extra=None, scratch=NONE):
         """Record an operation; it exists for autograd only if some input needs a gradient.
@@ -171,7 +177,9 @@ class Tape:
         saved = [(tensor, why) for tensor, why in saved if tensor is not None]
         part = "logits" if grads[0][0].part == "logits" else "temporary"
         extra = plus(extra, scratch)
-        self.nodes.append(Node(name, self.phase, outputs, grads, saved, extra, part, self.region))
+        node = Node(name, self.phase, outputs, grads, saved, extra, part, self.region)
+        node.frame = self.frame_of()
+        self.nodes.append(node)
         return out
 
     def rows(self, per_token: float, once: int = 0) -> Size:
@@ -184,10 +192,12 @@ class Tape:
             return NONE
         return self.rows(*kernels.summed(self.tokens, prod(parameter.shape)))
 
-    def during(self, *tensors: Tensor) -> None:
-        """Of the last operation: these exist while it runs, whether or not they are kept."""
+    def during(self, *tensors: Tensor, first: tuple[Tensor, ...] = ()) -> None:
+        """Of the last operation: these exist while it runs, whether or not they are kept; `first`
+        when it runs forward, and not when its region is run again."""
         if self.nodes and isinstance(self.nodes[-1], Node):
             self.nodes[-1].during += tensors
+            self.nodes[-1].first += first
 
     def hold(self, x: Tensor) -> None:
         """The last operation holds on to x by itself, not through autograd: a region that is run

@@ -73,6 +73,7 @@ def measure(
     command: str,
     deadline: float | None = None,
     progress: bool = True,
+    before: Recording | None = None,
 ) -> Recording:
     """Measure points and write their rows to a file after each of them.
 
@@ -81,16 +82,18 @@ def measure(
         command: what a reader types to make the recording again, for its provenance.
         deadline: value of `time.monotonic` after which no further point is begun.
         progress: whether to show a progress bar.
+        before: a recording of these points that was cut, to go on with; see `goes_on`.
 
     Raises:
         Exception: whatever a measurement raised, other than out of memory. Rows measured before
             it are in the file.
     """
-    points, rows = list(points), []
+    points, rows = list(points), list(before.rows) if before else []
     facts = provenance(device, experiment.name, command)
-    started = time.monotonic()
-    bar = tqdm(points, desc=experiment.name, leave=False, disable=not progress)
-    for done, point in enumerate(bar, start=1):
+    first, spent = (reached(before), duration(before)) if before else (0, 0.0)
+    started = time.monotonic() - spent
+    bar = tqdm(points[first:], desc=experiment.name, leave=False, disable=not progress)
+    for done, point in enumerate(bar, start=first + 1):
         if deadline is not None and time.monotonic() > deadline:
             break
         rows += _attempt(experiment, point, device)
@@ -99,9 +102,32 @@ def measure(
         recording = Recording(experiment.name, device.slug, rows, facts)
         if leader():
             write(recording, path)
-    if not rows:
+    if "points" not in facts:
         raise TimeoutError(f"{experiment.name}: no time was left for its first point")
     return recording
+
+
+def reached(recording: Recording) -> int:
+    """How many points of the grid a recording holds."""
+    return int(recording.provenance["points"].partition(" of ")[0])
+
+
+def duration(recording: Recording) -> float:
+    """Seconds that a recording took."""
+    return float(recording.provenance["duration"].removesuffix(" s"))
+
+
+def goes_on(recording: Recording, device: Device, points: list[Row]) -> bool:
+    """Whether a recording is the beginning of one of these points: it was cut, and the device, the
+    code and the versions are the same."""
+    here = provenance(device, recording.name, "")
+    same = ("device", "driver", "torch", "transformers", "commit")
+    planned = recording.provenance["points"].partition(" of ")[2]
+    return (
+        not complete(recording)
+        and planned == str(len(points))
+        and all(recording.provenance.get(key) == here.get(key) for key in same)
+    )
 
 
 def leader() -> bool:

@@ -20,7 +20,7 @@ from .scaling import TRAIN, optimal
 KEPT = (
     *("model", "sequence", "precision", "gradients", "optimizer", "attention", "lora"),
     *("offload", "optimizer_in_backward", "objective", "reduce"),
-    *("quantization", "kernels", "loss", "outputs", "engine"),
+    *("quantization", "kernels", "loss", "outputs", "engine", "scaling", "document"),
 )
 # Fields with a number that the search sets from the count of GPUs and the batch.
 COUNTED = ("micro_batch", "accumulation", "data", "tensor", "pipeline", "context")

@@ -14,9 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 
-from ..architecture import gemma4
-from ..architecture.decoder import layer_kinds
-from ..architecture.fields import Fields
+from ..architecture.families import kinds_of
 from ..architecture.model import Model
 from ..architecture.weights import Block
 from ..footprint.optimizer import Trained, slots
@@ -81,10 +79,11 @@ def adapter_shapes(run: Run) -> list[tuple[str, tuple[int, ...]]]:
     for name, (out, into) in _adapted_by_layer(run):
         found.append((f"base_model.model.{name}.lora_A.weight", (run.lora.rank, into)))
         found.append((f"base_model.model.{name}.lora_B.weight", (out, run.lora.rank)))
-    tables = {w.part: w for w in run.model.outer if len(w.shape) == 2 and w.part != "norm"}
-    kept = {"embed_tokens": tables["embedding"], "lm_head": tables.get("head")}
+    lookup = next(w for w in run.model.outer if w.kind == "lookup")
+    head = next((w for w in run.model.outer if w.name == "lm_head.weight"), lookup)
+    kept = {"embed_tokens": lookup, "lm_head": head}
     for table in run.lora.embeddings:
-        weight = kept[table] or tables["embedding"]
+        weight = kept[table]
         found.append((f"base_model.model.{table}.weight", weight.shape))
     return found
 
@@ -118,8 +117,7 @@ def _blocks_by_layer(model: Model) -> list[Block]:
     """The kind of each layer. Kinds that differ in their window alone have the same weights."""
     if len({block.weights for block in model.blocks}) == 1:
         return [block for block in model.blocks for _ in range(block.count)]
-    known = gemma4.layer_kinds if model.family == "gemma4_text" else layer_kinds
-    kinds = known(Fields(model.family, model.config), model.layers)
+    kinds = kinds_of(model.family, model.config, model.layers)
     blocks = dict(zip(dict.fromkeys(kinds), model.blocks, strict=True))
     return [blocks[kind] for kind in kinds]
 

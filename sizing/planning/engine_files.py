@@ -46,7 +46,7 @@ def deepspeed_config(
 
     Source: deepspeed.ai/docs/config-json: train_batch_size = micro-batch x accumulation x ranks.
     """
-    for field in ("tensor", "pipeline", "context"):
+    for field in ("tensor", "pipeline", "context", "replicate"):
         degree = getattr(run, field)
         if degree > 1:
             raise ValueError(
@@ -179,10 +179,10 @@ def accelerate_config(run: Run, *, node: int = NODE, head: str | None = None) ->
             "fsdp_cpu_ram_efficient_loading": True,
             "fsdp_offload_params": False,
         }
-    if run.tensor > 1 or run.context > 1:
+    if run.tensor > 1 or run.context > 1 or run.replicate > 1:
         config["parallelism_config"] = {
-            "parallelism_config_dp_replicate_size": 1 if run.zero else run.data,
-            "parallelism_config_dp_shard_size": run.data if run.zero else 1,
+            "parallelism_config_dp_replicate_size": run.replicate if run.zero else run.data,
+            "parallelism_config_dp_shard_size": run.data // run.replicate if run.zero else 1,
             "parallelism_config_tp_size": run.tensor,
             "parallelism_config_cp_size": run.context,
         }
@@ -248,8 +248,8 @@ def torchtitan_toml(
             "mixed_precision_reduce": "float32",
         },
         "parallelism": {
-            "data_parallel_replicate_degree": 1 if run.zero else run.data,
-            "data_parallel_shard_degree": run.data if run.zero else 1,
+            "data_parallel_replicate_degree": run.replicate if run.zero else run.data,
+            "data_parallel_shard_degree": run.data // run.replicate if run.zero else 1,
             "fsdp_reshard_after_forward": "always" if run.zero == 3 else "never",
             "tensor_parallel_degree": run.tensor,
             "pipeline_parallel_degree": run.pipeline,

@@ -53,7 +53,9 @@ def useful_share(interval: float, save: float, mtbf: float, restart: float = 0.0
     if mtbf == math.inf:
         return interval / (interval + save)
     positive("mtbf", mtbf)
-    return interval / (mtbf * math.exp(restart / mtbf) * math.expm1((interval + save) / mtbf))
+    # 1 / (e^x - 1) as e^-x / (1 - e^-x), which is finite for any x
+    work = (interval + save) / mtbf
+    return interval / mtbf * math.exp(-restart / mtbf - work) / -math.expm1(-work)
 
 
 @dataclass(frozen=True)

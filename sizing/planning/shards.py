@@ -54,7 +54,7 @@ def parts_of(run: Run, path: tuple[str, ...]) -> int:
     if path[0] in ("rng", "progress") or path[-1].endswith(".step"):
         return 1
     sharded = run.zero >= (3 if path[0] == "model" else 1)
-    return run.tensor * (run.data * run.context if sharded else 1)
+    return run.tensor * (run.shards if sharded else 1)
 
 
 def _stage(path: tuple[str, ...], stage_of: dict[str, int], otherwise: int) -> int:

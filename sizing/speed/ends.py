@@ -14,6 +14,7 @@ from ..parallel import (
 )
 from ..run import Run
 from .layer import Pass, Setting
+from .offload import update_on_host
 from .rates import Rates, by_card, constants
 
 _C = constants()
@@ -45,7 +46,7 @@ def data_parallel(
     held, routed = holds
     if run.lora is not None and run.zero < 3:
         return 0.0  # adapters are a thousandth of the weights
-    ranks = run.data * run.context
+    ranks = run.shards
     if run.expert == 1:
         return _exposed(run, at, stage, one, held, ranks, run.tensor)
     copies = ranks * run.tensor // expert_slices(run)
@@ -55,9 +56,11 @@ def data_parallel(
 
 
 def _exposed(run, at: Setting, stage: Stage, one: Pass, elements, ranks, stride) -> float:
-    if ranks == 1 or not elements:
+    if not elements:
         return 0.0
     rate, engine = at.rate, at.engine
+    if ranks == 1:
+        return _across(run, at, elements, stride, stage.layers * one.backward)
     crosses = ranks * stride > rate.node
     network = rate.crossing(ranks, stride) if crosses else rate.link
     if crosses and run.zero == 3 and engine.rails == "one":
@@ -66,6 +69,8 @@ def _exposed(run, at: Setting, stage: Stage, one: Pass, elements, ranks, stride)
     gathered, summed = run.gathered_bytes, gradient_bytes(run)
     weights = share * elements * gathered / network
     reduction = share * elements * summed / network
+    behind = stage.layers * one.backward
+    across = _across(run, at, elements / ranks, ranks * stride, behind)
     # What is lost goes with the bytes: a slow network moves fewer of them in a second.
     beside = partial(_beside, loss=by_card("contention", at.card) * min(1.0, network / rate.link))
     forward, backward = stage.layers * one.forward, stage.layers * one.backward
@@ -75,16 +80,16 @@ def _exposed(run, at: Setting, stage: Stage, one: Pass, elements, ranks, stride)
         gather = weights
         exposed = beside(gather, forward) + beside(gather + reduction, backward)
         first = gather / max(1, stage.layers)  # nothing runs while the first layer is gathered
-        return run.accumulation * (exposed + first + _copies(run, at, elements))
+        return run.accumulation * (exposed + first + across + _copies(run, at, elements))
     if engine.nanotron:
-        return _nanotron(run, rate, stage, elements, ranks, stride, backward)
+        return across + _nanotron(run, rate, stage, elements, ranks, stride, backward)
     nodes = ceil(ranks * stride / rate.node)
     buckets = max(1, ceil(elements * gradient_bytes(run) / engine.bucket))
     latency = buckets * log2(max(2, nodes)) * rate.latency(ranks, stride)
     reduced = (2 if run.zero == 0 else 1) * reduction + latency
     last = reduced / buckets  # the last bucket is full when the backward pass is over
     hidden = backward if engine.overlaps_gradients else 0.0
-    exposed = max(last, beside(reduced, hidden))
+    exposed = max(last, beside(reduced, hidden)) + across
     if run.zero == 2:
         exposed *= run.accumulation
     if run.zero == 0:
@@ -93,6 +98,16 @@ def _exposed(run, at: Setting, stage: Stage, one: Pass, elements, ranks, stride)
     if engine.overlaps_weights:
         return exposed + max(weights / buckets, beside(weights, forward))
     return exposed + weights
+
+
+def _across(run: Run, at: Setting, elements: float, stride: int, backward: float) -> float:
+    """Seconds of averaging a rank's share of the gradients over the replicas of a hybrid sharding
+    that nothing hides: beside the backward pass, on a link of its own where replicas are nodes."""
+    sent = elements * gradient_bytes(run) if run.lora is None else 0.0
+    seconds = at.rate.collective("all_reduce", run.replicate, stride, sent)
+    hidden = backward if at.engine.overlaps_gradients else 0.0
+    network = min(at.rate.link, at.rate.crossing(run.replicate, stride))
+    return _beside(seconds, hidden, by_card("contention", at.card) * network / at.rate.link)
 
 
 def _copies(run: Run, at: Setting, elements: float) -> float:
@@ -142,15 +157,16 @@ def _tensors(model: Model, stage: Stage) -> float:
     return inside * stage.layers / model.layers + stage.embedding + 2 * stage.head
 
 
-def update(run: Run, rate: Rates, stage: Stage, elements: float) -> float:
+def update(run: Run, at: Setting, stage: Stage, elements: float) -> float:
     """Seconds of clipping and the optimizer's update.
 
     All gradients are read for their norm, scaled (read, write) and zeroed (write); the optimizer
-    reads weights, state and gradients and writes weights and state, on its own shard under ZeRO.
+    reads weights, state and gradients and writes weights and state, on its own shard under ZeRO;
+    an offloaded one does so in the host's memory.
     """
     if run.lora is not None:
         return 0.0
-    ranks = run.data * run.context if run.zero else 1
+    rate, ranks = at.rate, run.shards if run.zero else 1
     weight = run.recipe.weight_bytes
     gradient = weight if run.gathers_products else gradient_bytes(run)  # shards are fp32
     master = run.recipe.master
@@ -158,6 +174,10 @@ def update(run: Run, rate: Rates, stage: Stage, elements: float) -> float:
     if state is None:
         state = _MOMENTS[run.optimizer] * (4 if master else weight)
     updated = 2 * ((4 if master else weight) + state) + gradient
+    if "optimizer" in run.offload:
+        back = 0 if "parameters" in run.offload else elements / ranks * weight
+        moved = elements / ranks * (updated + (2 if master else 0))
+        return update_on_host(run, at.card, moved, back)
     if run.optimizer == "adamw":
         updated *= FOREACH
     copied = 6 if master else 0

@@ -31,10 +31,13 @@ class Engine:
             ("hopper": on cards after the A100).
         overlaps_gradients: whether gradients are reduced beside the last backward pass.
         overlaps_weights: whether updated weights are gathered beside the next forward pass.
-        overlaps_context: whether keys and values travel beside attention.
+        overlaps_context: whether keys and values travel beside attention, a hop beside a block.
+        gathers_context: whether all of them are gathered beside the first block instead.
         bucket: bytes collected into one reduction or gathering; 0: each tensor alone.
         rails: "all" where a group's ranks in a node cross the network side by side, "one" where
             ZeRO-3 gathers as fast as one GPU's adapter.
+        recompute_stops: whether a layer that is run again ends before its last product, which the
+            backward pass does not need.
         matmul_share: of the card's rate of large matmuls that the engine's reach.
         attention: the kernel that attention="flash" means, by chip ("a100", "h100", "b200").
         sources: {figure: where it is from}.
@@ -50,8 +53,10 @@ class Engine:
     overlaps_gradients: bool
     overlaps_weights: bool
     overlaps_context: bool
+    gathers_context: bool
     bucket: float
     rails: str
+    recompute_stops: bool
     matmul_share: float
     attention: dict[str, str]
     sources: dict[str, str]
@@ -83,9 +88,11 @@ def _engine(row: dict[str, str]) -> Engine:
         launch_head=float(row["launch_head_s"]),
         kernels=row["kernels"],
         **{f"overlaps_{what}": row[f"overlaps_{what}"] == "yes" for what in _OVERLAPS},
+        gathers_context=row["overlaps_context"] == "gathered",
         overlaps_tensor=row["overlaps_tensor"],
         bucket=float(row["bucket_bytes"]),
         rails=row["rails"],
+        recompute_stops=row["recompute_stops"] == "yes",
         matmul_share=float(row["matmul_share"]),
         attention={chip: row[f"attention_{chip}"] for chip in ("a100", "h100", "b200")},
         sources={

@@ -67,9 +67,20 @@ SCORE_MOVED = {
     "xla": (6, 8),
 }
 
-# Bytes to cast an element to fp8: read for its largest value, read, written as fp8, and once more
-# in the other order of dimensions, which fp8 products of a backward pass want.
-CAST = {"unfused": 7, "eager": 7, "fused": 4, "compiled": 6, "xla": 4}
+# Bytes to cast an element to fp8: read (2), written (1), and written in the other order of
+# dimensions (1), which fp8 products of a backward pass want. A scale from the tensor itself is read
+# for first (2), scales of rows in both orders twice (4); scales of blocks are found in registers
+# and written (4 bytes for 128 elements in both orders, or 1 for 32). Kernel by kernel the other
+# order is a copy of its own (1).
+CAST = {"delayed": 4, "tensorwise": 6, "rowwise": 8, "blockwise": 4.06}
+_COPIED = {"unfused": 1, "eager": 1}
+_SCALING = {"fused": "delayed", "xla": "delayed"}  # Transformer Engine's recipe of old
+
+
+def cast(run: Run, kernels: str) -> float:
+    """Bytes to cast an element to fp8."""
+    scaling = run.scaling or _SCALING.get(kernels, "tensorwise")
+    return CAST[scaling] + _COPIED.get(kernels, 0)
 
 
 @lru_cache(maxsize=512)
@@ -110,6 +121,27 @@ def permuted(model: Model, expert: int) -> float:
     return elements
 
 
+# Bytes for each unit of a routed expert's width whose products have biases, in Megatron-Core 0.14,
+# which runs these operation by operation (transformer/moe/experts.py, fusions/fused_bias_geglu.py).
+# Forward: gate and value clamped (8 for both) and joined (8); of the second product's output the
+# bias times its fp32 weight (4), added (10), joined (8), cast (6). Backward: clamps (12) and the
+# join (8); cast and sum (12), gradients of bias and weight (24), the join (4).
+BIASED_FORWARD = 16 + 28
+BIASED_BACKWARD = 20 + 40
+
+
+@lru_cache(maxsize=512)
+def biased(model: Model) -> float:
+    """Units of width of routed experts that have biases, for a token in the mean layer: the inputs
+    of their second products, for each expert that the token meets."""
+    units = 0.0
+    for block in model.blocks:
+        for weight in block.weights:
+            if weight.chosen and weight.kind == "vector" and weight.shape[-1] == model.hidden:
+                units += weight.chosen * model.hidden * block.count / model.layers
+    return units
+
+
 def kernels_of(run: Run, engine: Engine) -> str:
     """The key of `TRAFFIC` for a run: the engine's own kernels, or those that the run names."""
     return {"eager": engine.kernels, "compiled": "xla", "liger": "fused"}[run.kernels]
@@ -132,20 +164,20 @@ class Pairs:
 
 
 @lru_cache(maxsize=512)
-def pairs(model: Model, tensor: int, sequence: int) -> Pairs:
+def pairs(model: Model, tensor: int, sequence: int, document: int | None = None) -> Pairs:
     causal = full = scores = 0.0
     for block in model.blocks:
         share = block.count / model.layers
         flops = 2 * (block.query_dim + block.value_dim) * block.heads / tensor
-        causal += share * flops * query_key_pairs(sequence, block, "causal")
-        full += share * flops * query_key_pairs(sequence, block, "full")
+        causal += share * flops * query_key_pairs(sequence, block, "causal", document)
+        full += share * flops * query_key_pairs(sequence, block, "full", document)
         scores += share * block.heads / tensor * sequence * sequence
     return Pairs(causal, full, scores)
 
 
 def attention(run: Run, engine: Engine, card: str, rate: Rates) -> tuple[float, float]:
     """Seconds of scores and values in a layer, forward and backward."""
-    found = pairs(run.model, run.tensor, run.sequence)
+    found = pairs(run.model, run.tensor, run.sequence, run.document)
     batch = run.micro_batch / run.context
     kernel = kernel_of(run, engine, card)
     if kernel != "eager":

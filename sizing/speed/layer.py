@@ -9,9 +9,20 @@ from math import ceil
 from ..architecture.model import Model
 from ..parallel import Stage, expert_slices, gradient_bytes, tokens
 from ..recomputing import recomputed
-from ..run import Run
+from ..run import Lora, Run, adapted_layers
 from .engines import Engine, engines
-from .kernels import CAST, attention, chip, kernels_of, loss, moved, permuted
+from .kernels import (
+    BIASED_BACKWARD,
+    BIASED_FORWARD,
+    attention,
+    biased,
+    cast,
+    chip,
+    kernels_of,
+    loss,
+    moved,
+    permuted,
+)
 from .rates import KERNEL, Rates, constants
 
 _C = constants()
@@ -74,7 +85,8 @@ def layer(run: Run, at: Setting) -> Pass:
     rate, engine, t = at.rate, at.engine, run.tensor
     rows, width = tokens(run), run.recipe.activation_bytes
     low, kernels = rate.low is not None, kernels_of(run, engine)
-    forward = backward = cast = 0.0
+    forward = backward = casting = 0.0
+    each = cast(run, kernels) / rate.memory if low else 0.0
     products = _matmuls(run.model, t, expert_slices(run))
     for n, k, chosen, copies, narrow, share in products:
         m = rows * chosen
@@ -84,30 +96,31 @@ def layer(run: Run, at: Setting) -> Pass:
         if run.lora is None:
             backward += share * rate.multiply(n, k, m, width, 1, fp8)
         if fp8:
-            cast += share * CAST[kernels] * (m * k + m * n + copies * n * k) / rate.memory
+            casting += share * each * (m * k + m * n + copies * n * k)
     if run.quantization is not None:
-        cast += _unpacked(run) / rate.memory
+        casting += _unpacked(run) / rate.memory
     scores, scores_back = attention(run, engine, at.card, rate)
     between = rows * moved(run.model, t, kernels, run.sequence_parallel) * width
     between /= rate.memory
     if run.lora is not None:
-        added = _adapters(run, rate, rows, width, kernels != "unfused")
-        forward, backward, between = forward + added[0], backward + added[1], between + added[2]
+        between += _adapters(run, rate, rows)
     sent, sent_back, sent_again = _tensor_parallel(run, at, forward)
     routed = _all_to_all(run, at)
     between += rows * permuted(run.model, run.expert) * width / rate.memory
+    if engine.name == "megatron":
+        between += rows * biased(run.model) * (BIASED_FORWARD + BIASED_BACKWARD) / 3 / rate.memory
     ring, ring_back = _ring(run, engine, rate, scores, scores_back)
-    again = _again(run, forward, scores, between)
+    again = _again(run, engine, forward, scores, between)
     sent_back += sent_again
-    ahead = forward + scores + between + cast / 3 + sent + ring + routed
-    back = backward + scores_back + 2 * between + cast * 2 / 3 + sent_back + ring_back + again
+    ahead = forward + scores + between + casting / 3 + sent + ring + routed
+    back = backward + scores_back + 2 * between + casting * 2 / 3 + sent_back + ring_back + again
     back += routed * (2 if run.recompute == "full" else 1)
     launch, launch_back = _launches(run, at)
     idle, idle_back = max(0.0, launch - ahead), max(0.0, launch_back - back)
     return Pass(
         matmul=forward + backward,
         attention=scores + scores_back,
-        elementwise=3 * between + cast,
+        elementwise=3 * between + casting,
         recompute=again,
         host=idle + idle_back,
         tensor_parallel=sent + sent_back,
@@ -118,11 +131,11 @@ def layer(run: Run, at: Setting) -> Pass:
     )
 
 
-def _again(run: Run, forward: float, scores: float, between: float) -> float:
+def _again(run: Run, engine: Engine, forward: float, scores: float, between: float) -> float:
     """Seconds of what is computed a second time for the backward pass."""
     if _core_alone(run):
         return 0.0
-    again = recomputed(run.model, run.recompute, run.attention)
+    again = recomputed(run.model, run.recompute, run.attention, not engine.recompute_stops)
     rest = (again.attention + again.mlp + again.norms) / 3
     return again.matmul * forward + again.scores * scores + rest * between
 
@@ -197,25 +210,43 @@ def _unpacked(run: Run) -> float:
     return passes * elements * (own + run.recipe.activation_bytes)
 
 
-def _adapters(
-    run: Run, rate: Rates, rows: float, width: int, fused: bool
-) -> tuple[float, float, float]:
-    """Seconds forward and backward of the products of low-rank adapters, and of their traffic."""
-    ahead = back = between = 0.0
-    rank = run.lora.rank
-    # Elements moved for each of input and output: scaled and added in one; or, as peft does, the
-    # input cast to the adapter's fp32 and back by autocast, the update scaled, then added.
-    inputs, outputs = (0, 3) if fused else (6, 5)
-    for n, k, chosen, copies, linear, share in _matmuls(run.model, run.tensor, 1):
-        if not linear or copies > 1:
-            continue
-        m = rows * chosen
-        # so narrow that they wait for memory: input and output, read and written
-        once = width * m * (n + k + 2 * rank) / rate.memory + 2 * KERNEL
-        ahead += share * once
-        back += share * 2 * once
-        between += share * m * (inputs * k + outputs * n) * width / rate.memory
-    return ahead, back, between
+def _adapters(run: Run, rate: Rates, rows: float) -> float:
+    """Seconds forward of low-rank adapters; their backward pass takes twice that. Their products
+    are so narrow that they wait for memory as all else around them does."""
+    into, out = _adapter_bytes(run)
+    seconds = 0.0
+    for n, k, share in _adapted(run.model, run.lora, run.tensor):
+        seconds += share * (rows * (into * k + out * n) / rate.memory + 2 * KERNEL)
+    return seconds
+
+
+def _adapter_bytes(run: Run) -> tuple[int, int]:
+    """Bytes moved for each element of an adapted layer's input and output, forward.
+
+    peft's fp32 adapters (tuners/lora/layer.py): the input is cast, dropped out and read; the update
+    is written, scaled, added and cast back. Autocast casts the input once more, and products are
+    in 16 bits from there. Adapters in 16 bits, as Megatron's, have no casts.
+    """
+    dropped = 1 if run.lora.dropout else 0
+    own = run.engine in ("megatron", "torchtitan")
+    if run.recipe.products == "fp32":
+        return 4 + 9 * dropped, 4 + 8 + 12
+    if run.lora.dtype == "bf16" or own:
+        return 2 + 5 * dropped, 2 + 4 + 6
+    if run.recipe.autocast:
+        return 6 + 9 * dropped + 6 + 2, 2 + 4 + 6
+    return 6 + 9 * dropped + 4, 4 + 8 + 10 + 6
+
+
+@lru_cache(maxsize=256)
+def _adapted(model: Model, lora: Lora, tensor: int) -> tuple[tuple[float, float, float], ...]:
+    """(n, k, number in the mean layer) of each shape of layer with an adapter, on one rank."""
+    kinds: dict[tuple[float, float], float] = {}
+    for block in model.blocks:
+        for _, (n, k) in adapted_layers(model, lora, block):
+            shape = _sliced(n, k, model.hidden, tensor)
+            kinds[shape] = kinds.get(shape, 0.0) + block.count / model.layers
+    return tuple((*shape, number) for shape, number in kinds.items())
 
 
 def _tensor_parallel(run: Run, at: Setting, forward: float) -> tuple[float, float, float]:
@@ -262,11 +293,33 @@ def _ring(
     hops = run.context - 1
     if not hops:
         return 0.0, 0.0
+    if engine.gathers_context:
+        return _gathered(run, rate, scores, scores_back)
     width = 2 * run.model.kv_heads * run.model.head_dim / run.tensor
     hop = rate.message(run.tensor * run.context, tokens(run) * width * run.recipe.activation_bytes)
     if not engine.overlaps_context:
         return hops * hop, 2 * hops * hop
     return max(0.0, hops * hop - scores), max(0.0, 2 * hops * hop - scores_back)
+
+
+# Bytes for each element of a rank's queries and block of keys, in fp32 operation by operation:
+# forward the block's output cast (6) and merged (32); backward three gradients cast (6) and added
+# (12) each (torch.distributed.tensor.experimental, _SDPAMerger and the ring's backward).
+MERGED = (38, 54)
+
+
+def _gathered(run: Run, rate: Rates, scores: float, scores_back: float) -> tuple[float, float]:
+    """Seconds that all keys and values, repeated for every head, are gathered and the first block
+    of attention does not hide, that blocks are merged, and that gradients are passed on."""
+    ranks = run.context
+    elements = tokens(run) * run.model.heads * run.model.head_dim / run.tensor
+    both = 2 * elements * run.recipe.activation_bytes
+    one = rate.collective("all_gather", ranks, run.tensor, ranks * both)
+    ahead, back = (moved * (ranks - 1) * elements / rate.memory for moved in MERGED)
+    ahead += max(0.0, one - scores / ranks)
+    passed = (ranks - 1) * rate.message(run.tensor * ranks, both)
+    back += max(0.0, one - scores_back / ranks) + max(0.0, passed - scores_back)
+    return ahead, back + (ahead if run.recompute == "full" else 0.0)
 
 
 def head(run: Run, at: Setting) -> Pass:
@@ -331,7 +384,7 @@ def _added(run: Run, engine: Engine, elements: float) -> float:
     if run.lora is not None or engine.kernels == "fused":
         return 0.0
     if run.zero >= 2:
-        elements /= run.data * run.context
+        elements /= run.shards
     weight = run.recipe.weight_bytes
     if gradient_bytes(run) == 4 and weight == 2:
         return elements * (4 + weight + 4)

@@ -19,12 +19,13 @@ from ..architecture.model import Model
 from ..hardware import GPU
 from ..hardware import gpu as find_gpu
 from ..parallel import check_degrees, held_parameters, stages
-from ..run import Run, usual_alone
+from ..run import Run
 from ..settings import asked_model, sequences_of
 from .ends import data_parallel, messages, update
 from .engines import engine_of
 from .layer import Setting, Work, head, layer, stage_parts
-from .rates import NETWORK, NODE, Rates, sustained_rates
+from .offload import check_offload, exposed
+from .rates import NETWORK, NODE, Rates, constants, sustained_rates
 from .trust import Trust, trust
 
 
@@ -38,6 +39,7 @@ class StepTime(Work):
         data_parallel: gradients and gathered weights, what computation does not hide.
         optimizer: clipping, update, copy to the working weights.
         frozen: forward passes of a reference or a teacher.
+        offload: waiting for the host's bus; an update on its CPU is in `optimizer`.
 
     `trust` says whether it interpolates between published runs or extrapolates, and `band` how far
     the total may be off.
@@ -50,16 +52,18 @@ class StepTime(Work):
     _run: Run = field(repr=False, compare=False)
     _card: str = field(repr=False, compare=False)
     frozen: float = 0.0
+    offload: float = 0.0
 
     @property
     def parts(self) -> dict[str, float]:
         """Seconds by part; they sum to the total."""
         parts = {name: getattr(self, name) for name in STEP_PARTS}
-        return {**parts, "frozen": self.frozen} if self.frozen else parts
+        rare = {name: getattr(self, name) for name in RARE_PARTS}
+        return parts | {name: seconds for name, seconds in rare.items() if seconds}
 
     @property
     def total(self) -> float:
-        return sum([getattr(self, name) for name in STEP_PARTS]) + self.frozen
+        return sum([getattr(self, name) for name in (*STEP_PARTS, *RARE_PARTS)])
 
     @cached_property
     def trust(self) -> Trust:
@@ -76,14 +80,24 @@ class StepTime(Work):
         return run.tokens / self.total / run.gpus
 
 
-STEP_PARTS = tuple(f.name for f in fields(StepTime) if f.name[0] != "_" and f.name != "frozen")
+RARE_PARTS = ("frozen", "offload")
+STEP_PARTS = tuple(
+    f.name for f in fields(StepTime) if f.name[0] != "_" and f.name not in RARE_PARTS
+)
+
+
+BLOCKWISE = constants()["fp8_blockwise"]  # of the rate of fp8 products with a scale a tensor
 
 
 @lru_cache(maxsize=256)
-def _rates(gpu: GPU, dtype: str, network: float, node: int, share: float) -> Rates:
-    """Rates of a card, of which the engine's matmuls reach a share."""
+def _rates(
+    gpu: GPU, dtype: str, scaling: str | None, network: float, node: int, share: float
+) -> Rates:
+    """Rates of a card, of which the engine's matmuls reach a share, and those with scales of blocks
+    in fp8 another."""
     rate = sustained_rates(gpu, dtype, network, node)
-    return replace(rate, matmul=share * rate.matmul)
+    low = rate.low and rate.low * (BLOCKWISE if scaling == "blockwise" else 1)
+    return replace(rate, matmul=share * rate.matmul, low=low)
 
 
 def step_time(
@@ -105,12 +119,14 @@ def step_time(
         host: the engine's launching time in units of its own; 0 for captured CUDA graphs.
 
     Raises:
-        ValueError: see `check_degrees`; a GPU without a rate for the run's dtype, or without a link
-            where several GPUs need one; an impossible network, node or host.
+        ValueError: see `check_degrees` and `check_offload`; a GPU without a rate for the run's
+            dtype, or without a link where several GPUs need one; an impossible network, node or
+            host; GaLore, the seconds of whose decompositions no source gives.
 
     Left out: an allocator near the end of its memory, congestion, stragglers, an uneven router.
     """
-    usual_alone(run, "step_time", "offload")
+    if run.offload:
+        check_offload(run)
     if run.optimizer.startswith("galore"):
         raise ValueError(
             f"optimizer: {run.optimizer!r} given; allowed: any other, because the seconds of its "
@@ -125,7 +141,7 @@ def step_time(
             f"gpu: {gpu.name!r} given, whose link is unknown; allowed: a GPU with a link, or node=1"
         )
     engine = engine_of(run)
-    rate = _rates(gpu, run.recipe.products, network, node, engine.matmul_share)
+    rate = _rates(gpu, run.recipe.products, run.scaling, network, node, engine.matmul_share)
     at = Setting(engine, gpu.name, rate, host)
     asked = asked_model(run)
     frozen = run.accumulation * _forward_alone(run, asked, at) if asked else 0.0
@@ -139,10 +155,14 @@ def step_time(
     slowest = max(lengths.values())
     parts = next(passes[stage] for stage, length in lengths.items() if length == slowest)
     ends = [
-        (data_parallel(run, at, stage, holds, one), update(run, rate, stage, holds[0]))
+        (
+            data_parallel(run, at, stage, holds, one),
+            update(run, at, stage, holds[0]),
+            exposed(run, gpu.name, stage, holds[0], one) if run.offload else 0.0,
+        )
         for stage, holds in held.items()
     ]
-    exposed, updating = max(ends, key=sum)
+    reducing, updating, waiting = max(ends, key=sum)
     bubble = sum(lengths[stage] * count for stage, count in kinds.items()) - slowest
     micro = run.accumulation
     messages_sent = 2 * (run.pipeline - 1)
@@ -152,11 +172,12 @@ def step_time(
         **{name: seconds * micro for name, seconds in parts.items()},
         pipeline_transfer=messages(run, at) * messages_sent,
         pipeline_bubble=bubble / run.interleave,
-        data_parallel=exposed,
+        data_parallel=reducing,
         optimizer=updating,
         _run=run,
         _card=gpu.name,
         frozen=frozen,
+        offload=waiting,
     )
 
 

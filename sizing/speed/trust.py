@@ -16,7 +16,8 @@ from ..units import DATA
 
 KINDS = ("16 bits, dense", "fp8 matmuls", "adapters", "mixtures of experts")
 TABLE = DATA / "step_time_error.csv"
-FEW = 5  # runs, of which the spread says little: the band is that of all runs, at least
+FEW = 5  # runs, or sources below `SOURCES`: their spread says little, and the band is that of all
+SOURCES = 3  # runs, at least; so bands hold eight in ten rows of a source that they have not seen
 REACH = 2  # times beyond the largest, or below the smallest published run that still interpolates
 
 
@@ -36,6 +37,7 @@ class Group:
     Attributes:
         engine, card, kind: of the runs.
         runs: how many; none of them set a constant.
+        sources: that printed them.
         gpus, parameters: the smallest and the largest.
         median: of the error's size.
         low, high: errors, predicted over published rate less one, that eight in ten lie between.
@@ -45,6 +47,7 @@ class Group:
     card: str
     kind: str
     runs: int
+    sources: int
     gpus: tuple[int, int]
     parameters: tuple[float, float]
     median: float
@@ -61,7 +64,8 @@ class Trust:
         beyond: in which ways it is not: some of "engine", "card", "kind", "GPUs", "model size".
         group: the nearest published runs.
         band: (low, high) seconds that eight in ten published runs like those would lie between;
-            where it extrapolates, or those are few, as wide as that of all runs, at least.
+            where it extrapolates, or those are few or of few sources, as wide as that of all runs,
+            at least.
     """
 
     interpolates: bool
@@ -79,10 +83,11 @@ class Trust:
         )
 
 
-def trust(run: Run, card: str, seconds: float) -> Trust:
-    """How near published runs are to a run that is said to take so many seconds on a card."""
+def trust(run: Run, card: str, seconds: float, groups: tuple[Group, ...] | None = None) -> Trust:
+    """How near published runs are to a run that is said to take so many seconds on a card; all of
+    them, unless `groups` are given, the last of which is of all runs."""
     engine, kind = run.engine or "nanotron", kind_of(run)
-    groups = _groups()
+    groups = groups or _groups()
     near = max(
         (group for group in groups if group.engine != "all"),
         key=lambda g: (
@@ -107,7 +112,7 @@ def trust(run: Run, card: str, seconds: float) -> Trust:
         if not least / REACH <= value <= most * REACH:
             beyond.append(name)
     low, high = near.low, near.high
-    if beyond or near.runs < FEW:
+    if beyond or near.runs < FEW or near.sources < SOURCES:
         every = next(group for group in groups if group.engine == "all")
         low, high = min(low, every.low), max(high, every.high)
     return Trust(not beyond, tuple(beyond), near, (seconds * (1 + low), seconds * (1 + high)))
@@ -116,15 +121,17 @@ def trust(run: Run, card: str, seconds: float) -> Trust:
 @cache
 def _groups() -> tuple[Group, ...]:
     with TABLE.open(newline="", encoding="utf-8") as file:
-        return tuple(_group(row) for row in csv.DictReader(file))
+        return tuple(group_of(row) for row in csv.DictReader(file))
 
 
-def _group(row: dict[str, str]) -> Group:
+def group_of(row: dict[str, str]) -> Group:
+    """A row of data/step_time_error.csv."""
     return Group(
         engine=row["engine"],
         card=row["card"],
         kind=row["kind"],
         runs=int(row["runs"]),
+        sources=int(row["sources"]),
         gpus=(int(row["least_gpus"]), int(row["most_gpus"])),
         parameters=(float(row["least_parameters"]), float(row["most_parameters"])),
         median=float(row["median"]),

@@ -13,12 +13,13 @@ from unittest.mock import patch
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import init
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.integrations import moe
 
 from ..compute import Flops
 from ..run import Run
-from . import build
+from . import build, grouped
 from .cuda import cuda_operators, scratch
 from .fallback import TracedModel, may_run, model
 from .patience import waiting
@@ -102,12 +103,17 @@ def flops(run: Run) -> Flops:
     eager = "recomputed_core" if run.recompute == "selective" else "eager"
     ahead, back = _counted(run, eager)
     count = run.accumulation * run.data
-    # Scans and loops, and frozen weights, are no two products backward.
-    if getattr(run.model, "traced", False) or run.lora is not None:
+    if not _two_products_backward(run):
         plain = back if run.recompute == "none" else _plain_backward(run)
         return Flops(count * ahead, count * plain, count * (back - plain))
     # The backward pass multiplies each matrix of the forward pass twice; more is recompute.
     return Flops(count * ahead, count * 2 * ahead, count * (back - 2 * ahead))
+
+
+def _two_products_backward(run: Run) -> bool:
+    """Not of frozen weights, nor of scans, loops and sums from block to block."""
+    apart = getattr(run.model, "traced", False) or run.model.family == "minimax"
+    return not apart and run.lora is None
 
 
 def _counted(run: Run, attention: str | None) -> tuple[int, int]:
@@ -160,12 +166,12 @@ def _plain_backward(run: Run) -> int:
 
 def flop_counter() -> FlopCounterMode:
     """torch's counter, taught the product of grouped rows with their experts' matrices."""
-    grouped = torch.ops.transformers
+    operators = torch.ops.transformers
     return FlopCounterMode(
         display=False,
         custom_mapping={
-            grouped.grouped_mm_fallback: _grouped_flops,
-            grouped.grouped_mm_fallback_backward: _grouped_backward_flops,
+            operators.grouped_mm_fallback: _grouped_flops,
+            operators.grouped_mm_fallback_backward: _grouped_backward_flops,
         },
     )
 
@@ -183,9 +189,9 @@ def _grouped_backward_flops(rows, weight, *args, out_shape=None, **kwargs) -> in
 def _fake_tensors():
     with (
         build.not_packed(),
-        # torch's grouped matmul has a fake kernel for bf16 alone; the fallback, for all dtypes,
-        # keeps and returns the same tensors.
-        patch.object(moe, "_can_use_grouped_mm", lambda *args: False),
+        patch.object(moe, "_grouped_mm", grouped.product),
+        # it draws until no value is outside, which a tensor without values cannot tell
+        patch.object(init, "_no_grad_trunc_normal_", lambda tensor, *args, **kwargs: tensor),
         FakeTensorMode(),
         torch.device("cpu"),
     ):

@@ -10,7 +10,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.pytorch_utils import Conv1D
 
-from ..run import Lora, Run
+from ..run import Lora, Run, linear_layers
 from . import build, quantized
 
 
@@ -31,6 +31,10 @@ class LoraLinear(nn.Module):
         self.lora_B = nn.Linear(lora.rank, out, bias=False, dtype=dtype)
         self.dropout = lora.dropout
         self.scaling = 1.0
+
+    @property
+    def weight(self) -> torch.Tensor:  # some models look at it
+        return self.base.weight
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         result = self.base(x)
@@ -72,14 +76,21 @@ def add(network: nn.Module, run: Run) -> nn.Module:
         )
     network.requires_grad_(False)
     for name, module in list(network.named_modules()):
-        parts = name.split(".")  # "model.layers.0.mlp.up_proj"
-        inside = any(part.isdigit() for part in parts)
-        if inside and isinstance(module, (nn.Linear, Conv1D)) and run.lora.adapts(name):
+        if _inside(name, run) and isinstance(module, (nn.Linear, Conv1D)) and run.lora.adapts(name):
             _put(network, name, LoraLinear(module, run.lora))
     for name in _tables(network, run.lora):
         module = network.get_submodule(name)
         _put(network, name, TrainedCopy(module))
     return network
+
+
+def _inside(name: str, run: Run) -> bool:
+    """Whether a module such as "model.layers.0.mlp.up_proj" is a linear layer of a block."""
+    parts = name.split(".")
+    place = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+    if place is None or getattr(run.model, "traced", False):
+        return place is not None
+    return ".".join(parts[place + 1 :]) in linear_layers(run.model)
 
 
 def add_with_peft(network: nn.Module, run: Run) -> nn.Module:

@@ -43,7 +43,7 @@ def rows() -> list[tuple[str, str, str]]:
             _listed(slow),
         ),
         (
-            "parameters alone (the code follows the tokens' values)",
+            "parameters alone (no step of text without values)",
             str(len(only_parameters)),
             _listed(only_parameters),
         ),

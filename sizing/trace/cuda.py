@@ -15,7 +15,8 @@ import torch
 from torch.nn import functional
 
 from ..footprint import kernels
-from . import build
+from ..footprint.optimizer import CHUNK
+from . import build, optimizers
 
 _aten = torch.ops.aten
 
@@ -62,6 +63,12 @@ def scratch(operator, args) -> int:
             columns = matrix.shape[-1]
             rows = matrix.numel() // columns
             return _bytes(rows, kernels.summed(rows, columns))
+    if operator is _aten.linalg_vector_norm.default:
+        tensor, _, over = (*args, None)[:3]
+        if over and tensor.ndim > 1 and over[0] % tensor.ndim == tensor.ndim - 2:
+            return kernels.norm_of_columns(tensor.shape)
+    if operator is optimizers.ADAMW_8BIT:
+        return 5 * 4 * min(args[0].numel(), CHUNK)
     return 0
 
 
@@ -110,7 +117,8 @@ class _Fused(torch.autograd.Function):
 def _in_fp32(operator):
     @wraps(operator)
     def run(*args, **kwargs):
-        if torch.is_autocast_enabled("cpu"):
+        # autocast leaves alone what names its dtype (policy fp32_set_opt_dtype)
+        if torch.is_autocast_enabled("cpu") and kwargs.get("dtype") is None:
             args = tuple(a.float() if isinstance(a, torch.Tensor) else a for a in args)
         return operator(*args, **kwargs)
 

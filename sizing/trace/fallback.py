@@ -23,14 +23,16 @@ from . import build
 from .patience import waiting
 from .routes import LOOPS
 
-# Where the route of a token depends on its value, tensors without data cannot go.
-DATA_DEPENDENT = (
-    "blt",
-    "git",
-    "modernbert-decoder",
-    "phi4_multimodal",
-    "xmod",
-)
+# Types of which no step of text alone can be traced, and why.
+DATA_DEPENDENT = {
+    "blt": "it cuts bytes into patches by their values, and tensors without data have none",
+    "git": "its loss counts from behind a picture, and a batch of text has none",
+}
+# What a step of text alone takes for granted, or leaves out.
+_SAID = {
+    "phi4_multimodal": "a step of text alone: what sees and hears is held, and not trained",
+    "xmod": "every sequence is in the config's default_language",
+}
 # Written as a loop over tokens: minutes to trace at a training length.
 TOKEN_LOOPS = ("falcon_mamba", "jamba", "mamba", "rwkv")
 # Scans and linear attention, for which people train with kernels that transformers has not.
@@ -42,7 +44,6 @@ SCANS = (
     "lfm2",
     "lfm2_moe",
     "mamba2",
-    "minimax",
     "nemotron_h",
     "olmo_hybrid",
     "qwen3_5_text",
@@ -111,7 +112,9 @@ class TracedModel(Model):
         """What to know about traced numbers of this model, one sentence each."""
         said = ["traced, no formula: one GPU, seconds a point; no sharding, time or sweeps"]
         if self.family in DATA_DEPENDENT:
-            said.append("parameters only: its code follows the tokens' values")
+            said.append(f"parameters only: {DATA_DEPENDENT[self.family]}")
+        if self.family in _SAID:
+            said.append(_SAID[self.family])
         if self.family in SCANS:
             said.append(
                 "transformers' PyTorch code is traced; fused kernels of state-space models and "
@@ -213,8 +216,8 @@ def may_run(run) -> None:
     """A ValueError where a step of the model cannot be traced."""
     if run.model.family in DATA_DEPENDENT:
         raise ValueError(
-            f"model: a step of {run.model.family!r} cannot be traced: its code follows the tokens' "
-            "values; allowed: its parameters"
+            f"model: a step of {run.model.family!r} cannot be traced: "
+            f"{DATA_DEPENDENT[run.model.family]}; allowed: its parameters"
         )
 
 

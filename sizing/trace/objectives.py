@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch.nn import functional
 
@@ -34,20 +36,40 @@ def loss(run: Run, model, other, batch: torch.Tensor) -> torch.Tensor:
     """The loss of one micro-batch; of DPO its first half is chosen and its second rejected."""
     if isinstance(run.objective, Distillation):
         return _distilled(model, other, batch)
-    policy = _log_probabilities(model, batch)
+    if run.loss_kernel == "chunked":
+        raise ValueError(
+            "loss: 'chunked' given; allowed in a traced step of DPO: 'eager' (TRL's own step: "
+            "`sizing.trace.trainers`)"
+        )
+    labels = batch.roll(-1, 1)
+    logits = _logits(run, model, batch)
+    policy = selected(logits, labels).sum(1)
     if other is None:
         reference = torch.zeros_like(policy)  # from before the training
     else:
         with torch.no_grad():
-            reference = _log_probabilities(other, batch)
+            others = _logits(run, other, batch)
+            reference = selected(others, labels).sum(1)
     better, worse = (policy - reference).chunk(2)
-    return -functional.logsigmoid(0.1 * (better - worse)).mean()
+    result = -functional.logsigmoid(0.1 * (better - worse)).mean()
+    _entropy(logits.detach())  # TRL logs it with every step
+    return result
 
 
-def _log_probabilities(model, batch: torch.Tensor) -> torch.Tensor:
-    """Of each sequence, summed over its tokens."""
-    logits = model(input_ids=batch, use_cache=False).logits
-    return selected(logits, batch.roll(-1, 1)).sum(1)
+def _logits(run: Run, model, batch: torch.Tensor) -> torch.Tensor:
+    """Under autocast accelerate casts a model's outputs, once autocast has ended."""
+    recipe = run.recipe
+    products = build.DTYPES[recipe.products]
+    with torch.autocast(batch.device.type, products) if recipe.autocast else nullcontext():
+        logits = model(input_ids=batch, use_cache=False).logits
+    return logits.float() if recipe.autocast else logits
+
+
+def _entropy(logits: torch.Tensor, rows: int = 128) -> None:
+    """Of a copy of the logits, whose last token is cut off, some rows at a time."""
+    for some in logits[:, :-1].reshape(-1, logits.shape[-1]).split(rows):
+        own = functional.log_softmax(some, -1)
+        (torch.exp(own) * own).sum(-1)
 
 
 def selected(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ..footprint.optimizer import CHUNK
+
 # Those of `Run` that can take a step here.
 BUILT = ("sgd", "momentum", "adamw", "adamw-fused", "adamw-8bit", "adafactor", "muon", "lion")
 
-_CHUNK = 2**20  # elements that the 8-bit optimizer holds in fp32 at a time
 _BLOCK = 256  # elements that share one scale
 
 
@@ -98,8 +99,8 @@ def _adamw_8bit(
     weight_decay: float,
 ) -> None:
     weight, grad = weight.view(-1), grad.reshape(-1)
-    for start in range(0, weight.numel(), _CHUNK):
-        here = slice(start, min(start + _CHUNK, weight.numel()))
+    for start in range(0, weight.numel(), CHUNK):
+        here = slice(start, min(start + CHUNK, weight.numel()))
         blocks = slice(start // _BLOCK, -(-here.stop // _BLOCK))
         moment = _dequantize(first[here], first_scale[blocks])
         root = _dequantize(second[here], second_scale[blocks])
@@ -123,6 +124,9 @@ def _adamw_8bit(
 @_adamw_8bit.register_fake
 def _(*args) -> None:
     return None
+
+
+ADAMW_8BIT = torch.ops.sizing.adamw_8bit.default
 
 
 def _adamw(weight, grad, first, second, step, lr, beta1, beta2, eps, weight_decay):

@@ -1,8 +1,9 @@
 """What code asks of values when tensors have none: answers as of evenly spread routing.
 
 Some mixtures loop over their experts, and ask which tokens go where (DBRX, LongCat) or how many
-(JetMoE). A trace answers that every expert is hit, by as many tokens as any other. Other code asks
-for a single number, such as the longest sequence of a batch: it is told 1.
+(JetMoE). A trace answers that every expert is hit, by as many tokens as any other. X-MOD picks the
+sequences of each language: all are of the default one. Other code asks for a single number, such as
+the longest sequence of a batch: it is told 1.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class EvenRoutes(TorchDispatchMode):
             )
         self.experts, self.rows = experts, rows // experts
         self.counts = run.model.family == "jetmoe"  # a number that is asked for is a group's size
+        self.languages = _languages(config) if run.model.family == "xmod" else ()
+        self.asked = 0
 
     @staticmethod
     def _of(config, family: str) -> tuple[int, int]:
@@ -60,4 +63,28 @@ class EvenRoutes(TorchDispatchMode):
             mask = args[0]
             rows = self.experts if mask.ndim == 1 or mask.shape[-1] == 1 else self.rows
             return mask.new_empty((rows, mask.ndim), dtype=torch.long)
+        if self.languages and func in _PICKED and args[1][0].dtype == torch.bool:
+            args = (args[0], [self._picked(func, args)], *args[2:])
         return func(*args, **(kwargs or {}))
+
+    def _picked(self, func, args) -> torch.Tensor:
+        """The places that a mask of sequences stands for, language after language."""
+        if func is _aten.index.Tensor:
+            rows = args[1][0].numel() * self.languages[self.asked % len(self.languages)]
+            self.asked += 1
+        else:
+            rows = args[2].shape[0]
+        return args[1][0].new_empty((rows,), dtype=torch.long)
+
+
+_PICKED = (_aten.index.Tensor, _aten.index_put_.default, _aten.index_put.default)
+
+
+def _languages(config) -> tuple[bool, ...]:
+    """Of each language whether it is the one that a batch has."""
+    if config.default_language is None:
+        raise ValueError(
+            "default_language: None given; allowed: one of languages = "
+            f"{', '.join(map(repr, config.languages))} (a batch must have one)"
+        )
+    return tuple(name == config.default_language for name in config.languages)

@@ -9,6 +9,7 @@ from torch import nn
 
 from ..footprint.objectives import as_one_batch
 from ..run import Run
+from ..settings import Dpo
 from . import adapters, build, objectives, offload, optimizers
 
 
@@ -78,6 +79,9 @@ class Step:
         recipe, device = self.run.recipe, self.batch.device.type
         products = build.DTYPES[recipe.products]
         away = self.away or nullcontext()
+        if isinstance(self.run.objective, Dpo):
+            with away:
+                return objectives.loss(self.run, self.model, self.frozen, self.batch)
         with torch.autocast(device, products) if recipe.autocast else nullcontext(), away:
             if self.run.objective != "lm":
                 return objectives.loss(self.run, self.model, self.frozen, self.batch)

@@ -28,7 +28,8 @@ from ..run import Run
 from .tracker import Trace
 
 ROOM = Path(__file__).parent
-APART = ("store.py", "coverage.py", "defaults.py")  # files of this room that take no trace
+# files of this room that take no trace
+APART = ("store.py", "coverage.py", "defaults.py", "allocations.py", "trainers.py")
 SOURCES = (
     *sorted(path for path in ROOM.glob("*.py") if path.name not in APART),
     ROOM.parent / "footprint" / "kernels.py",

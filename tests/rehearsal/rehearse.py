@@ -7,113 +7,61 @@ dispatch, autocast's lists, the attention kernel, workspaces, the caching alloca
 rounding, peaks, history and out-of-memory errors; Inductor and Triton compile.
 
 Its limits: values are not real (all memory reads as 0), nor are times, nor what libraries allocate
-behind torch (context, NCCL). A pipeline's schedule cannot be rehearsed: its ranks vote by values.
-cuDNN's attention is asked for by nobody here, its workspace is 0. Nothing here was seen on a GPU.
+behind torch (context, NCCL). Ranks exchange no values, so losses and gradients of several of them
+compare nothing. cuDNN's attention is asked for by nobody here, its workspace is 0. Two experiments
+take a smaller model than on a GPU (SMALLER). Nothing here was seen on a GPU.
 
 Linux on x86-64 only, with gcc and nm. `make rehearse` makes .venv-rehearsal with the CUDA build of
-the versions that requirements.txt pins: 5 GB, once. Then, in 20 to 40 minutes on two cores:
+the versions that requirements.txt pins: 5 GB, once. `make rehearse TORCH=2.11.0` makes another with
+that torch, and takes a share of the table. Then, in 30 to 60 minutes on one core:
 
     rehearse.py attention               which kernel each kind of attention takes
     rehearse.py experiments [name ...]  every experiment's own grid, those of several processes on
-                                        two GPUs; --devices 1 or 2 takes one kind alone
-    rehearse.py table [--write]         the memory table, written to data/cuda_error.csv or held
-                                        against its bars
+                                        two GPUs
+    rehearse.py table [--write]         the memory table, held against its bars, and written to
+                                        data/cuda_error.csv
+    rehearse.py fits [--write]          what fits and what does not, written to data/cuda_fits.csv
+
+Without a word it does all of them, one after the other. It can be stopped and called again: what
+was rehearsed of these sources is kept in build/rehearsal/ and not done twice, unless --again.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import os
+import hashlib
 import platform
-import re
 import shutil
-import subprocess
 import sys
-import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
+from subprocess import TimeoutExpired
 
-HERE = Path(__file__).resolve().parent
-COURSE = HERE.parents[1]
+from driver import COURSE, HERE, python
+
 # What no rehearsal has: said in a row, it is no failure.
-MISSING = ("DeepSpeed", "torchao", "torch.compile")
-NOT_REHEARSED = {"tensor-and-pipeline": "a pipeline's ranks vote by values"}
-TWO_GPUS = ("zero", "data-parallel-scaling", "frozen-weights", "checkpoint")
+MISSING = ("DeepSpeed", "torchao", "torch.compile", "trl", "peft", "bitsandbytes", "liger-kernel")
+TWO_GPUS = ("zero", "data-parallel-scaling", "tensor-and-pipeline", "frozen-weights", "checkpoint")
 OF_THE_CPU = ("tokens",)  # whatever else the machine has
+# Options of a grid that would otherwise move gigabytes of zeros through the host: a checkpoint once
+# per format, weights of the CPU and gradients compared there once per rank.
+SMALLER = {"checkpoint": {"model": "pythia-70m"}, "tensor-and-pipeline": {"model": "byte-llama"}}
 
 
 class Failed(Exception):
     """Something is not as it should be on a GPU."""
 
 
-# -- the null driver
-
-
-def build(folder: Path) -> Path:
-    """Compile the driver for the torch of this Python: what it knows, and 0 from all else."""
-    import torch  # the environment's own: here it is only asked where it is
-
-    if not (torch.version.cuda or "").startswith("13"):
-        raise SystemExit(f"torch is built for CUDA {torch.version.cuda}; the null driver is for 13")
-    source = (HERE / "null_driver.c").read_text()
-    known = set(re.findall(r"^[\w \*]*?\b(\w+)\(", source, re.M))
-    rest = "".join(f"int {name}() {{ return 0; }}\n" for name in sorted(_needed(torch) - known))
-    complete = folder / "driver.c"
-    complete.write_text(source + rest)
-    library = folder / "libcuda.so.1"
-    options = ["-O1", "-w", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1"]
-    subprocess.run(["gcc", *options, "-o", library, complete, "-ldl", "-lpthread"], check=True)
-    shutil.copy(library, folder / "libnvidia-ml.so.1")
-    return library
-
-
-def _needed(torch) -> set[str]:
-    """Names of NVIDIA's functions that torch's libraries and Triton call, or look up."""
-    home, names = Path(torch.__path__[0]), set()
-    for library in home.glob("lib/*.so"):
-        listed = subprocess.run(
-            ["nm", "-D", "--undefined-only", library], capture_output=True, text=True, check=False
-        ).stdout
-        names |= {line.split()[-1].split("@")[0] for line in listed.splitlines() if line.strip()}
-    triton = home.parent / "triton/backends/nvidia/driver.c"
-    if triton.exists():
-        names |= set(re.findall(r"\bcu[A-Z]\w+", triton.read_text()))
-    looked_up = re.findall(rb"\0(cu[A-Z]\w+)(?=\0)", (home / "lib/libc10_cuda.so").read_bytes())
-    names |= {name.decode() for name in looked_up}
-    theirs = re.compile(
-        r"(__cuda\w+|cuda[A-Z]\w+|cu[A-Z]\w+|cu(blas|dnn|sparse|solver|fft|rand)\w+|nccl[A-Z]\w+)"
-    )
-    return {n for n in names if theirs.fullmatch(n) and not n.startswith("cupti")}
-
-
-def environment(scratch: Path, devices: int) -> dict[str, str]:
-    """Of a process that is to find `devices` H100s."""
-    driver = scratch / "driver"
-    driver.mkdir(exist_ok=True)
-    library = driver / "libcuda.so.1"
-    if not library.exists():
-        build(driver)
-    env = os.environ | {
-        "LD_PRELOAD": str(library),
-        "LD_LIBRARY_PATH": str(driver),
-        "TRITON_LIBCUDA_PATH": str(driver),
-        "TRITON_CACHE_DIR": str(scratch / "triton"),
-        "TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor"),
-        "PYTHONPATH": f"{HERE / 'site'}:{COURSE}",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "HF_HUB_OFFLINE": "1",
-        "SIZING_LEARNER_DIR": str(scratch / "learner"),
-        "NULLCUDA_DEVICES": str(devices),
-    }
-    env.pop("SIZING_RECORDED", None)
-    return env
-
-
-def python(scratch: Path, *arguments, devices: int = 1, **options):
-    """Run this Python on the null driver."""
-    command = [sys.executable, "-W", "ignore", *map(str, arguments)]
-    return subprocess.run(command, env=environment(scratch, devices), cwd=COURSE, **options)
+def scratch_folder() -> Path:
+    """Of this torch and these sources: what it holds was rehearsed with both."""
+    digest = hashlib.sha256()
+    for folder, kind in ((COURSE / "sizing", "*.py"), (HERE, "*.py"), (HERE, "*.c")):
+        for path in sorted(folder.rglob(kind)):
+            digest.update(path.read_bytes())
+    name = f"torch-{version('torch')}-{digest.hexdigest()[:8]}"
+    return COURSE / "build/rehearsal" / name
 
 
 # -- which attention kernel
@@ -178,39 +126,64 @@ def attention(scratch: Path) -> None:
 
 # -- the experiments
 
+# As `python -m sizing.experiments record` does it, with options of the grid.
+_RECORD_SMALLER = """
+from pathlib import Path
+from sizing.experiments import experiment
+from sizing.measuring.protocol import measure
+chosen = experiment({name!r})
+device = chosen.find()
+points = chosen.points(device, **{options!r})
+path = Path({out!r}) / device.slug / "{name}.csv"
+measure(chosen, device, points, path, "a rehearsal", progress=False)
+"""
 
-def experiments(scratch: Path, names: list[str], devices: int | None, timeout: float) -> None:
+
+def experiments(scratch: Path, names: list[str], timeout: float) -> None:
     """Record every experiment's CUDA grid, and look at each recording as a reader would."""
     code = "from sizing.experiments import names; print(*names())"
     listed = python(scratch, "-c", code, capture_output=True, text=True, check=True).stdout.split()
     wrong = []
     for name in names or listed:
-        count = 2 if name in TWO_GPUS or name in NOT_REHEARSED else 1
-        if devices not in (None, count):
+        marker = scratch / "done" / name
+        if marker.exists():
+            print(f"{marker.read_text()} (before)", flush=True)
             continue
-        if name in NOT_REHEARSED:
-            print(f"{name}: not rehearsed: {NOT_REHEARSED[name]}")
-            continue
-        started = time.monotonic()
-        out, log = scratch / f"recordings-{count}", scratch / f"{name}.log"
-        command = ["-m", "sizing.experiments", "record", name, "--out", out, "--minutes", "1000"]
-        with log.open("w") as file:
-            done = python(
-                scratch, *command, devices=count, stdout=file, stderr=file, timeout=timeout
-            )
-        problems = [f"exit code {done.returncode}, see {log}"] if done.returncode else []
-        recordings = list(out.glob(f"*/{name}.csv"))
-        for path in recordings:
-            summary, odd = examine(path)
-            problems += odd
-            print(f"{name}: {summary}, {time.monotonic() - started:.0f} s here", flush=True)
-        if not recordings:
-            problems.append("nothing was recorded")
-        for problem in problems:
-            print(f"  ! {problem}", flush=True)
+        summary, problems = _record(scratch, name, timeout)
+        print("\n  ! ".join([summary, *problems]), flush=True)
+        if not problems:
+            marker.parent.mkdir(exist_ok=True)
+            marker.write_text(summary)
         wrong += [f"{name}: {problem}" for problem in problems]
     if wrong:
         raise Failed("\n".join(wrong))
+
+
+def _record(scratch: Path, name: str, timeout: float) -> tuple[str, list[str]]:
+    """A line on one experiment's recording, and what is wrong with it."""
+    devices = 2 if name in TWO_GPUS else 1
+    out, log = scratch / f"recordings-{devices}", scratch / f"{name}.log"
+    for path in out.glob(f"*/{name}.csv"):
+        path.unlink()
+    if name in SMALLER:
+        settings = {"name": name, "options": SMALLER[name], "out": str(out)}
+        command = ["-c", _RECORD_SMALLER.format(**settings)]
+    else:
+        command = ["-m", "sizing.experiments", "record", name, "--out", out, "--minutes", "1000"]
+    started, problems = time.monotonic(), []
+    with log.open("w") as file:
+        options = {"stdout": file, "stderr": file, "timeout": timeout}
+        try:
+            done = python(scratch, *command, devices=devices, **options)
+        except TimeoutExpired:
+            problems.append(f"not done after {timeout:.0f} s")
+        else:
+            problems += [f"exit code {done.returncode}, see {log}"] if done.returncode else []
+    found = [examine(path) for path in out.glob(f"*/{name}.csv")]
+    problems += [problem for _, odd in found for problem in odd] if found else ["no recording"]
+    seconds = time.monotonic() - started
+    held = "; ".join(summary for summary, _ in found)
+    return f"{name}: {held}, {seconds:.0f} s here", problems
 
 
 def examine(path: Path) -> tuple[str, list[str]]:
@@ -227,7 +200,8 @@ def examine(path: Path) -> tuple[str, list[str]]:
     counts: dict[str, int] = {}
     for row in rows:
         counts[row["status"]] = counts.get(row["status"], 0) + 1
-        if row["status"] == "not available" and not row["note"].startswith(MISSING):
+        known = row["note"].startswith(MISSING) or row["note"].endswith("is not installed")
+        if row["status"] == "not available" and not known:
             wrong.append(f"not available: {row['note']}")
     wrong += _left_behind(rows)
     kinds = ", ".join(f"{count} {status}" for status, count in counts.items())
@@ -265,26 +239,65 @@ def _left_behind(rows: list[dict]) -> list[str]:
 # Bars, as relative errors of the formula beside what tensors asked the allocator for.
 MEAN, MEAN_OF_BF16, WORST = 0.005, 0.002, 0.03
 
+_TABLE = """
+import sys
+from pathlib import Path
+from sizing import Run
+from sizing.run import Lora
+from sizing.evidence import cuda, __main__ as printed
+runs = {runs} or cuda.grid()[::{every}]
+cuda.record(Path(sys.argv[1]), runs, printed._report_cuda)
+"""
 
-def table(scratch: Path, write: bool, runs: str | None) -> None:
-    """Make the table anew and hold its errors against the bars."""
-    path = COURSE / "data/cuda_error.csv" if write else scratch / "cuda_error.csv"
-    code = "import sys; from pathlib import Path; from sizing.evidence import cuda, __main__ as m; "
-    code += f"from sizing import Run; runs = {runs}; "
-    code += "cuda.record(Path(sys.argv[1]), runs, m._report_cuda); "
-    code += "rows = cuda.load(Path(sys.argv[1])); print(cuda.text(rows)); "
-    code += "e = [(abs(cuda.error(r)), r['precision']) for r in rows]; "
-    code += "print(*(f'{x} {p}' for x, p in e), sep='\\n', file=open(sys.argv[2], 'w'))"
-    errors = scratch / "errors.txt"
-    if python(scratch, "-c", code, path, errors).returncode:
+
+def table(scratch: Path, write: bool, runs: str | None, every: int) -> None:
+    """Make the table anew, hold its errors against the bars and its bytes against the committed."""
+    path = scratch / "cuda_error.csv"
+    if python(scratch, "-c", _TABLE.format(runs=runs, every=every), path).returncode:
         raise Failed("the table could not be made")
-    found = [line.split() for line in errors.read_text().splitlines()]
-    sizes = [float(size) for size, _ in found]
-    bf16 = [float(size) for size, precision in found if precision.startswith("bf16")]
+    from sizing.evidence import cuda
+
+    rows, here = cuda.load(path), cuda.load()
+    print(cuda.text(rows))
+    if write:
+        cuda.merge(rows)
+    errors = [(abs(cuda.error(row)), row["precision"]) for row in rows]
+    sizes = [size for size, _ in errors]
+    bf16 = [size for size, precision in errors if precision.startswith("bf16")]
+    wrong = cuda.differences(rows, here) if not write else []
     if sum(sizes) / len(sizes) > MEAN or max(sizes) > WORST:
-        raise Failed(f"mean {sum(sizes) / len(sizes):.4%}, worst {max(sizes):.4%}")
+        wrong.append(f"mean {sum(sizes) / len(sizes):.4%}, worst {max(sizes):.4%}")
     if bf16 and sum(bf16) / len(bf16) > MEAN_OF_BF16:
-        raise Failed(f"bf16 recipes: mean {sum(bf16) / len(bf16):.4%}")
+        wrong.append(f"bf16 recipes: mean {sum(bf16) / len(bf16):.4%}")
+    if wrong:
+        raise Failed("\n".join(wrong))
+
+
+# -- what fits
+
+_FITS = """
+import sys
+from pathlib import Path
+from sizing.evidence import fits
+fits.record(Path(sys.argv[1]))
+"""
+
+
+def fits(scratch: Path, write: bool) -> None:
+    """Take the largest step that is said to fit, and one that is not, on the full device."""
+    path = scratch / "cuda_fits.csv"
+    for allocator in ("", "expandable_segments:True"):
+        variables = {"PYTORCH_ALLOC_CONF": allocator}
+        if python(scratch, "-c", _FITS, path, variables=variables).returncode:
+            raise Failed("what fits could not be tried")
+    from sizing.evidence import fits as evidence
+
+    rows = evidence.load(path)
+    print(evidence.text(rows))
+    if write:
+        shutil.copy(path, evidence.PATH)
+    if wrong := evidence.wrong(rows):
+        raise Failed("\n".join(wrong))
 
 
 def main() -> int:
@@ -292,32 +305,37 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", nargs="?", choices=("attention", "experiments", "table", "all"))
+    every = ("attention", "experiments", "table", "fits")
+    parser.add_argument("what", nargs="?", choices=(*every, "all"), default="all")
     parser.add_argument("names", nargs="*", help="of experiments")
-    parser.add_argument("--devices", type=int, choices=(1, 2), help="experiments of so many GPUs")
     parser.add_argument("--timeout", type=float, default=1800, help="seconds of an experiment")
-    parser.add_argument("--write", action="store_true", help="the table to data/cuda_error.csv")
+    parser.add_argument("--write", action="store_true", help="a table to data/")
     parser.add_argument("--runs", help="other runs: \"[Run('gpt2', sequence=512), ...]\"")
+    parser.add_argument(
+        "--every", type=int, default=1, help="row of the table, as 4: a share of it"
+    )
+    parser.add_argument("--again", action="store_true", help="forget what was rehearsed before")
     parser.add_argument("--scratch", type=Path, help="folder for recordings and logs")
     options = parser.parse_args()
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         raise SystemExit("a rehearsal needs Linux on x86-64")
-    scratch = (options.scratch or Path(tempfile.mkdtemp(prefix="rehearsal-"))).resolve()
+    scratch = (options.scratch or scratch_folder()).resolve()
+    if options.again:
+        shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True, exist_ok=True)
-    what, failed = options.what or "all", []
+    sys.path.insert(0, str(COURSE))
     parts = {
         "attention": lambda: attention(scratch),
-        "table": lambda: table(scratch, options.write, options.runs),
-        "experiments": lambda: experiments(
-            scratch, options.names, options.devices, options.timeout
-        ),
+        "experiments": lambda: experiments(scratch, options.names, options.timeout),
+        "table": lambda: table(scratch, options.write, options.runs, options.every),
+        "fits": lambda: fits(scratch, options.write),
     }
-    for name, rehearse in parts.items():
-        if what in (name, "all"):
-            try:
-                rehearse()
-            except Failed as reason:
-                failed.append(f"{name}: {reason}")
+    failed = []
+    for name in every if options.what == "all" else [options.what]:
+        try:
+            parts[name]()
+        except Failed as reason:
+            failed.append(f"{name}: {reason}")
     print("\n".join(failed) or "rehearsed: all as on a GPU", f"(logs: {scratch})")
     return bool(failed)
 

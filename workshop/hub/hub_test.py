@@ -32,6 +32,8 @@ import psutil
 import requests
 import websocket
 
+from sizing.course import classroom
+
 HERE = Path(__file__).resolve().parent
 COURSE = HERE.parents[1]
 LESSON = "notebooks/01-counting-parameters.ipynb"
@@ -178,7 +180,7 @@ def run_lesson(learner: Learner) -> tuple[Kernel, float, int]:
 
 
 @contextlib.contextmanager
-def hub(state: Path, learners: list[str], memory: float, ports: tuple[int, int, int]):
+def hub(state: Path, learners: list[str], memory: float, ports: tuple[int, int, int], box: Path):
     """A JupyterHub of our configuration; ended, with all that it started, on exit."""
     outer, inner, proxy = (f"http://127.0.0.1:{port}" for port in ports)
     env = os.environ | {
@@ -188,6 +190,7 @@ def hub(state: Path, learners: list[str], memory: float, ports: tuple[int, int, 
         "SIZING_HUB_STATE": str(state),
         "SIZING_HUB_LEARNERS": " ".join(learners),
         "SIZING_HUB_MEMORY": str(memory),
+        "SIZING_HUB_CLASS": str(box),
     }
     command = [sys.executable, "-m", "jupyterhub", "-f", str(HERE / "jupyterhub_config.py")]
     with (state / "log.txt").open("w") as log:
@@ -270,6 +273,27 @@ def judge(learners: list[Learner], kernels: list[Kernel], limit: float) -> list[
     ]
 
 
+GUESS = """
+from sizing.course import classroom, predict
+widget = predict("hub.test", "How many?", "GB")
+widget.box.value = "{value}"
+widget.button.click()
+print(widget.status.value)
+print(classroom.shown("hub.test", "GB", 3.0))
+"""
+
+
+def guess(kernels: list[Kernel], box: Path) -> list[tuple[str, bool]]:
+    """Every learner commits a guess; what the learners and what the instructor then sees."""
+    told = [kernel.run(GUESS.format(value=n + 1))[0] for n, kernel in enumerate(kernels)]
+    seen = classroom.pooled(box).get(("hub.test", "GB"), [])
+    values = sorted(entry["guess"] for entry in seen)
+    return [
+        ("guesses of all reach the class", values == [n + 1 for n in range(len(kernels))]),
+        ("and only the instructor sees them", all("instructor" in text for text in told)),
+    ]
+
+
 def listeners(uids: set[int]) -> list[str]:
     """Addresses, other than this machine's own, on which processes of these users listen."""
     found = []
@@ -306,7 +330,9 @@ def main() -> int:
             return 1
         shared = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="repository-")))
         repository, branch = stack.enter_context(course_repository(shared))
-        stack.enter_context(hub(state, names, options.memory, ports))
+        box = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="class-")))
+        box.chmod(0o1733)  # all put in, the owner alone lists
+        stack.enter_context(hub(state, names, options.memory, ports, box))
         times = {}
         for step, work in (
             ("log in", Learner.log_in),
@@ -322,7 +348,8 @@ def main() -> int:
         kernels = [kernel for kernel, _, _ in lessons]
         seconds = sorted(seconds for _, seconds, _ in lessons)
         held = sorted(learner.memory() for learner in learners)
-        verdicts = judge(learners, kernels, options.memory)
+        verdicts = guess(kernels, box)
+        verdicts += judge(learners, kernels, options.memory)
         outside = listeners({pwd.getpwnam(name).pw_uid for name in names})
         verdicts.append(("nothing of theirs listens beyond localhost", not outside))
     print(f"{len(learners)} learners, {psutil.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")

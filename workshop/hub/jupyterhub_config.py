@@ -10,10 +10,12 @@ Settings, all from the environment; the defaults listen on this machine alone:
     SIZING_HUB_MEMORY    bytes that one process of a learner can have, by default 4e9
     SIZING_HUB_THREADS   threads that one process computes with, by default 1
     SIZING_HUB_QUEUE     folder in which learners' experiments take turns (sizing.measuring.turns)
+    SIZING_HUB_CLASS     folder in which guesses are pooled without names (sizing.course.classroom)
     SIZING_RECORDED      1 (default here): recordings are shown; 0: every learner measures
 """
 
 import os
+import pwd
 import resource
 import sys
 from pathlib import Path
@@ -69,7 +71,10 @@ c.Spawner.start_timeout = c.Spawner.http_timeout = 180  # thirty at once on few 
 c.Spawner.environment = {
     "OMP_NUM_THREADS": THREADS,
     "SIZING_RECORDED": os.environ.get("SIZING_RECORDED", "1"),
+    # the course belongs to root: guesses and measurements lie in each learner's home
+    "SIZING_LEARNER_DIR": lambda spawner: f"{pwd.getpwnam(spawner.user.name).pw_dir}/.sizing",
     "SIZING_QUEUE": os.environ.get("SIZING_HUB_QUEUE", ""),
+    "SIZING_CLASS": os.environ.get("SIZING_HUB_CLASS", ""),
 }
 c.Spawner.env_keep = ["PATH", "LANG", "JUPYTER_PATH", "JUPYTER_CONFIG_PATH", "PYTHONPATH"]
 c.JupyterHub.concurrent_spawn_limit = 10

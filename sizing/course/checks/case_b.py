@@ -11,6 +11,7 @@ from ...hardware import gpu
 from ...run import Run
 from ...units import GB, GIB
 from ..exercise import Exercise
+from ..memos import exercise
 
 LLAMA, QWEN = Model("llama-3.1-8b"), Model("qwen2.5-7b")
 BATCH, LENGTH, SAMPLES = 4, 160, 5000 * 8
@@ -400,4 +401,5 @@ EXERCISES = (
         ),
         because="The one choice of the three that the queue's limit allows.",
     ),
+    exercise("case_b"),
 )

@@ -8,6 +8,7 @@ from ...hardware import gpu
 from ...run import Run
 from ...units import GB, GIB
 from ..exercise import Exercise
+from ..memos import exercise
 
 VOCAB, PARAMETERS = 262_144, 341.8e6
 LENGTHS = (128, 192, 256, 320, 384)
@@ -209,4 +210,5 @@ EXERCISES = (
         ),
         because="The same gradients from an eighth of the logits at a time.",
     ),
+    exercise("case_c"),
 )

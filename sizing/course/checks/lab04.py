@@ -1,7 +1,9 @@
 """Lab 04, sequence length: what is right, and what each known mistake leads to."""
 
 from ...architecture.model import Model
+from ...footprint import saved_tensors
 from ...hardware import gpu
+from ...run import Run
 from ...units import GB, GIB
 from ..exercise import Exercise
 
@@ -10,6 +12,7 @@ GEMMA = Model("gemma-3-27b")
 LLAMA = Model("llama-3.1-8b")
 LONG = 131072
 MILLION = 2**20
+SNAPSHOT = 70.46e9  # bytes of s x s tensors in exercise 3
 KEPT = 241_800  # bytes a token that a layer of Llama-3.1-8B keeps: flash, bf16 autocast
 
 
@@ -28,9 +31,19 @@ def rates(parameters=1.3e9, pairs=12, factor=6):
     )
 
 
-def scores(bytes_each=7, heads=25, layers=48, batch=8, s=1024):
-    """GB of s x s tensors that GPT-2 XL keeps with eager attention."""
-    return bytes_each * heads * layers * batch * s**2 / GB
+def kept(**said):
+    """(bytes per score of the snapshot, what GPT-2 keeps of s x s); `said` replaces some."""
+    scores = 48 * 25 * 8 * 1024**2  # layers, heads, sequences, pairs of tokens
+    waits = {"scores": False, "softmax": True, "before": False, "mask": True, "after": True} | said
+    each = round(SNAPSHOT / scores)
+    run = Run("gpt2-xl", sequence=1024, micro_batch=8, attention="eager")
+    square = sum(
+        tensor.bytes * run.model.layers
+        for tensor in saved_tensors(run)
+        if tensor.shape[-2:] == (1024, 1024) and not tensor.shared
+    )
+    assert round(square / scores) == each, "the library keeps as many bytes per score"
+    return each, waits
 
 
 def cache(full=10, sliding=52, tensors=2, heads=GEMMA.kv_heads, window=1024, unit=GB):
@@ -126,42 +139,38 @@ EXERCISES = (
     ),
     Exercise(
         "eager",
-        answer=lambda: scores(),
-        unit="GB",
+        answer=lambda: kept(),
+        tolerance=0,
         mistakes=(
             (
-                lambda: scores(bytes_each=6),
-                "6 bytes a score is a Llama's. GPT-2 drops attention weights: it keeps a mask of 1 "
-                "byte too, and of the bf16 weights those after dropout.",
+                lambda: (6, kept(mask=False)[1]),
+                "6 bytes per score is a Llama's. GPT-2 drops attention weights and keeps the mask.",
             ),
             (
-                lambda: scores(bytes_each=9),
-                "One tensor too many: dropout keeps its mask, not its input, so the bf16 weights "
-                "before dropout are free again.",
+                lambda: (9, kept(before=True)[1]),
+                "One tensor too many: dropout keeps its mask and not its input, so the bf16 "
+                "weights before it are free again.",
             ),
             (
-                lambda: scores(bytes_each=5),
-                "5 bytes is the textbook's: a softmax in 16 bits. Under autocast it runs in fp32 "
-                "and keeps 4 bytes.",
+                lambda: kept(scores=True, after=False),
+                "The sum is right. But a softmax needs its output to go back, not its input, and "
+                "the product with the values needs what meets them.",
             ),
             (
-                lambda: scores(bytes_each=8),
-                "8 bytes would be a mask as wide as bf16, which is what the CPU keeps. On a GPU it "
-                "takes 1 byte an element.",
+                lambda: kept(before=True, after=False),
+                "The sum is right. What meets the values are the weights after dropout.",
             ),
             (
-                lambda: scores(layers=1),
-                "That is one layer. All 48 wait for the backward pass at once.",
+                lambda: (8, kept()[1]),
+                "8 bytes would be a mask as wide as bf16, which is what the CPU keeps. Divide the "
+                "snapshot's bytes by the scores.",
             ),
-            (lambda: scores(batch=1), "That is one sequence. The micro-batch has 8."),
             (
-                lambda: scores(heads=1),
-                "That is one head. Each of the 25 has its own s x s scores.",
+                lambda: (7 * 48, kept()[1]),
+                "You left out the layers: all 48 wait for the backward pass at once.",
             ),
-            (lambda: scores() * GB / GIB, "The right bytes, in GiB. GB are asked for: 10⁹ bytes."),
         ),
-        because="More than its weights, gradients and AdamW moments together (25 GB), and all of "
-        "it gone with flash attention.",
+        because="4 + 1 + 2: more than all of the model's state, and gone with flash attention.",
     ),
     Exercise(
         "cache",

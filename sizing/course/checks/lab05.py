@@ -1,16 +1,25 @@
 """Lab 05, where the memory goes: what is right, and what each known mistake leads to."""
 
 from dataclasses import replace
+from functools import cache
 
 from ...architecture.model import Model
 from ...footprint.step import memory
-from ...hardware import gpu
 from ...run import Run
 from ...units import GB, GIB
 from ..exercise import Exercise
 
 LLAMA = Model("llama-3.1-8b")
-CARD = gpu("rtx-4090")
+BYTES = {"fp32": 4, "bf16": 2, "8 bits": 1, "-": 0}
+RECIPES = {  # weights, gradients, master copy, each of two moments
+    "A": ("bf16", "bf16", "-", "fp32"),
+    "B": ("bf16", "bf16", "fp32", "bf16"),
+    "C": ("fp32", "fp32", "-", "8 bits"),
+    "D": ("fp32", "fp32", "-", "bf16"),
+    "E": ("bf16", "bf16", "fp32", "fp32"),
+    "F": ("bf16", "fp32", "fp32", "8 bits"),
+}
+READ = 20.98e9  # what the log of exercise 5 says
 SMOL = Run("smollm2-360m", sequence=1024)
 ADAPTERS = 167_772_160  # rank 64 on the seven linear layers of each of Llama-3.1-8B's 32 layers
 
@@ -89,12 +98,26 @@ def state_and_all(n, per_token, vocab, tokens):
     return 16 * n + tokens * (per_token + 12 * vocab)
 
 
-def largest(available, size=lambda run: memory(run).total):
-    """The most sequences whose step fits in `available` bytes."""
-    batch = 1
-    while size(replace(SMOL, micro_batch=batch + 1)) <= available:
-        batch += 1
-    return batch
+def recipes(moments=2, each=12):
+    """Which of RECIPES hold `each` bytes per parameter."""
+    return {
+        name: sum(BYTES[part] for part in parts) + (moments - 1) * BYTES[parts[-1]] == each
+        for name, parts in RECIPES.items()
+    }
+
+
+@cache
+def read_back():
+    """(sequences within half a per cent of the reading, verdict of one more, of two more)."""
+    peaks = {batch: memory(replace(SMOL, micro_batch=batch)) for batch in range(1, 13)}
+    (found,) = [batch for batch, m in peaks.items() if abs(m.total / READ - 1) < 0.005]
+    return found, *(peaks[found + more].on("rtx-4090").verdict for more in (1, 2))
+
+
+def by_the_rule():
+    """The sequences whose sum by the rule of thumb is nearest to the reading."""
+    runs = {batch: replace(SMOL, micro_batch=batch) for batch in range(1, 30)}
+    return min(runs, key=lambda batch: abs(rule_of_thumb(runs[batch]) / READ - 1))
 
 
 def rule_of_thumb(run):
@@ -164,26 +187,34 @@ EXERCISES = (
     ),
     Exercise(
         "recipe",
-        answer=12,
-        unit="bytes",
-        tolerance=0,
+        answer=lambda: recipes(),
         mistakes=(
             (
-                lambda: 780e9 / Model("llama-65b").parameters.total,
-                "That is the quotient. A recipe is whole bytes: which one is near it?",
+                lambda: {name: name == "A" for name in RECIPES},
+                "A is the blog's. Add up the others as well: a sum does not tell its parts.",
             ),
             (
-                16,
-                "16 bytes would be 1,045 GB. The recipe behind 780 GB has no fp32 master copy.",
+                lambda: recipes() | {"B": False},
+                "Add up B again: an fp32 master copy, and moments of half the size.",
             ),
-            (18, "18 bytes would be 1,175 GB: fp32 gradients and a master copy are not in it."),
-            (8, "8 bytes, with moments in bf16, would be 522 GB. Here the moments are fp32."),
-            (4, "4 bytes are weights and gradients alone. AdamW keeps two moments."),
-            (10, "10 bytes leave no gradients: weights 2, moments 8. Training needs both."),
-            (2, "2 bytes are the weights alone, 131 GB: enough to run it, not to train it."),
+            (
+                lambda: recipes() | {"D": False},
+                "Add up D again: no master copy, since the weights are fp32 themselves.",
+            ),
+            (
+                lambda: recipes() | {"F": False},
+                "Add up F again: both 8-bit moments together take 2 bytes.",
+            ),
+            (
+                lambda: recipes(moments=1),
+                "AdamW keeps two moments for each parameter: count both.",
+            ),
+            (
+                lambda: recipes() | {"C": True},
+                "C is 10 bytes: 8 bits are one byte, and there are two moments.",
+            ),
         ),
-        because="Weights 2, gradients 2, two fp32 moments 8. 'More than 780 GB' is the state "
-        "alone: no activations, no logits, no temporaries.",
+        because="Four recipes of six: a figure in GB names none of them.",
     ),
     Exercise(
         "layer",
@@ -275,26 +306,31 @@ EXERCISES = (
     ),
     Exercise(
         "fit",
-        answer=lambda: largest(0.95 * CARD.memory),
+        answer=lambda: read_back(),
         unit="sequences",
         tolerance=0,
         mistakes=(
             (
-                lambda: largest(CARD.memory),
-                "That fills the card to the last bytes. 5 % of it were to stay free.",
+                lambda: (by_the_rule(), *read_back()[1:]),
+                "The sequences come from 16 bytes per parameter and the activations. The loss is "
+                "missing, and with it the real peak.",
             ),
             (
-                lambda: largest(0.95 * 24e9),
-                "You read the label's 24 GB as 24·10⁹ bytes. The card has 24,564 MiB: "
-                '`sizing.hardware.gpu("rtx-4090").memory`.',
+                lambda: (read_back()[0], "fits", "tight"),
+                "The sequences are right. The verdict also counts the context and a reserve: ask "
+                "`.on(...)`, not `.total`.",
             ),
             (
-                lambda: largest(0.95 * CARD.memory, rule_of_thumb),
-                "That is 16 bytes a parameter and the activations. The loss is missing, and with "
-                "it the real peak.",
+                lambda: (read_back()[0], "does not fit", "does not fit"),
+                "The sequences are right. One more is below the card's limit: look again at the "
+                "first verdict.",
+            ),
+            (
+                lambda: (read_back()[0], "tight", "tight"),
+                "The sequences are right. Two more are above the card's memory.",
             ),
         ),
-        because="16 bytes a parameter and the activations promise more, and run out of memory.",
+        because="Each sequence costs the same; the verdict knows what else is on the card.",
     ),
     Exercise(
         "frozen",

@@ -1,11 +1,13 @@
 """Lab 06, optimizers: what is right, and what each known mistake leads to."""
 
 from dataclasses import replace
-from math import prod
+from functools import cache
+from math import floor, log2
 
 from ...footprint.step import memory
 from ...footprint.step import model_state as whole_state
 from ...hardware import gpu
+from ...planning import checkpoint
 from ...run import Run
 from ...units import GB, GIB
 from ..exercise import Exercise
@@ -13,6 +15,11 @@ from ..exercise import Exercise
 GPT2_XL = 1_557_611_200
 GPT3_LAYERS, GPT3_WIDTH = 96, 12288
 PER_RANK = GPT3_LAYERS * 2 * (GPT3_WIDTH + GPT3_WIDTH)  # adapter weights of rank 1
+
+FILES = {"X": 17.30, "Y": 7.42, "Z": 12.36}  # GB
+RATE, WEIGHT = 1e-4, 0.02
+# distance of neighbours at WEIGHT: numbers between two powers of two, by their bits
+FP32, FP16, BF16 = (2.0 ** (floor(log2(WEIGHT)) - bits) for bits in (23, 10, 7))
 
 # (precision, optimizer, rank) of the plans for one GPU
 PLANS = {
@@ -27,32 +34,31 @@ def zero(full=16, quantized=10, parameters=GPT2_XL, unit=GB):
     return parameters * full / unit, parameters * quantized / unit
 
 
-def adafactor(shapes):
-    return 4 * sum(sum(shape) for shape in shapes)
+@cache
+def files(size=lambda run: checkpoint(run).total):
+    """Whose checkpoint each size is, within half a per cent; two may share one."""
+    names = {}
+    for name in ("adamw", "adamw-8bit", "adafactor", "muon", "lion", "momentum"):
+        run = Run("llama-3.2-1b", precision="bf16-master", optimizer=name)
+        names[name] = size(run) / GB
+    found = {}
+    for file, read in FILES.items():
+        near = [name for name, gigabytes in names.items() if abs(gigabytes / read - 1) < 0.005]
+        found[file] = " or ".join(near)
+    return found
 
 
-def adafactor_in_full(shapes):
-    return 4 * sum(map(prod, shapes))
-
-
-def adafactor_elements(shapes):
-    return adafactor(shapes) // 4
-
-
-def adafactor_in_half(shapes):
-    return adafactor(shapes) // 2
-
-
-def adafactor_without_vectors(shapes):
-    return adafactor([shape for shape in shapes if len(shape) == 2])
-
-
-def adafactor_with_momentum(shapes):
-    return adafactor(shapes) + adafactor_in_full(shapes)
-
-
-def adafactor_rows(shapes):
-    return 4 * sum(shape[0] for shape in shapes)
+def stuck(update=0.3, distance=BF16, **said):
+    """(least learning rate that moves the weight, which cures help at the run's rate)."""
+    change = update * RATE
+    helps = {
+        "master": change >= FP32 / 2,
+        "stochastic": True,  # it moves now and then, and right on average
+        "moments": change >= BF16 / 2,  # the weight is still rounded to bf16
+        "accumulate": change >= BF16 / 2,  # Adam divides by the gradient's size
+        "fp16": change >= FP16 / 2,
+    }
+    return distance / 2 / update, helps | said
 
 
 def lora(rank=8, weights=4 * PER_RANK, width=2, unit=1e6):
@@ -137,42 +143,28 @@ EXERCISES = (
         because="16 bytes a parameter, and 10 with 8-bit moments.",
     ),
     Exercise(
-        "adafactor",
-        answer=adafactor,
-        tolerance=0,
-        inputs=(
-            ([(4096, 1024)],),
-            ([(4096, 4096), (4096,)],),
-            ([(128256, 2048), (8192, 2048), (2048, 8192), (2048,)],),
-        ),
+        "files",
+        answer=files,
         mistakes=(
             (
-                adafactor_in_full,
-                "That is v in full, an fp32 number an element, as in AdamW. Adafactor keeps only "
-                "its row and column means.",
+                lambda: files() | {"Y": "adamw-8bit"},
+                "8-bit moments are 2 bytes per parameter, 2.5 GB. After weights and master copy "
+                "nothing is left of Y.",
             ),
             (
-                adafactor_elements,
-                "You counted numbers. Each takes 4 bytes in fp32.",
+                lambda: files() | {"Z": "adamw"},
+                "AdamW keeps two fp32 moments, 8 bytes per parameter. Z has 4 left.",
             ),
             (
-                adafactor_in_half,
-                "That is 2 bytes a number. The state is fp32, 4 bytes.",
+                lambda: files() | {"Z": "muon"},
+                "Muon keeps two moments for the embedding: it would be 1 GB more.",
             ),
             (
-                adafactor_without_vectors,
-                "Vectors are missing: with nothing to factor they keep one number an element.",
-            ),
-            (
-                adafactor_with_momentum,
-                "You added a momentum. Adafactor can have one, but it would undo the saving.",
-            ),
-            (
-                adafactor_rows,
-                "The columns are missing: a matrix keeps a mean for each of them as well.",
+                lambda: files() | {"X": "lion or momentum", "Z": "adafactor", "Y": "adamw-8bit"},
+                "You forgot the master copy: 2 bytes of weight and 4 of master come off first.",
             ),
         ),
-        because="m + n numbers for a matrix: next to nothing, at every size.",
+        because="Sizes tell the bytes per parameter, and not more than that.",
     ),
     Exercise(
         "lora",
@@ -212,35 +204,38 @@ EXERCISES = (
     ),
     Exercise(
         "stuck",
-        answer=0.5,
-        tolerance=0,
+        answer=stuck,
         mistakes=(
             (
-                10.0,
-                "That is the sum on paper. A bf16 number has 8 bits and loses what is less than "
-                "half a step.",
+                lambda: stuck(distance=2 * BF16),
+                "Half of the distance is enough: from there on it is rounded up.",
             ),
             (
-                0.25,
-                "Between 1/4 and 1/2 neighbours lie 1/512 apart and half of that is 0.00098: "
-                "0.001 is just above it, so it goes on.",
+                lambda: (BF16 / 2, stuck()[1]),
+                "That is the least update. The rate is larger: an update is 0.3 of it.",
             ),
             (
-                0.256,
-                "256 updates is the rule of thumb. The exact place is a power of two, where the "
-                "step between neighbours doubles.",
+                lambda: stuck(moments=True),
+                "Finer moments make a finer update, and the sum with the weight is rounded to bf16 "
+                "all the same.",
             ),
             (
-                1.0,
-                "At 1 the step is 1/128 and 0.001 is long lost. It stops before: look at the step "
-                "between 1/2 and 1.",
+                lambda: stuck(accumulate=True),
+                "Accumulation changes the gradient, and Adam divides by its size: the update stays "
+                "as large.",
             ),
             (
-                0.0,
-                "0 itself is no obstacle: near 0 the numbers lie close together.",
+                lambda: stuck(fp16=False),
+                "fp16 has three bits more: at 0.02 its numbers lie 2^-16 apart. Compare half of "
+                "that with the update.",
+            ),
+            (
+                lambda: stuck(stochastic=False),
+                "Rounding at random moves the weight now and then by a whole step, and by the "
+                "right amount on average.",
             ),
         ),
-        because="From 1/2 on half a step is 0.00195, more than 0.001.",
+        because="What is lost is lost in the last addition; only a finer sum, or chance, keeps it.",
     ),
     Exercise(
         "plans",

@@ -1,10 +1,34 @@
 """Lab 07, batch and recompute: what is right, and what each known mistake leads to."""
 
+from dataclasses import replace
+from functools import cache
+
+from ...footprint import memory
+from ...run import Run
+from ...speed import step_time
 from ..exercise import Exercise
 
 PALM = ((50e3, 512), (65e3, 1024), (140e3, 2048))  # steps, sequences a step (arXiv:2204.02311)
 SECONDS = {"full": 94.42, "selective": 71.49}  # 1T, arXiv:2205.05198, table 5
 MFU = 56.3
+LOOPS = {  # weight of a token: of its micro-batch's tokens, their number, all tokens, the longest
+    "A": lambda own, m, whole, longest: 1 / own / m,
+    "B": lambda own, m, whole, longest: 1 / whole,
+    "C": lambda own, m, whole, longest: 1 / own,
+    "D": lambda own, m, whole, longest: 1 / own * own / whole,
+    "E": lambda own, m, whole, longest: 1 / (m * longest),
+}
+LOG = Run("llama-3.2-1b", sequence=4096, optimizer="adamw-fused")
+PEAK = 55.8e9  # what the log of exercise 3 says
+TWO_RUNS = ((0.5, 40_000), (2.0, 16_000))  # M tokens a step, steps to the same loss
+PLANS = {  # ZeRO stage, micro-batch, recompute
+    "A": (1, 1, "none"),
+    "B": (1, 1, "selective"),
+    "C": (1, 1, "full"),
+    "D": (2, 1, "none"),
+    "E": (3, 2, "selective"),
+    "F": (3, 2, "none"),
+}
 
 
 def shares(stages=PALM):
@@ -15,29 +39,76 @@ def shares(stages=PALM):
     return 100 * first / steps, 100 * first * batch / sequences
 
 
-def too_heavy(counts):
-    return sum(counts) / (len(counts) * min(counts))
+def is_right(loop, counts):
+    """Whether a loop gives each token of these micro-batches one over all tokens as weight."""
+    given = (len(counts), sum(counts), max(counts))
+    return all(abs(loop(own, *given) * sum(counts) - 1) < 1e-12 for own in counts)
 
 
-def utilisation(mfu=None, factor=4 / 3):
+def loops(**said):
+    """When each loop is right; `said` replaces some verdicts, for a known mistake."""
+    found = {}
+    for name, loop in LOOPS.items():
+        equal = "equal counts" if is_right(loop, [2, 2]) else "never"
+        found[name] = "always" if is_right(loop, [1, 3]) else equal
+    return found | said
+
+
+def at(micro_batch, recompute):
+    """The peak of the logged run, bytes, for one way to run it."""
+    run = replace(LOG, micro_batch=micro_batch, accumulation=16 // micro_batch)
+    return memory(replace(run, recompute=recompute)).total
+
+
+@cache
+def logged():
+    """(micro-batch, recompute): the one way within half a per cent of the reading."""
+    ways = [(size, how) for size in (1, 2, 4, 8, 16) for how in ("none", "selective", "full")]
+    near = [way for way in ways if abs(at(*way) / PEAK - 1) < 0.005]
+    (found,) = near  # one reading, one answer
+    return found
+
+
+def nearest(recompute):
+    """The micro-batch whose peak is nearest, if one never doubts the recompute."""
+    return min((1, 2, 4, 8, 16), key=lambda size: abs(at(size, recompute) / PEAK - 1)), recompute
+
+
+def claim(mfu=None, factor=4 / 3):
+    """(HFU, MFU, per cent fewer tokens) with full recompute."""
     mfu = MFU * SECONDS["selective"] / SECONDS["full"] if mfu is None else mfu
-    return mfu, mfu * factor
+    return mfu * factor, mfu, 100 * (1 - SECONDS["selective"] / SECONDS["full"])
 
 
-def speed_up(noise, small, large):
-    return (1 + noise / small) / (1 + noise / large)
+def noise(batch=8.0):
+    """(noise scale in M tokens, steps at a batch) through both runs."""
+    (small, many), (large, few) = TWO_RUNS
+    product = (many - few) / (1 / small - 1 / large)  # least steps x noise scale
+    least = many - product / small
+    return product / least, least + product / batch
 
 
-def more_examples(noise, small, large):
-    return (1 + large / noise) / (1 + small / noise)
+@cache
+def plans():
+    """{letter: (verdict on an H100, tokens/s)}."""
+    base = Run(
+        "llama-3.1-8b", sequence=4096, precision="bf16-master", optimizer="adamw-fused", data=8
+    )
+    found = {}
+    for letter, (stage, size, recompute) in PLANS.items():
+        run = replace(base, zero=stage, micro_batch=size, accumulation=16 // size)
+        run = replace(run, recompute=recompute)
+        found[letter] = memory(run).on("h100-sxm").verdict, run.tokens / step_time(run).total
+    return found
 
 
-def segments(layers, kept, available):
-    """The fewest segments that fit."""
-    for k in range(1, layers + 1):
-        if k + layers / k * kept <= available:
-            return k
-    return 0
+def chosen(verdicts=("fits",), letter=None):
+    """(fastest letter of those verdicts, per cent that the fastest of the others promises)."""
+    found = plans()
+    safe = {name: speed for name, (verdict, speed) in found.items() if verdict in verdicts}
+    letter = letter or max(safe, key=safe.get)
+    others = max(speed for verdict, speed in found.values() if verdict != "fits")
+    return letter, 100 * (others / found[letter][1] - 1)
 
 
 EXERCISES = (
@@ -47,7 +118,7 @@ EXERCISES = (
         unit="%",
         mistakes=(
             (
-                lambda: (100 * 50 / 255, 100 * 50 / 255),
+                lambda: (shares()[0],) * 2,
                 "The steps are right. A step of the first stage holds a quarter of the last "
                 "stage's tokens, so its share of the tokens is smaller.",
             ),
@@ -66,104 +137,149 @@ EXERCISES = (
         "cheap in tokens, dear in steps.",
     ),
     Exercise(
-        "weights",
-        answer=too_heavy,
-        inputs=(([1, 3],), ([512, 512],), ([100, 900, 2000],)),
+        "loops",
+        answer=loops,
         mistakes=(
             (
-                lambda counts: 1 / too_heavy(counts),
-                "Upside down: a token of a short micro-batch weighs more, not less.",
+                lambda: loops(A="always"),
+                "A is the bug of the lesson: with counts [1, 3] the lone token weighs 1/2 and "
+                "should weigh 1/4.",
             ),
             (
-                lambda counts: max(counts) / min(counts),
-                "That compares the shortest micro-batch with the longest. Compare with the right "
-                "weight, one over all tokens.",
+                lambda: loops(D="equal counts"),
+                "D multiplies the mean by `own`, which gives back the sum: it is B, written "
+                "another way.",
             ),
             (
-                lambda counts: sum(counts) / min(counts),
-                "You left out the mean over the micro-batches: each of them also counts only one "
-                "part in `len(counts)`.",
+                lambda: loops(E="always"),
+                "E divides by m x longest, which is all tokens only if none is padding.",
             ),
             (
-                lambda counts: 1.0,
-                "Only for equal counts. The mean of means gives every micro-batch, not every "
-                "token, the same weight.",
+                lambda: loops(E="never"),
+                "With equal counts m x longest is the number of all tokens: E is right there.",
+            ),
+            (
+                lambda: loops(C="equal counts"),
+                "C adds m means and divides by nothing: with equal counts it is m times too large.",
+            ),
+            (
+                lambda: dict.fromkeys(LOOPS, "equal counts") | {"B": "always"},
+                "Work out the weight of one token in C and in D with counts [1, 3] before you "
+                "answer.",
             ),
         ),
-        because="2, 1 and 10. With equal counts both are the same, and no test on packed "
-        "sequences would find the bug.",
+        because="A weight of one over all tokens, for every token: that is the whole test.",
     ),
     Exercise(
-        "utilisation",
-        answer=utilisation,
+        "log",
+        answer=logged,
+        tolerance=0,
+        mistakes=(
+            (
+                lambda: nearest("none"),
+                "That is the nearest without recompute, and it is some per cent off. Nothing says "
+                "that recompute was off.",
+            ),
+            (
+                lambda: nearest("full"),
+                "That is the nearest with full recompute, and it is a seventh off. There is a "
+                "third choice.",
+            ),
+            (
+                lambda: (16, "none"),
+                "16 sequences are the step. The micro-batch is what is alive at once; the rest is "
+                "accumulation.",
+            ),
+        ),
+        because="One reading and sixteen sequences leave one pair.",
+    ),
+    Exercise(
+        "claim",
+        answer=claim,
         unit="%",
         tolerance=0.004,  # the right HFU and the other run's MFU are 1 % apart
         mistakes=(
             (
-                lambda: utilisation(MFU * SECONDS["full"] / SECONDS["selective"]),
+                lambda: claim(MFU * SECONDS["full"] / SECONDS["selective"]),
                 "Upside down: the slower step does the same model FLOPs in more time, so its MFU "
                 "is lower.",
             ),
             (
-                lambda: (utilisation()[0], MFU),
-                "The MFU is right. The HFU counts the repeated forward as well: 4/3 of the model "
-                "FLOPs in the same seconds.",
+                lambda: (MFU, *claim()[1:]),
+                "The HFU counts the repeated forward as well: 4/3 of the model FLOPs in the same "
+                "seconds. 56.3 % is the other run's MFU.",
             ),
             (
-                lambda: (utilisation()[0],) * 2,
+                lambda: claim(factor=1),
                 "The MFU is right. The HFU counts what is executed: with full recompute 4/3 as "
                 "much.",
             ),
             (
-                lambda: utilisation(factor=3 / 4),
+                lambda: claim(factor=3 / 4),
                 "The MFU is right. Recompute executes more than the model needs: multiply by 4/3.",
             ),
+            (
+                lambda: (*claim()[:2], 100 * (SECONDS["full"] / SECONDS["selective"] - 1)),
+                "The last is how much longer a step takes. Tokens per second are the inverse: "
+                "1 - 71.49 / 94.42.",
+            ),
+            (
+                lambda: (claim()[1], claim()[0], claim()[2]),
+                "The first two are swapped: the HFU is the larger one and comes first.",
+            ),
         ),
-        because="The HFU is that of the faster run, 57.0 %, within a per cent: the GPUs were as "
-        "busy, a quarter of it with repeating.",
+        because="As busy, and a quarter of it with repeating: HFU hides what MFU shows.",
     ),
     Exercise(
-        "speed",
-        answer=speed_up,
-        inputs=((1e6, 1e5, 2e5), (1e6, 1e6, 2e6), (1e6, 1e7, 2e7)),
+        "noise",
+        answer=noise,
         mistakes=(
             (
-                lambda noise, small, large: large / small,
-                "That is perfect scaling. It holds only while both are far below the noise scale.",
+                lambda: (noise()[0], TWO_RUNS[1][1] / 4),
+                "The noise scale is right. Four times the batch is a quarter of the steps only far "
+                "below it, and 8 M tokens lie above.",
             ),
             (
-                lambda noise, small, large: 1 / speed_up(noise, small, large),
-                "Upside down: fewer steps with the larger batch, so the ratio is above 1.",
+                lambda: (noise()[0], TWO_RUNS[1][1] / 2.5),
+                "The noise scale is right. The second fourfold batch saves less than the first: "
+                "use the law, least x (1 + noise / batch).",
             ),
             (
-                more_examples,
-                "That is how many more *examples* the larger batch needs. Steps are asked for.",
+                lambda: (1 / noise()[0], noise()[1]),
+                "The steps are right. The noise scale stands above the batch in noise / batch: "
+                "you gave its inverse.",
+            ),
+            (
+                lambda: (noise()[0] * 1e6, noise()[1]),
+                "Right, in tokens. The noise scale is asked for in million tokens.",
             ),
         ),
-        because="1.83, 1.33 and 1.05 for twice the batch: nearly free below the noise scale, "
-        "nearly useless above it.",
+        because="Above the noise scale a batch buys little: two runs were enough to know it.",
     ),
     Exercise(
-        "segments",
-        answer=segments,
-        tolerance=0,
-        inputs=((32, 24, 800), (32, 24, 100), (32, 24, 50)),
+        "plans",
+        answer=chosen,
+        tolerance=0.03,
         mistakes=(
             (
-                lambda layers, kept, available: round((layers * kept) ** 0.5),
-                "That needs the least memory. Fewer segments may fit as well.",
+                lambda: chosen(("fits", "tight", "does not fit")),
+                "The fastest of all, and it does not fit. Look at the verdict first.",
             ),
             (
-                lambda layers, kept, available: layers,
-                "A segment a layer is what transformers does. Fewer may fit as well.",
+                lambda: chosen(("fits", "tight")),
+                "The fastest that may fit. Its verdict is tight: a longer sequence, or "
+                "fragmentation, ends the week.",
             ),
             (
-                lambda layers, kept, available: next(
-                    (k for k in range(1, layers + 1) if layers / k * kept <= available), 0
-                ),
-                "Nearly: the inputs of the segments take memory too, one each.",
+                lambda: chosen(letter="C"),
+                "It fits, and is the slowest. Dividing gradients or weights frees as much without "
+                "computing anything again.",
+            ),
+            (
+                lambda: chosen(letter="D"),
+                "It fits, and comes close. Stage 3 leaves room for two sequences: is that faster?",
             ),
         ),
-        because="1, 9 and 0: below 2 √(layers x kept) no number of segments fits.",
+        because="Dividing more is here cheaper than making all activations again.",
     ),
 )

@@ -1,23 +1,32 @@
 """Lab 08, data parallel and ZeRO: what is right, and what each known mistake leads to."""
 
+from dataclasses import replace
+from functools import cache
+
+from ...footprint import memory
+from ...parallel import communication
+from ...run import Run
+from ...speed import step_time
 from ..exercise import Exercise
 
 GIB = 2**30
 PRINTED, PARAMETERS = 15.93, 2851e6  # t5-3b on 8 GPUs, stage 2, DeepSpeed's documentation
-
-
-def state(parameters, gpus, stage, share=(2, 2, 12)):
-    weights, gradients, optimizer = share
-    return parameters * (
-        weights / (gpus if stage >= 3 else 1)
-        + gradients / (gpus if stage >= 2 else 1)
-        + optimizer / (gpus if stage >= 1 else 1)
-    )
-
-
-def sent(parameters, gpus, stage, accumulation, ring=True):
-    passes = {1: 2, 2: accumulation + 1, 3: 3 * accumulation}[stage]
-    return passes * 2 * parameters * ((gpus - 1) / gpus if ring else 1)
+OFFER = {0: (208.3, 51.2), 1: (105.8, 51.2), 2: (28.9, 51.2), 3: (3.3, 615.0)}
+LOG = Run(
+    "llama-3.1-8b", sequence=4096, recompute="full", precision="bf16-master",
+    optimizer="adamw-fused", data=16, zero=3,
+)  # fmt: skip
+READ = (17.1, 29.6)  # GB: of stage 3, and of 16 GPUs
+TOO_LARGE = replace(LOG, micro_batch=4, recompute="none")
+CHANGES = {
+    "A": {"data": 64},
+    "B": {"recompute": "full"},
+    "C": {"recompute": "selective"},
+    "D": {"micro_batch": 1, "accumulation": 4},
+    "E": {"optimizer": "adamw-8bit"},
+    "F": {"loss": "fused"},
+}
+HIDDEN, FLOPS, FASTER = 8000, 400e12, 640e12  # tokens, FLOP/s in 16 bits and with fp8 products
 
 
 def printed(unit=GIB):
@@ -26,86 +35,72 @@ def printed(unit=GIB):
     return size / 1e9, size / PARAMETERS
 
 
-def enough(fixed, divided, memory):
-    """The smallest power of two of GPUs, 0 if none."""
-    if fixed >= memory:
-        return 0
-    gpus = 1
-    while fixed + divided / gpus > memory:
-        gpus *= 2
-    return gpus
+def thirteen(stage, accumulation=8):
+    """(GB of model state, GB sent per step) of a GPU in exercise 2."""
+    run = Run(
+        "llama-2-13b", precision="bf16-master", data=64, zero=stage, accumulation=accumulation
+    )
+    m = memory(run)
+    return (m.parameters + m.gradients + m.optimizer) / 1e9, communication(run).total / 1e9
 
 
-def hidden(ahead, back, flops, bandwidth, size=2):
-    """Tokens from which the forward pass hides `ahead` passes, and the backward pass `back`."""
-    forward = ahead * size / bandwidth * flops / 2
-    backward = back * size / bandwidth * flops / 4
-    return max(forward, backward)
+@cache
+def offer():
+    """((stage, GB) of the wrong state, (stage, GB) of the wrong bytes sent)."""
+    found = []
+    for column in (0, 1):
+        right = {stage: thirteen(stage)[column] for stage in OFFER}
+        off = {stage: OFFER[stage][column] / right[stage] for stage in OFFER}
+        (wrong,) = [stage for stage, ratio in off.items() if abs(ratio - 1) > 0.05]
+        found.append((wrong, right[wrong]))
+    return tuple(found)
 
 
-def of_the_whole_step(ahead, back, flops, bandwidth):
-    return (ahead + back) * 2 / bandwidth * flops / 6
+@cache
+def peak(**changed):
+    return memory(replace(LOG, **changed)).total / 1e9
+
+
+@cache
+def whose():
+    """(GPUs, stage) whose peaks are within half a per cent of what was read."""
+    (gpus,) = [n for n in (2**k for k in range(1, 10)) if abs(peak(data=n) / READ[0] - 1) < 0.005]
+    (stage,) = [stage for stage in (1, 2, 3) if abs(peak(zero=stage) / READ[1] - 1) < 0.005]
+    return gpus, stage
+
+
+def state_alone():
+    """The GPUs whose model state alone, 16 bytes per parameter, is nearest to the first reading."""
+    state = 16 * LOG.model.parameters.total / 1e9
+    return min((2**k for k in range(1, 10)), key=lambda n: abs(state / n / READ[0] - 1)), whose()[1]
+
+
+@cache
+def judged():
+    """({letter: whether it fits}, {letter: tokens per second and GPU})."""
+    runs = {letter: replace(TOO_LARGE, **change) for letter, change in CHANGES.items()}
+    fits = {
+        name: memory(run).on("h100-sxm").verdict != "does not fit" for name, run in runs.items()
+    }
+    return fits, {name: run.tokens / run.gpus / step_time(run).total for name, run in runs.items()}
+
+
+def remedy(fastest=None, **said):
+    """(what fits, the fastest of it); `said` replaces some of the former, for a known mistake."""
+    fits, speed = judged()
+    best = max((name for name in fits if fits[name]), key=speed.get)
+    return fits | said, fastest or best
+
+
+def network(faster=FASTER):
+    """(GB/s, tokens from which it is hidden with faster products, their share at the old bound)."""
+    link = FLOPS / HIDDEN
+    compute = [2 * HIDDEN / faster, 4 * HIDDEN / faster]
+    step = sum(max(pair) for pair in zip(compute, (2 / link, 4 / link), strict=True))
+    return link / 1e9, faster / link, 100 * sum(compute) / step
 
 
 EXERCISES = (
-    Exercise(
-        "state",
-        answer=state,
-        inputs=((7.5e9, 64, 1), (7.5e9, 64, 2), (1e12, 1024, 3)),
-        unit="bytes",
-        mistakes=(
-            (
-                lambda parameters, gpus, stage: 16 * parameters / gpus,
-                "That divides everything at every stage. Stage 1 divides the optimizer's state "
-                "alone, stage 2 the gradients too; only stage 3 divides the weights.",
-            ),
-            (
-                lambda *given: state(*given, share=(2, 0, 12)),
-                "You forgot the gradients: 2 bytes per parameter, divided from stage 2 on.",
-            ),
-            (
-                lambda *given: state(*given, share=(2, 2, 8)),
-                "Adam's moments are 8 bytes; the optimizer also holds the fp32 copy of the "
-                "weights, 4 more.",
-            ),
-            (
-                lambda *given: state(*given) / 1e9,
-                "Right, in GB. Bytes are asked for.",
-            ),
-        ),
-        because="31.4, 16.6 and 15.6 GB, the paper's figure 1 and table 1.",
-    ),
-    Exercise(
-        "sent",
-        answer=sent,
-        inputs=((8e9, 64, 1, 8), (8e9, 64, 2, 8), (8e9, 64, 3, 8), (8e9, 2, 3, 1)),
-        unit="bytes",
-        mistakes=(
-            (
-                lambda *given: sent(*given[:3], 1),
-                "You left out the accumulation. Stage 2 reduces gradients and stage 3 does all it "
-                "does for every micro-batch; stage 1 waits for the last.",
-            ),
-            (
-                lambda parameters, gpus, stage, accumulation: (
-                    accumulation * sent(parameters, gpus, stage, 1)
-                ),
-                "Only what happens for every micro-batch repeats. Stage 1 communicates once per "
-                "step, and stage 2 gathers its new weights once.",
-            ),
-            (
-                lambda *given: sent(*given, ring=False),
-                "Each GPU has one share already: a ring sends (G - 1)/G of the whole, which for "
-                "two GPUs is half.",
-            ),
-            (
-                lambda *given: sent(*given) / 2,
-                "Those are elements. In 16 bits each is two bytes.",
-            ),
-        ),
-        because="31.5, 142, 378 and 24 GB: with 8 micro-batches stage 3 sends twelve times what "
-        "stage 1 does.",
-    ),
     Exercise(
         "printed",
         answer=printed,
@@ -128,66 +123,113 @@ EXERCISES = (
         "number is the one that was meant.",
     ),
     Exercise(
-        "enough",
-        answer=enough,
-        tolerance=0,
-        inputs=((35e9, 112e9, 80e9), (134e9, 112e9, 80e9), (9e9, 2e9, 80e9), (70e9, 112e9, 80e9)),
+        "offer",
+        answer=offer,
         mistakes=(
             (
-                lambda fixed, divided, memory: enough(0, fixed + divided, memory),
-                "That divides the activations too. Each GPU has its own sequences: what is not "
-                "divided stays, on however many GPUs.",
+                lambda: ((1, OFFER[1][0]), (2, OFFER[2][1])),
+                "The right cells, and their printed numbers. What should stand there?",
             ),
             (
-                lambda fixed, divided, memory: enough(0, divided, memory),
-                "That asks whether the divided part fits alone. The rest is on every GPU as well.",
+                lambda: ((1, thirteen(3)[0]), offer()[1]),
+                "That divides all 16 bytes. Stage 1 divides the optimizer's 12 and leaves weights "
+                "and gradients whole.",
             ),
             (
-                lambda fixed, divided, memory: (
-                    0 if fixed >= memory else max(1, -int(-divided // (memory - fixed)))
-                ),
-                "Enough GPUs, but not a power of two: round up to one.",
+                lambda: (offer()[0], (3, thirteen(3, accumulation=1)[1])),
+                "Stage 3 is right as printed: it gathers twice and scatters once for each of 8 "
+                "micro-batches.",
+            ),
+            (
+                lambda: (offer()[0], (2, 8 * thirteen(2, accumulation=1)[1])),
+                "Stage 2 scatters gradients for every micro-batch, but gathers its new weights "
+                "once per step: 8 + 1 passes, not 16.",
+            ),
+            (
+                lambda: (offer()[0], (2, thirteen(3)[1])),
+                "That is stage 3's. Stage 2 keeps its weights whole and gathers them once.",
             ),
         ),
-        because="4, none, 1 and 16. In the second case no cluster helps: fewer tokens per GPU, "
-        "recompute or another way to split do.",
+        because="The master copy is optimizer state, and stage 2 cannot wait for the last "
+        "micro-batch.",
     ),
     Exercise(
-        "hidden",
-        answer=hidden,
-        unit="tokens",
-        inputs=(
-            (1, 2, 400e12, 50e9),
-            (0, 2, 400e12, 50e9),
-            (0, 1, 400e12, 50e9),
-            (1, 1, 100e12, 1.25e9),
-        ),
+        "whose",
+        answer=whose,
+        tolerance=0,
         mistakes=(
             (
-                of_the_whole_step,
-                "You let the whole step hide all passes. Gradients exist only in the backward "
-                "pass, so only its 4 FLOPs per parameter and token can hide them.",
+                state_alone,
+                "That divides the model state and forgets what is not divided: activations, "
+                "logits and the gathered layers.",
             ),
             (
-                lambda *given: 8 * hidden(*given),
-                "Eight times too many: the bandwidth is already in bytes per second.",
+                lambda: (whose()[0], 3),
+                "The GPUs are right. But stage 3 on 16 GPUs is the first log: 17.1 GB.",
             ),
             (
-                lambda *given: hidden(*given, size=1),
-                "An element is 2 bytes in 16 bits; you sent one.",
-            ),
-            (
-                lambda ahead, back, flops, bandwidth: (
-                    ahead * 2 / bandwidth * flops / 2 + back * 2 / bandwidth * flops / 4
-                ),
-                "You added the two passes' tokens. Each pass must hide its own exchange: the "
-                "larger number is enough for both.",
-            ),
-            (
-                lambda *given: 1 / hidden(*given),
-                "Upside down: a slower network needs more tokens, not fewer.",
+                lambda: (whose()[0], 1),
+                "The GPUs are right. Stage 1 keeps whole gradients as well: look at its peak.",
             ),
         ),
-        because="8,000 tokens for stages 3 and 0 alike: F/W, for a model of any size.",
+        because="One stage more is worth more than eight times the GPUs.",
+    ),
+    Exercise(
+        "remedy",
+        answer=remedy,
+        mistakes=(
+            (
+                lambda: remedy(A=True),
+                "More GPUs divide the model's state, and that is small already. The activations of "
+                "four sequences stay on every GPU.",
+            ),
+            (
+                lambda: remedy(E=True),
+                "The optimizer's state is divided by 16 already: a quarter of it saves 3 GB of "
+                "142.",
+            ),
+            (
+                lambda: remedy(F=True),
+                "The fused loss removes the logits, and the activations of 32 layers remain.",
+            ),
+            (
+                lambda: remedy(fastest="D"),
+                "What fits is right. D gathers all weights four times per step: there is a faster "
+                "one.",
+            ),
+            (
+                lambda: remedy(fastest="B"),
+                "What fits is right. B makes the most again: there is a cheaper choice.",
+            ),
+        ),
+        because="What follows the GPU's own sequences must shrink; make again what costs least.",
+    ),
+    Exercise(
+        "network",
+        answer=network,
+        mistakes=(
+            (
+                lambda: (8 * network()[0], *network()[1:]),
+                "The first is in Gbit/s. GB/s are asked for, an eighth of it.",
+            ),
+            (
+                lambda: (network()[0], HIDDEN * FLOPS / FASTER, network()[2]),
+                "Upside down: faster products finish sooner, so it takes more tokens to cover the "
+                "sending.",
+            ),
+            (
+                lambda: (network()[0], HIDDEN, network()[2]),
+                "The bound is F/W: when F grows and W stays, it moves.",
+            ),
+            (
+                lambda: (*network()[:2], 100.0),
+                "At 8,000 tokens sending now takes longer than computing in both passes.",
+            ),
+            (
+                lambda: (network()[0] / 1.5, *network()[1:]),
+                "You let the whole step hide all three passes. Each pass hides its own: F/W.",
+            ),
+        ),
+        because="What the network sets, faster products do not move.",
     ),
 )

@@ -1,25 +1,30 @@
 """Lab 09, beyond one node: what is right, and what each known mistake leads to."""
 
+from dataclasses import replace
+from functools import cache
+
+from ...architecture.model import Model
+from ...footprint import in_flight, memory
+from ...run import Run
+from ...speed import step_time
+from ..drawings.sequence_cuts import sent
 from ..exercise import Exercise
 
 # 405B in its last stage (arXiv:2407.21783, table 4)
 GPUS, TENSOR, CONTEXT, PIPELINE, SEQUENCE, BATCH = 16384, 8, 16, 16, 131072, 16 * 2**20
-
-
-def fewest(p, idle):
-    """The fewest micro-batches that keep the bubble of 1F1B within a share of the step."""
-    m = 1
-    while (p - 1) / (m + p - 1) > idle:
-        m += 1
-    return m
-
-
-def of_the_work(p, idle):
-    """The same where the bubble is taken over the time of work and not of the step."""
-    m = 1
-    while (p - 1) / m > idle:
-        m += 1
-    return m
+IDLE, MICRO = 30.4, 16  # per cent of the step, micro-batches: the profile of exercise 2
+PLAN = {"tensor": 16, "pipeline": 16, "data": 8}  # of exercise 3: 2,048 GPUs
+SEQUENCES, NODE = 512, 8
+DEALS = {"A": (7, 7, 7, 7), "B": (8, 8, 8, 4), "C": (9, 9, 9, 1), "D": (8, 8, 7, 5)}
+PLANS = {  # tensor, pipeline, data, ZeRO stage, recompute
+    "A": (1, 1, 64, 3, "none"),
+    "B": (1, 1, 64, 3, "full"),
+    "C": (8, 1, 8, 1, "none"),
+    "D": (8, 2, 4, 1, "none"),
+    "E": (4, 4, 4, 1, "full"),
+    "F": (2, 8, 4, 1, "none"),
+}
+LONG = Run("llama-3.1-8b", sequence=131072, precision="bf16", context=8)
 
 
 def llama(context=CONTEXT, batch=BATCH, tokens=SEQUENCE // CONTEXT):
@@ -28,46 +33,94 @@ def llama(context=CONTEXT, batch=BATCH, tokens=SEQUENCE // CONTEXT):
     return data, batch / SEQUENCE / data, tokens
 
 
-def layer(tokens, h, t, collectives=10, width=2):
-    return collectives * width * tokens * h * (t - 1) / t
+def idle(stages, pieces=1, micro=MICRO):
+    """Per cent of a step that a GPU waits."""
+    wait = (stages - 1) / pieces
+    return 100 * wait / (micro + wait)
 
 
-def held(whole, p, m, rank):
-    return whole / p * min(p - rank, m)
+def profile(of=idle):
+    """(stages, pieces, idle share left): the only pipeline within 0.1 points of the profile."""
+    (stages,) = [p for p in range(2, 33) if abs(of(p) - IDLE) < 0.1] or [6]
+    pieces = next(v for v in (1, 2, 4, 8) if idle(stages, v) <= 10)
+    return stages, pieces, idle(stages, pieces)
 
 
-def efficiency(seconds, m):
-    step = sum(seconds) + (m - 1) * max(seconds)
-    return m * sum(seconds) / (len(seconds) * step)
+@cache
+def claims():
+    """Which claims of the plan stand."""
+    model, run = Model("llama-3.1-405b"), Run("llama-3.1-405b", sequence=8192, zero=1)
+    micro, stages = SEQUENCES // PLAN["data"], PLAN["pipeline"]
+    held = in_flight(replace(run, pipeline=stages, accumulation=micro), 0)
+    return {
+        "A": PLAN["tensor"] * stages * PLAN["data"] == 2048,
+        "B": PLAN["tensor"] <= NODE,
+        "C": micro == 64,
+        "D": abs(idle(stages, micro=micro) / 100 - 15 / 64) < 0.005,
+        "E": held == 1,
+        "F": model.layers % stages == 0,
+    }
+
+
+def head():
+    """How many layers of llama-3.2-3b work as much as its head, to the digit that is given."""
+    model = Model("llama-3.2-3b")
+    layer = sum(
+        weight.active * block.count
+        for block in model.blocks
+        for weight in block.weights
+        if weight.kind == "matrix"
+    )
+    return round(model.vocab * model.hidden * model.layers / layer, 1)
+
+
+def work(deal, more=None, micro=MICRO):
+    """Per cent of the GPUs' time that is work; `more` layers' worth on the last stage."""
+    stages = (*deal[:-1], deal[-1] + (head() if more is None else more))
+    step = sum(stages) + (micro - 1) * max(stages)
+    return 100 * micro * sum(stages) / (len(stages) * step)
+
+
+def dealt(more=None):
+    """(letter of the fastest deal, per cent that is work)."""
+    letter = max(DEALS, key=lambda name: work(DEALS[name], more))
+    return letter, work(DEALS[letter], more)
+
+
+@cache
+def judged():
+    """{letter: (verdict on an H100, tokens per second)}."""
+    base = Run(
+        "llama-3.1-70b", sequence=4096, precision="bf16-master", gradients="fp32",
+        optimizer="adamw-fused", engine="megatron",
+    )  # fmt: skip
+    found = {}
+    for letter, (tensor, pipeline, data, zero, recompute) in PLANS.items():
+        run = replace(base, tensor=tensor, pipeline=pipeline, data=data, zero=zero)
+        run = replace(run, recompute=recompute, accumulation=128 // data)
+        found[letter] = memory(run).on("h100-sxm").verdict, run.tokens / step_time(run).total
+    return found
+
+
+def chosen(letter=None):
+    """(fastest letter that fits, per cent by which it beats B)."""
+    found = judged()
+    safe = {name: speed for name, (verdict, speed) in found.items() if verdict == "fits"}
+    letter = letter or max(safe, key=safe.get)
+    return letter, 100 * (found[letter][1] / found["B"][1] - 1)
+
+
+def cut(kv_heads=None, way="ring"):
+    """(GB of the ring, GB of all-to-all, the one possible on 64 GPUs)."""
+    ring, other = sent(LONG, "ring") / 1e9, sent(LONG, "all-to-all") / 1e9
+    if kv_heads:  # all-to-all with as many key/value heads
+        other *= (2 * LONG.model.heads + 2 * kv_heads) / (
+            2 * LONG.model.heads + 2 * LONG.model.kv_heads
+        )
+    return ring, other, way
 
 
 EXERCISES = (
-    Exercise(
-        "bubble",
-        answer=fewest,
-        tolerance=0,
-        inputs=((8, 0.12), (16, 0.07), (2, 0.3)),
-        mistakes=(
-            (
-                of_the_work,
-                "That is the bubble over the time of *work*, (p - 1) / m, as some papers print it. "
-                "The share of the step has m + p - 1 below the line.",
-            ),
-            (
-                lambda p, idle: fewest(p, idle) - 1,
-                "One too few: round up, or stop at the first m that is within the share.",
-            ),
-            (
-                lambda p, idle: fewest(p + 1, idle),
-                "A pipeline of p stages waits for p - 1 others, not for p.",
-            ),
-            (
-                lambda p, idle: 4 * p,
-                "Four times the stages is the rule of thumb for a fifth. Here the share is given.",
-            ),
-        ),
-        because="52, 200 and 3: halving the bubble doubles the micro-batches.",
-    ),
     Exercise(
         "llama",
         answer=llama,
@@ -75,8 +128,8 @@ EXERCISES = (
         mistakes=(
             (
                 lambda: llama(context=1),
-                "Context ranks share a sequence too: divide the GPUs by all of tensor, context "
-                "and pipeline.",
+                "Context parallelism takes GPUs too: 8 x 16 x 16 of them work on the same "
+                "sequences.",
             ),
             (
                 lambda: llama(batch=16e6),
@@ -100,102 +153,134 @@ EXERCISES = (
         "on sequences of 8192.",
     ),
     Exercise(
-        "tensor",
-        answer=layer,
-        unit="bytes",
-        inputs=((8192, 6144, 8), (4096, 4096, 2), (2048, 20480, 8)),
+        "profile",
+        answer=profile,
         mistakes=(
             (
-                lambda tokens, h, t: 20 * tokens * h,
-                "A rank keeps its own part: a collective over t ranks sends (t - 1) / t of the "
-                "bytes.",
+                lambda: (6, *profile()[1:]),
+                "You took the bubble over the time of work, (p - 1)/m. A profile shows the share "
+                "of the step: m + p - 1 stand below the line.",
             ),
             (
-                lambda tokens, h, t: layer(tokens, h, t, collectives=8),
-                "Eight without sequence parallelism. With it the inputs of attention and MLP are "
-                "gathered once more in backward, for the weights' gradients: ten.",
+                lambda: (7, *profile()[1:]),
+                "That is p - 1. The stages are one more.",
             ),
             (
-                lambda tokens, h, t: layer(tokens, h, t, collectives=4),
-                "An all-reduce is two of them, a reduce-scatter and an all-gather, and there is "
-                "one more gathering of each input in backward.",
+                lambda: (profile()[0], 2, idle(profile()[0], 2)),
+                "The stages are right. Two pieces leave more than 10 %: interleaving divides the "
+                "waiting, not the share.",
             ),
             (
-                lambda tokens, h, t: layer(tokens, h, t, collectives=5),
-                "That is forward or one half. Attention and MLP each have their collectives in "
-                "forward and again in backward: ten in all.",
-            ),
-            (
-                lambda tokens, h, t: layer(tokens, h, t, width=4),
-                "Twice too much: activations of 16 bits have 2 bytes.",
-            ),
-            (
-                lambda tokens, h, t: layer(tokens, h, t) / t,
-                "What is sent is not divided by t again: every rank takes part in moving the "
-                "whole tensor.",
+                lambda: (*profile()[:2], IDLE / profile()[1]),
+                "Nearly: when the waiting gets shorter the step does too. Divide the new waiting "
+                "by the new step.",
             ),
         ),
-        because="From 2 to 64 ranks it does not even double, while the computation of a rank falls "
-        "32 times.",
+        because="What the batch cannot pay, interleaving can, in messages and memory.",
     ),
     Exercise(
-        "in-flight",
-        answer=held,
-        unit="GB",
-        inputs=((80, 8, 32, 0), (80, 8, 32, 7), (80, 8, 2, 0), (80, 8, 32, 1)),
+        "claims",
+        answer=claims,
         mistakes=(
             (
-                lambda whole, p, m, rank: whole / p,
-                "That is one micro-batch. Under 1F1B a stage starts several before the first comes "
-                "back.",
+                lambda: claims() | {"B": True},
+                "Look at B again: how many GPUs does NVLink join here, and how many are in a "
+                "tensor group?",
             ),
             (
-                lambda whole, p, m, rank: whole / p * m,
-                "That is GPipe, which sends all micro-batches forward first. 1F1B starts going "
-                "backward as soon as it can.",
+                lambda: claims() | {"C": False},
+                "Look at C again: the batch is dealt out to the data-parallel ranks alone.",
             ),
             (
-                lambda whole, p, m, rank: whole / p * min(p, m),
-                "Right for the first stage. Those after it wait less for their first gradient and "
-                "hold fewer.",
+                lambda: claims() | {"D": True},
+                "Look at D again: 15/64 is waiting over work. Which share of the *step* is it?",
             ),
             (
-                lambda whole, p, m, rank: whole / p * (p - rank),
-                "Nearly: there are never more in flight than the step has micro-batches.",
+                lambda: claims() | {"E": True},
+                "Look at E again: how many micro-batches has the first stage started before the "
+                "first comes back?",
             ),
             (
-                lambda whole, p, m, rank: whole / p * min(p - rank - 1, m),
-                "One too few: the micro-batch that the stage turns around on is alive too.",
+                lambda: claims() | {"F": True},
+                "Look at F again: divide 126 by 16.",
             ),
         ),
-        because="80, 10, 20 and 70 GB: the first stage has an eighth of the layers of eight "
-        "micro-batches.",
+        because="A product that is right proves nothing about its factors.",
     ),
     Exercise(
-        "stages",
-        answer=efficiency,
-        inputs=(([8, 8, 8, 8], 14), ([8, 8, 8, 10.5], 14), ([1, 1, 1, 2.5], 128)),
+        "deal",
+        answer=dealt,
         mistakes=(
             (
-                lambda seconds, m: m / (m + len(seconds) - 1),
-                "Right for equal stages alone. Where one is slower, all others wait for it in "
-                "every micro-batch.",
+                lambda: ("A", work(DEALS["A"])),
+                "Equal numbers of layers, and the slowest of all: the last stage has the head too.",
             ),
             (
-                lambda seconds, m: sum(seconds) / len(seconds) / max(seconds),
-                "That is the waiting for the slowest stage. Filling and draining the pipeline "
-                "comes on top.",
+                lambda: dealt(more=0),
+                "You left out the head. It works as much as 3.9 layers, on the last stage.",
             ),
             (
-                lambda seconds, m: 1 - efficiency(seconds, m),
-                "That is the idle share. The share of work is asked for.",
+                lambda: (dealt()[0], 100 * MICRO * 4 / (4 * (4 + MICRO - 1)) / 4),
+                "The letter is right. All four GPUs work: count the work of each.",
             ),
             (
-                lambda seconds, m: len(seconds) * efficiency(seconds, m),
-                "All GPUs are there for the whole step: divide by the number of stages too.",
+                lambda: ("D", work(DEALS["D"])),
+                "D is better than A. But its last stage has 8.9 layers' worth, and B's slowest 8.",
             ),
         ),
-        because="Equal stages lose to the bubble alone; where a stage is slow, no number of "
-        "micro-batches makes up for it.",
+        because="Deal out work, not layers.",
+    ),
+    Exercise(
+        "choice",
+        answer=chosen,
+        tolerance=0.05,
+        mistakes=(
+            (
+                lambda: chosen("A"),
+                "It does not fit: ZeRO divides no activations, and nothing is made again.",
+            ),
+            (
+                lambda: chosen("C"),
+                "Fast, and it does not fit: look at its verdict. What more divides the weights?",
+            ),
+            (
+                lambda: chosen("E"),
+                "It fits and pays for recompute. Is there one that needs none?",
+            ),
+            (
+                lambda: ("B", 0.0),
+                "B fits. But it runs every forward pass twice: look at the tokens per second.",
+            ),
+        ),
+        because="What tensor parallelism costs inside a node is less than recompute.",
+    ),
+    Exercise(
+        "cut",
+        answer=cut,
+        mistakes=(
+            (
+                lambda: cut(way="all-to-all"),
+                "Both bytes are right. All-to-all deals out whole heads, and there are 32 of them "
+                "for 64 GPUs.",
+            ),
+            (
+                lambda: cut(kv_heads=LONG.model.heads),
+                "You moved keys and values of 32 heads. This model has 8 of them.",
+            ),
+            (
+                lambda: (cut()[0] / 3, *cut()[1:]),
+                "One block per hop is the forward pass. Backward keys and values come round again, "
+                "with their gradients: three in all.",
+            ),
+            (
+                lambda: (cut()[0], cut()[1] / 2, cut()[2]),
+                "That is the forward pass. Gradients travel the same way back: twice as much.",
+            ),
+            (
+                lambda: (cut()[0], cut()[1] * 8 / 7, cut()[2]),
+                "An eighth of its own tokens stays on the GPU: (c - 1)/c leave.",
+            ),
+        ),
+        because="The ring's bytes hardly depend on c, those of all-to-all fall with it.",
     ),
 )

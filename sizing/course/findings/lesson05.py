@@ -7,7 +7,7 @@ SMALL = {"model": "llama-3.2-1b", "sequence": 1024, "micro_batch": 1, "gpu": "h1
 
 
 def single_changes(calculator, **settings) -> list[tuple[str, ...]]:
-    """(change, peak, of now, phase, verdict) of each single change at a setting."""
+    """(change, peak, of now, phase, verdict, cost) of each single change at a setting."""
     return list(at(calculator, **settings).rows[1:-1])
 
 
@@ -37,7 +37,8 @@ def _fits(calculator) -> str:
     )
     return (
         f"Fits: {fits}. They give up full training, or time on the bus. Only tight: {tight}; they "
-        "give up precision. With recompute or half the length nothing moves: state is the peak."
+        "give up precision, or take a second GPU. With recompute or half the length nothing moves: "
+        "state is the peak."
     )
 
 

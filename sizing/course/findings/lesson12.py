@@ -18,7 +18,7 @@ START = {
 
 def _cures(calculator) -> str:
     rows = at(calculator).rows[1:-1]  # without "nothing" and "all of them"
-    cures = [what for what, _, _, _, verdict in rows if verdict != "does not fit"]
+    cures = [what for what, _, _, _, verdict, _ in rows if verdict != "does not fit"]
     return (
         f"{len(cures)} of {len(rows)}: {', '.join(cures)}. Both act on the activations; weights in "
         "four bits alone are not enough."
@@ -26,7 +26,7 @@ def _cures(calculator) -> str:
 
 
 def _rank(calculator) -> str:
-    low, high = (at(calculator, lora=rank).data[0] for rank in (8, 64))
+    low, high = (at(calculator, lora=rank).data.memory for rank in (8, 64))
     before, after = (held.phases[held.peak_phase] for held in (low, high))
     grown = {part: size - before[part] for part, size in after.items() if size > before[part]}
     return (
@@ -38,7 +38,7 @@ def _rank(calculator) -> str:
 
 
 def _preferences(calculator) -> str:
-    plain, pair = (at(calculator, objective=kind).data[0] for kind in ("lm", "dpo"))
+    plain, pair = (at(calculator, objective=kind).data.memory for kind in ("lm", "dpo"))
     return (
         f"{gb(pair.total - plain.total)} more, {gb(pair.total)} in all, now in {pair.peak_phase}: "
         "two sequences for each pair, while the reference is the same weights with the adapters "

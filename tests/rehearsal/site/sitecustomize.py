@@ -10,6 +10,7 @@ import importlib.util
 import itertools
 import pickle
 import sys
+from collections import Counter
 
 try:
     import torch
@@ -37,18 +38,33 @@ class _Unpacked(importlib.abc.MetaPathFinder):
 
 
 if torch is not None:
-    _item, _turns = torch.Tensor.item, itertools.count()
+    _item, _turns, _sent, _received = torch.Tensor.item, itertools.count(), Counter(), Counter()
 
     def item(self):
         value = _item(self)
-        return value if value or not self.is_cuda else type(value)(1)
+        return 1.0 if value == 0 and self.is_cuda and self.is_floating_point() else value
+
+    def _store():
+        return dist.distributed_c10d._get_default_store()
 
     def all_gather_object(object_list, obj, group=None):  # torch's names: some callers use them
-        store, turn = dist.distributed_c10d._get_default_store(), next(_turns)
-        store.set(f"rehearsal/{turn}/{dist.get_rank()}", pickle.dumps(obj))
+        turn = next(_turns)
+        _store().set(f"rehearsal/{turn}/{dist.get_rank()}", pickle.dumps(obj))
         ranks = range(len(object_list))
-        object_list[:] = [pickle.loads(store.get(f"rehearsal/{turn}/{r}")) for r in ranks]
+        object_list[:] = [pickle.loads(_store().get(f"rehearsal/{turn}/{r}")) for r in ranks]
+
+    def send_object_list(object_list, dst=None, **_):
+        key = f"rehearsal/{dist.get_rank()}/{dst}"
+        _sent[key] += 1
+        _store().set(f"{key}/{_sent[key]}", pickle.dumps(object_list))
+
+    def recv_object_list(object_list, src=None, **_):
+        key = f"rehearsal/{src}/{dist.get_rank()}"
+        _received[key] += 1
+        object_list[:] = pickle.loads(_store().get(f"{key}/{_received[key]}"))
+        return src
 
     torch.Tensor.item = item
     dist.all_gather_object = all_gather_object
+    dist.send_object_list, dist.recv_object_list = send_object_list, recv_object_list
     sys.meta_path.insert(0, _Unpacked())

@@ -1,7 +1,8 @@
 /* A list above each notebook with tagged cells: all cells, core and depth, or the core alone.
 
-   Cells are tagged `core`, `depth` or `appendix`; a cell without such a tag is core. Written as a
-   module-federation container by hand, so that it needs no build. */
+   Cells are tagged `core`, `depth` or `appendix`; a cell without such a tag is core. What outputs
+   leave unnamed gets a name for a screen reader. Written as a module-federation container by hand,
+   so that it needs no build. */
 (() => {
   const LEVELS = { 'all cells': [], 'core and depth': ['appendix'], core: ['depth', 'appendix'] };
   let shared;
@@ -20,6 +21,36 @@
       if (hidden) cell.node.dataset.sizingHidden = 'yes';
       else delete cell.node.dataset.sizingHidden;
     }
+  };
+
+  /* A figure's text alternative is the caption in the cell below it; JupyterLab gives an image
+     none. A slider is named by its label. A table's empty corner heads nothing. */
+  const describe = notebook => {
+    for (const image of notebook.node.querySelectorAll('.jp-RenderedImage img:not([alt])')) {
+      const below = image.closest('.jp-Cell').nextElementSibling;
+      const caption = below?.querySelector('.jp-MarkdownOutput p')?.textContent.trim();
+      image.alt = caption || 'A figure; the text around it says what it shows.';
+    }
+    for (const slider of notebook.node.querySelectorAll('[role=slider]:not([aria-label])')) {
+      slider.ariaLabel = slider.closest('.widget-slider')
+        ?.querySelector('.widget-label')?.textContent ?? '';
+    }
+    const corners = '.jp-OutputArea-output th:empty, .jp-MarkdownOutput th:empty';
+    for (const corner of notebook.node.querySelectorAll(corners)) {
+      corner.replaceWith(document.createElement('td'));
+    }
+  };
+
+  const watch = notebook => {
+    let waiting;
+    const later = () => {
+      clearTimeout(waiting);
+      waiting = setTimeout(describe, 200, notebook);
+    };
+    const observer = new MutationObserver(later);
+    observer.observe(notebook.node, { childList: true, subtree: true });
+    notebook.disposed.connect(() => observer.disconnect());
+    later();
   };
 
   const list = (panel, level) => {
@@ -49,6 +80,7 @@
     const loaded = settings.load('sizing-course:parts');
     app.docRegistry.addWidgetExtension('Notebook', {
       createNew: panel => {
+        watch(panel.content);
         loaded.then(all => {
           const level = all.get('show').composite;
           const widget = new Widget({ node: list(panel, level in LEVELS ? level : 'all cells') });
