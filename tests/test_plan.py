@@ -15,7 +15,7 @@ import sizing
 from sizing import Model, Run, memory, step_time
 from sizing.architecture.model import presets
 from sizing.hardware import measured_gpu
-from sizing.planning import search
+from sizing.planning import axes, search
 from sizing.run import CHOICES
 
 CARDS = {"h100-sxm": 64}
@@ -52,7 +52,7 @@ def test_nothing_better_was_missed():
         "llama-3.2-1b", precision="bf16-master", gradients="fp32", optimizer="adamw-fused"
     )
     for tensor, pipeline, zero, recompute, micro in product(
-        (1, 2, 4, 8), (1, 2, 4, 8), CHOICES["zero"], ("none", "full"), search.MICRO_BATCHES
+        (1, 2, 4, 8), (1, 2, 4, 8), CHOICES["zero"], ("none", "full"), axes.MICRO_BATCHES
     ):
         if 8 % (tensor * pipeline):
             continue
@@ -137,11 +137,11 @@ def test_compute_chooses_model_and_tokens():
 
 def test_fields_that_are_added_to_run_are_searched(monkeypatch):
     """Every field of Run is kept, counted or in CHOICES; a new value of a choice is tried."""
-    axes = search._axes(Run("pythia-14m"), {}, {})
-    assert set(axes) - {"fixed"} | set(search.COUNTED) >= {field.name for field in fields(Run)}
-    assert axes["zero"] == CHOICES["zero"]
-    monkeypatch.setitem(search.CHOICES, "zero", (0, 1))
-    assert search._axes(Run("pythia-14m"), {}, {})["zero"] == (0, 1)
+    found = axes.axes_of(Run("pythia-14m"), {}, {})
+    assert set(found) - {"fixed"} | set(axes.COUNTED) >= {field.name for field in fields(Run)}
+    assert found["zero"] == CHOICES["zero"]
+    monkeypatch.setitem(axes.CHOICES, "zero", (0, 1))
+    assert axes.axes_of(Run("pythia-14m"), {}, {})["zero"] == (0, 1)
     varied = sizing.plan(
         "gpt2", {"h100-sxm": 8}, 1e10, batch=2**19, sequence=1024, keep=4, rank="time",
         vary={"precision": ("fp32", "bf16-master"), "gradients": ("same",)},

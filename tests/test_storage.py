@@ -21,6 +21,7 @@ from sizing.architecture.families import FAMILIES
 from sizing.measuring import checkpoints, workers
 from sizing.measuring.device import cpu
 from sizing.planning import storage
+from sizing.planning.checkpoint_contents import contents, numbers
 from sizing.planning.containers import (
     Stored,
     sharded_safetensors,
@@ -115,7 +116,7 @@ def test_a_model_split_into_files_as_transformers_splits_it(tmp_path):
 def test_what_the_library_saves_of_a_dense_model(tmp_path):
     network = real_model(TINY)
     network.save_pretrained(tmp_path)
-    weights = storage.contents(Run(TINY, precision="fp32"))["model"]
+    weights = contents(Run(TINY, precision="fp32"))["model"]
     assert (
         sharded_safetensors(weights, 10**9)["model.safetensors"]
         == (tmp_path / "model.safetensors").stat().st_size
@@ -172,7 +173,7 @@ def test_gpt2_as_one_file():
 def test_step_counters_cost_more_than_they_hold():
     """In a distributed checkpoint every tensor is a zip of its own, a counter of 4 bytes too."""
     run = Run(TINY, sequence=8, optimizer="adamw")
-    content = storage.contents(run, "cpu")
+    content = contents(run, "cpu")
     counters = [n for n in content["optimizer"] if n.endswith(".step")]
     assert sizing.checkpoint(run, "distributed").container > 1000 * len(counters)
 
@@ -221,7 +222,7 @@ def test_llama_3_saves_and_fails_as_published():
         "llama-3.1-405b", data=128, tensor=8, pipeline=16, zero=1, sequence=8192,
         precision="bf16-master",
     )  # fmt: skip
-    size = sum(storage._numbers(storage.contents(run)[p]) for p in ("model", "optimizer", "master"))
+    size = sum(numbers(contents(run)[p]) for p in ("model", "optimizer", "master"))
     mtbf = 54 * 86400 / 419
     quick = storage.saving(size, mtbf, disk=2e12, gpus=run.gpus, restart=600)
     slow = storage.saving(size, mtbf, disk=2e10, gpus=run.gpus, restart=600)

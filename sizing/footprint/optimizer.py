@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -13,6 +14,7 @@ SMALL = 4096  # elements of a tensor from which its moments are 8-bit; smaller o
 CHUNK = 2**20  # elements that 8-bit AdamW holds in fp32 at a time, five times
 BLOCK_OF_4 = 128  # elements of a 4-bit moment that share one (torchao 0.18, optim/adam.py)
 PAGED = 100_000  # elements from which bitsandbytes pages a state (optim/optimizer.py)
+PAGED_STATE = ("paged-adamw-8bit",)
 GALORE_RANK = 128  # of transformers' Trainer and of GaLore's README
 
 
@@ -54,7 +56,7 @@ def state_bytes(name: str, tensors: list[Trained], master: bool) -> int:
     family, rank = family_of(name)
     for t in tensors:
         width = 4 if master else t.width
-        total += t.count * (_galore(t, width, rank) if rank else _STATE[family](t, width))
+        total += t.count * (_galore(t, width, rank) if rank else _kept(family, t, width))
         if master and t.width < 4:  # adapters in fp32 are their own masters
             total += t.total * 4
     return total
@@ -70,31 +72,15 @@ def family_of(name: str) -> tuple[str, int]:
 
 def paged_bytes(name: str, tensors: list[Trained]) -> int:
     """Bytes of optimizer state in managed memory, which the driver moves between host and GPU."""
-    if name != "paged-adamw-8bit":
+    if name not in PAGED_STATE:
         return 0
     return sum(2 * t.total for t in tensors if t.elements >= PAGED)
-
-
-def _factored(t: Trained, width: int) -> int:
-    if len(t.shape) < 2:
-        return t.elements * width
-    return (t.elements // t.shape[-1] + t.elements // t.shape[-2]) * width
-
-
-def _quantized(t: Trained, width: int) -> int:
-    if t.elements < SMALL:
-        return 8 * t.elements
-    return 2 * (t.elements + 4 * -(-t.elements // BLOCK))
 
 
 def _quantized_4bit(t: Trained, width: int) -> int:
     if t.elements < SMALL or t.elements % BLOCK_OF_4:
         return 2 * t.elements * width
     return 2 * (t.elements // 2 + 4 * (t.elements // BLOCK_OF_4) + 4 * 16)  # and a table each
-
-
-def _paged(t: Trained, width: int) -> int:
-    return _quantized(t, width) - (2 * t.elements if t.elements >= PAGED else 0)
 
 
 def _galore(t: Trained, width: int, rank: int) -> int:
@@ -118,19 +104,67 @@ def _mini(t: Trained, width: int) -> int:
     return (t.elements + values) * width
 
 
-_STATE = {
-    "sgd": lambda t, width: 0,
-    "momentum": lambda t, width: t.elements * width,
-    "adamw": lambda t, width: 2 * t.elements * width,
-    "adamw-fused": lambda t, width: 2 * t.elements * width,
-    "adamw-8bit": _quantized,
-    "adafactor": _factored,
-    "muon": lambda t, width: (1 if t.hidden else 2) * t.elements * width,
-    "lion": lambda t, width: t.elements * width,
-    "adamw-4bit": _quantized_4bit,
-    "paged-adamw-8bit": _paged,
-    "adam-mini": _mini,
+# What an optimizer keeps of a tensor, as a state dictionary names it: (slot, shape, dtype). None is
+# the dtype of the moments: that of the weight, or of its master.
+Slots = tuple[tuple[str, tuple[int, ...], str | None], ...]
+_COUNTER = ("step", (), "fp32")
+
+
+def _one(slot: str) -> Callable[[Trained], Slots]:
+    return lambda t: ((slot, t.shape, None),)
+
+
+def _adamw(t: Trained) -> Slots:
+    return (_COUNTER, ("exp_avg", t.shape, None), ("exp_avg_sq", t.shape, None))
+
+
+def _adafactor(t: Trained) -> Slots:
+    if len(t.shape) < 2:
+        return (_COUNTER, ("variance", t.shape, None))
+    row, column = (*t.shape[:-1], 1), (*t.shape[:-2], 1, t.shape[-1])
+    return (_COUNTER, ("row_var", row, None), ("col_var", column, None))
+
+
+def _eight_bit(t: Trained) -> Slots:
+    counter = ("step", (), "int64")
+    if t.elements < SMALL:
+        return (counter, *((f"moments.{i}", t.shape, "fp32") for i in range(2)))
+    codes, scales = (t.elements,), (-(-t.elements // BLOCK),)
+    pairs = ((codes, "int8"), (scales, "fp32")) * 2
+    return (counter, *((f"moments.{i}", *pair) for i, pair in enumerate(pairs)))
+
+
+_SLOTS: dict[str, Callable[[Trained], Slots]] = {
+    "sgd": lambda t: (),
+    "momentum": _one("momentum_buffer"),
+    "adamw": _adamw,
+    "adamw-fused": _adamw,
+    "adamw-8bit": _eight_bit,
+    "paged-adamw-8bit": _eight_bit,
+    "adafactor": _adafactor,
+    "muon": lambda t: _one("momentum_buffer")(t) if t.hidden else _adamw(t),
+    "lion": _one("momentum"),
 }
+# Of those whose state dictionaries are not described here, the bytes alone.
+_BYTES = {"adamw-4bit": _quantized_4bit, "adam-mini": _mini}
+_WIDTHS = {"int8": 1, "fp32": 4}
+
+
+def slots(name: str, t: Trained) -> Slots | None:
+    """What an optimizer keeps of one tensor; None for one whose state is not described here."""
+    return _SLOTS[name](t) if name in _SLOTS else None
+
+
+def _kept(name: str, t: Trained, width: int) -> int:
+    """Bytes of one tensor's state on its GPU, step counters left out."""
+    if name in _BYTES:
+        return _BYTES[name](t, width)
+    total = sum(
+        prod(shape) * _WIDTHS.get(dtype, width)
+        for slot, shape, dtype in _SLOTS[name](t)
+        if slot != "step"
+    )
+    return total - (2 * t.elements if name in PAGED_STATE and t.elements >= PAGED else 0)
 
 
 def temporary_bytes(name: str, tensors: list[Trained], master: bool, cuda: bool = True) -> int:

@@ -2,8 +2,9 @@
 
 `optimal` divides a budget between parameters and tokens (`scaling`, `scaling_fits`, `batch_laws`);
 `plan` searches the runs that GPUs, a deadline and a budget allow (`search`); `cost` has hours and
-dollars of one (`costs`), `checkpoint` and `saving` what it writes and how often (`storage`,
-`containers`); `launch` writes what starts it; `report` puts a plan on one page (`page`).
+dollars of one (`costs`), `checkpoint` and `saving` what it writes and how often (`storage`);
+`launch` writes what starts it; `report` puts a plan on one page (`page`). docs/ARCHITECTURE.md
+names the smaller modules behind these.
 """
 
 from . import batch_laws, launch, scaling, scaling_fits

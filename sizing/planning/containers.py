@@ -18,32 +18,12 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 
-WIDTHS = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1, "uint8": 1, "int64": 8}
-
-# --- What is in a file ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A tensor as a file holds it: row-major, alone in its storage."""
-
-    shape: tuple[int, ...]
-    dtype: str
-
-    @property
-    def elements(self) -> int:
-        return prod(self.shape)
-
-    @property
-    def bytes(self) -> int:
-        return self.elements * WIDTHS[self.dtype]
-
+from .pickles import WIDTHS, Global, Made, Pickler, Stored, pickle_torch
 
 # --- safetensors ---------------------------------------------------------------------------------
 
@@ -141,7 +121,7 @@ def torch_save_bytes(value, stem: str = "archive") -> int:
         stem: the file's name without its ending, which every record begins with; "archive" where
             torch writes to a stream.
     """
-    pickled, storages = _pickle_torch(value)
+    pickled, storages = pickle_torch(value)
     records = [("data.pkl", len(pickled)), (".format_version", 1), (".storage_alignment", 2)]
     records.append(("byteorder", len("little")))
     records += [(f"data/{key}", size) for key, size in enumerate(storages)]
@@ -257,153 +237,7 @@ def deduplicated(plans: list[list[Item]]) -> list[list[Item]]:
     return [[item for item in plan if writer[item.key] == rank] for rank, plan in enumerate(plans)]
 
 
-# --- The pickles in them -------------------------------------------------------------------------
-#
-# How long a pickle is depends on which strings and tuples are one object, because the second
-# mention of an object is a short reference. So the same structure is built here from placeholders
-# and pickled by the standard library's own pickler, taught what its C version does differently.
-
-
-class _Global:
-    """A class or function by its name, without the module that has it."""
-
-    __name__ = "stand-in"
-
-    def __init__(self, module: str, name: str):
-        self.module, self.name = module, name
-
-    def __call__(self):
-        raise TypeError("a stand-in for a name is never called")
-
-
-class _Made:
-    """An object that pickles as the call of a function, or as a new object with a state."""
-
-    def __init__(self, function: _Global, arguments: tuple, state=None, new: bool = False):
-        self.function, self.arguments, self.state, self.new = function, arguments, state, new
-
-
-class _Storage:
-    def __init__(self, key: int, tensor: Stored):
-        self.key, self.tensor = key, tensor
-
-
-class _Pickler(pickle._Pickler):
-    """The standard pickler with C's batches and frames."""
-
-    dispatch = dict(pickle._Pickler.dispatch)
-
-    def __init__(self, file, protocol: int):
-        super().__init__(file, protocol)
-        self._commit = self.framer.commit_frame
-        self.framer.commit_frame = lambda force=False: self._commit(force) if force else None
-
-    def save(self, value, save_persistent_id=True):
-        super().save(value, save_persistent_id)
-        self._commit()  # C closes a frame after a value, not before the next one
-
-    def save_named(self, value: _Global):
-        if self.proto >= 4:
-            self.save(value.module)
-            self.save(value.name)
-            self.write(pickle.STACK_GLOBAL)
-        else:
-            self.write(pickle.GLOBAL + f"{value.module}\n{value.name}\n".encode())
-        self.memoize(value)
-
-    dispatch[_Global] = save_named
-
-    def save_made(self, value: _Made):
-        self.save(value.function)
-        self.save(value.arguments)
-        self.write(pickle.NEWOBJ if value.new else pickle.REDUCE)
-        self.memoize(value)
-        if value.state is not None:
-            self.save(value.state)
-            self.write(pickle.BUILD)
-
-    dispatch[_Made] = save_made
-
-    def _batch_setitems(self, items, *unused):
-        items = list(items)
-        if len(items) == 1:
-            for part in items[0]:
-                self.save(part)
-            self.write(pickle.SETITEM)
-            return
-        # A full last batch is followed by an empty one.
-        for start in range(0, len(items) + 1, self._BATCHSIZE):
-            batch = items[start : start + self._BATCHSIZE]
-            if not items:
-                return
-            self.write(pickle.MARK)
-            for key, value in batch:
-                self.save(key)
-                self.save(value)
-            self.write(pickle.SETITEMS)
-
-    def _batch_appends(self, items, *unused):
-        items = list(items)
-        if len(items) == 1:
-            self.save(items[0])
-            self.write(pickle.APPEND)
-            return
-        for start in range(0, len(items), self._BATCHSIZE):
-            self.write(pickle.MARK)
-            for value in items[start : start + self._BATCHSIZE]:
-                self.save(value)
-            self.write(pickle.APPENDS)
-
-
-_STORAGES = {
-    "fp32": "FloatStorage",
-    "bf16": "BFloat16Storage",
-    "fp16": "HalfStorage",
-    "int8": "CharStorage",
-    "uint8": "ByteStorage",
-    "int64": "LongStorage",
-}
-_REBUILD = _Global("torch._utils", "_rebuild_tensor_v2")
-_ORDERED = _Global("collections", "OrderedDict")
-
-
-class _TorchPickler(_Pickler):
-    """Protocol 2, and storages by reference to the records that hold them."""
-
-    dispatch = dict(_Pickler.dispatch)
-
-    def __init__(self, file):
-        super().__init__(file, 2)
-        self.storages: list[int] = []
-        self.types = {dtype: _Global("torch", name) for dtype, name in _STORAGES.items()}
-
-    def persistent_id(self, value):
-        if isinstance(value, _Storage):
-            kind, elements = self.types[value.tensor.dtype], value.tensor.elements
-            return ("storage", kind, str(value.key), "cpu", elements)
-        return None
-
-    def save_tensor(self, tensor: Stored):
-        storage = _Storage(len(self.storages), tensor)
-        self.storages.append(tensor.bytes)
-        size = tuple(list(tensor.shape))
-        strides = tuple(prod(max(1, n) for n in size[i + 1 :]) for i in range(len(size)))
-        hooks = _Made(_ORDERED, ())
-        self.save(_REBUILD)
-        self.save((storage, 0, size, strides, False, hooks))
-        self.write(pickle.REDUCE)
-        self.memoize(tensor)
-
-    dispatch[Stored] = save_tensor
-
-
-def _pickle_torch(value) -> tuple[bytes, list[int]]:
-    """The pickle in a file of torch.save, and the bytes of each storage."""
-    file = io.BytesIO()
-    pickler = _TorchPickler(file)
-    pickler.dump(value)
-    return file.getvalue(), pickler.storages
-
+# --- .metadata -----------------------------------------------------------------------------------
 
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _META = "torch.distributed.checkpoint.metadata"
@@ -416,7 +250,7 @@ class _Metadata:
     def __init__(self):
         meta, files = _copy(_META), "torch.distributed.checkpoint.filesystem"
         self.classes = {
-            name: _Global(meta, name)
+            name: Global(meta, name)
             for name in (
                 "Metadata",
                 "TensorStorageMetadata",
@@ -427,25 +261,25 @@ class _Metadata:
                 "StorageMeta",
             )
         }
-        self.classes["_StorageInfo"] = _Global(files, "_StorageInfo")
-        self.size = _Global(_copy("torch"), "Size")
+        self.classes["_StorageInfo"] = Global(files, "_StorageInfo")
+        self.size = Global(_copy("torch"), "Size")
         module = _copy("torch")
-        self.dtypes = {dtype: _Global(module, _DTYPES.get(dtype, dtype)) for dtype in WIDTHS}
-        layout = _Global("torch.serialization", "_get_layout")
-        self.layout = _Made(layout, (_copy("torch.strided"),))
-        self.format = _Made(_Global(meta, "_MEM_FORMAT_ENCODING"), (0,))
+        self.dtypes = {dtype: Global(module, _DTYPES.get(dtype, dtype)) for dtype in WIDTHS}
+        layout = Global("torch.serialization", "_get_layout")
+        self.layout = Made(layout, (_copy("torch.strided"),))
+        self.format = Made(Global(meta, "_MEM_FORMAT_ENCODING"), (0,))
 
-    def new(self, name: str, state) -> _Made:
-        return _Made(self.classes[name], (), state, new=True)
+    def new(self, name: str, state) -> Made:
+        return Made(self.classes[name], (), state, new=True)
 
-    def shape(self, sizes: tuple[int, ...]) -> _Made:
-        return _Made(self.size, (tuple(list(sizes)),))
+    def shape(self, sizes: tuple[int, ...]) -> Made:
+        return Made(self.size, (tuple(list(sizes)),))
 
-    def chunk(self, chunk: Chunk) -> _Made:
+    def chunk(self, chunk: Chunk) -> Made:
         parts = {"offsets": self.shape(chunk.offsets), "sizes": self.shape(chunk.sizes)}
         return self.new("ChunkStorageMetadata", parts)
 
-    def tensor(self, tensor: Stored, chunks: list) -> _Made:
+    def tensor(self, tensor: Stored, chunks: list) -> Made:
         properties = (self.dtypes[tensor.dtype], self.layout, False, self.format, False)
         return self.new(
             "TensorStorageMetadata",
@@ -468,10 +302,10 @@ def _pickle_metadata(plans, kept, path: str) -> bytes:
     names = [
         {item.path: item.name if alone else _copy(item.name) for item in plan} for plan in plans
     ]
-    tensors: dict[str, _Made] = {}
+    tensors: dict[str, Made] = {}
     lists: dict[str, list] = {}
     keys: dict[str, str] = {}
-    stored: dict[_Made, _Made] = {}
+    stored: dict[Made, Made] = {}
     for rank, items in enumerate(kept):
         results = names[rank] if alone else {p: _copy(n) for p, n in names[rank].items()}
         order = [i for i in items if i.tensor is None] + [i for i in items if i.tensor]
@@ -496,7 +330,7 @@ def _pickle_metadata(plans, kept, path: str) -> bytes:
             stored[make.new("MetadataIndex", index)] = make.new("_StorageInfo", place)
             offset += item.written
     paths = _planner_data(plans, names)
-    place = _Made(_Global("pathlib", "PosixPath"), tuple(_path_parts(path)))
+    place = Made(Global("pathlib", "PosixPath"), tuple(_path_parts(path)))
     storage = {"checkpoint_id": place, "save_id": _UUID, "load_id": None, "modules": []}
     whole = make.new(
         "Metadata",
@@ -509,7 +343,7 @@ def _pickle_metadata(plans, kept, path: str) -> bytes:
         },
     )
     file = io.BytesIO()
-    _Pickler(file, 4).dump(whole)
+    Pickler(file, 4).dump(whole)
     return file.getvalue()
 
 

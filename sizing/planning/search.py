@@ -2,7 +2,7 @@
 
 Every combination of a card, a number of GPUs and of the fields of `Run` that the search may vary is
 a candidate. `step_time` orders them, `memory` drops those that do not fit, `cost` prices the rest.
-Fields and their values come from `Run` and `CHOICES`, so that a choice added there is searched too.
+`axes` has what is varied, `candidates` what a candidate is and says.
 """
 
 from __future__ import annotations
@@ -10,82 +10,24 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from itertools import product
 
-from ..architecture.model import Model, presets
-from ..footprint.fit import communicators, fit, room
+from ..architecture.model import Model
+from ..footprint.fit import communicators, room
 from ..footprint.step import memory, model_state
 from ..hardware import GPU
-from ..hardware import gpu as find_gpu
 from ..parallel import check_degrees
-from ..run import CHOICES, Run
+from ..run import Run
 from ..speed.rates import NETWORK, NODE
 from ..speed.step import step_time
 from ..units import GB, count, gb
-from .costs import Cost, cost, usual_price
-from .scaling import TRAIN, optimal
+from .axes import COUNTED, KEPT, axes_of, cards_of, counts_of, degrees_of, template_of
+from .candidates import Candidate, priced_candidate, within
+from .costs import cost, usual_price
 
-# Fields whose values change what is trained and not only how fast: as the template has them.
-KEPT = (
-    *("model", "sequence", "precision", "gradients", "optimizer", "attention", "lora"),
-    *("offload", "optimizer_in_backward", "objective", "reduce"),
-    *("quantization", "kernels", "loss", "outputs", "engine", "scaling", "document"),
-)
-# Fields with a number that the search sets from the count of GPUs and the batch.
-COUNTED = ("micro_batch", "accumulation", "data", "tensor", "pipeline", "context")
-MICRO_BATCHES = (1, 2, 4, 8, 16, 32)
-CONTEXTS = (1, 2, 4, 8)
-TOKENS_PER_PARAMETER = 20  # Hoffmann et al. (arXiv:2203.15556), Table 3, rounded
 OFF_BATCH = 0.1  # share by which a candidate's global batch may miss the one asked for
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A run on a card, priced.
-
-    Attributes:
-        run: with its degrees.
-        device: the card.
-        memory: bytes at the peak of the fullest GPU.
-        fits: "fits", "tight" or "does not fit", as `Memory.on` judges.
-        cost: hours, days, dollars with their bands; None where it does not fit.
-        reason: why this one, in words.
-        missing: what it lacks, in words; empty for a feasible one.
-    """
-
-    run: Run
-    device: GPU
-    memory: int
-    fits: str
-    cost: Cost | None
-    reason: str
-    missing: str = ""
-
-    @property
-    def gpu(self) -> str:
-        """The card's slug."""
-        return self.device.name
-
-    @property
-    def capacity(self) -> int:
-        """Bytes of the card."""
-        return self.device.memory
-
-    @property
-    def feasible(self) -> bool:
-        return not self.missing
-
-    @property
-    def gpus(self) -> int:
-        return self.run.gpus
-
-    @property
-    def layout(self) -> str:
-        """The fields that the search has set, in words."""
-        return layout(self.run)
 
 
 @dataclass(frozen=True)
@@ -177,14 +119,14 @@ def plan(
     """
     if rank not in ("money", "time"):
         raise ValueError(f"rank: {rank!r} given; allowed: 'money', 'time'")
-    cards = _cards(gpus)
-    template, tokens = _template(model, tokens, fixed)
+    cards = cards_of(gpus)
+    template, tokens = template_of(model, tokens, fixed)
     for field, value in (("tokens", tokens), ("batch", batch)):
         if not 0 < value < math.inf:
             raise ValueError(f"{field}: {value!r} given; allowed: a finite number above 0")
-    axes = _axes(template, fixed, vary or {})
+    axes = axes_of(template, fixed, vary or {})
     groups = [
-        (card, number) for card, most in cards.items() for number in _counts(most, node, counts)
+        (card, number) for card, most in cards.items() for number in counts_of(most, node, counts)
     ]
     dropped: Counter = Counter()
     runs: list[Candidate] = []
@@ -198,7 +140,7 @@ def plan(
         found, skipped = _fitting(timed, device, keep, memories, dropped)
         for run, held in found:
             priced = cost(run, device, tokens, price, network=network, node=node)
-            runs.append(_candidate(run, device, held, priced, skipped, network, node))
+            runs.append(priced_candidate(run, device, held, priced, skipped, network, node))
         if not found:
             rejected.append(_too_large(template, device, number, timed, nearest, memories))
     judged = [within(c, deadline_days, budget) for c in runs]
@@ -235,116 +177,6 @@ def _by(rank: str) -> Callable[[Candidate], tuple]:
     return key
 
 
-# --- What is searched ----------------------------------------------------------------------------
-
-
-def _cards(gpus: Mapping[str | GPU, int]) -> dict[GPU, int]:
-    if not isinstance(gpus, Mapping) or not gpus:
-        allowed = "{card: how many}, as {'h100-sxm': 64}"
-        raise ValueError(f"gpus: {gpus!r} given; allowed: {allowed}")
-    for card, number in gpus.items():
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            name = card.name if isinstance(card, GPU) else card
-            raise ValueError(f"gpus[{name!r}]: {number!r} given; allowed: a whole number >= 1")
-    return {c if isinstance(c, GPU) else find_gpu(c): number for c, number in gpus.items()}
-
-
-def _template(model, tokens: float | None, fixed: Mapping) -> tuple[Run, float]:
-    """The run whose fields the candidates keep, and the tokens to train on."""
-    unknown = sorted(set(fixed) - {field.name for field in fields(Run)})
-    if unknown:
-        allowed = ", ".join(field.name for field in fields(Run))
-        raise ValueError(f"{unknown[0]}: not a field of Run; allowed: {allowed}")
-    if isinstance(model, (int, float)) and not isinstance(model, bool):
-        if not 0 < model < math.inf:
-            raise ValueError(f"model: {model!r} FLOPs given; allowed: a finite number above 0")
-        size, sized = optimal(model).parameters, _sizes()
-        nearest = min(sized, key=lambda name: abs(math.log(sized[name] / size)))
-        tokens = model / (TRAIN * sized[nearest]) if tokens is None else tokens
-        model = nearest
-    if isinstance(model, Run):
-        run = replace(model, **fixed)
-    else:
-        model = model if isinstance(model, Model) else Model(model)
-        usual = {
-            "precision": "bf16-master",
-            "optimizer": "adamw-fused",
-            "gradients": "fp32",
-            "sequence": min(2048, model.max_positions or 2048),
-        }
-        run = Run(model, **{**usual, **fixed})
-    if tokens is None:
-        tokens = TOKENS_PER_PARAMETER * run.model.parameters.total
-    return run, tokens
-
-
-@cache
-def _sizes() -> dict[str, int]:
-    """Parameters of every dense preset: the laws were fitted to dense models."""
-    counts = {name: Model(name).parameters for name in presets()}
-    return {name: c.total for name, c in counts.items() if c.active == c.total}
-
-
-def _axes(template: Run, fixed: Mapping, vary: Mapping) -> dict[str, tuple]:
-    """{field: values} of all fields of `Run` that are neither kept nor counted out."""
-    axes: dict[str, tuple] = {}
-    for field in fields(Run):
-        name = field.name
-        if name in vary:
-            axes[name] = tuple(vary[name])
-        elif name in fixed or name in KEPT:
-            axes[name] = (getattr(template, name),)
-        elif name in CHOICES:
-            axes[name] = CHOICES[name]
-        elif name == "micro_batch":
-            axes[name] = MICRO_BATCHES
-        elif name == "context":
-            axes[name] = CONTEXTS if template.sequence >= 32_768 else (1,)
-        elif name not in COUNTED:
-            axes[name] = (getattr(template, name),)
-    # With fused attention "selective" is per operation, which the search leaves to `vary`.
-    if axes.get("attention") == ("flash",) and "recompute" not in vary:
-        axes["recompute"] = tuple(v for v in axes["recompute"] if v != "selective")
-    axes["fixed"] = tuple(name for name in COUNTED if name in fixed)
-    for name in COUNTED:
-        if name in fixed:
-            axes[name] = (fixed[name],)
-    return axes
-
-
-def _counts(most: int, node: int, counts: Iterable[int] | None) -> list[int]:
-    """Numbers of GPUs to try: all, a half, a quarter and so on, whole nodes above one."""
-    if counts is not None:
-        return sorted({number for number in counts if number <= most}, reverse=True)
-    found = []
-    number = most
-    while number >= 1:
-        if number <= node or number % node == 0:
-            found.append(number)
-        number //= 2
-    return found
-
-
-def _divisors(number: int, most: int) -> list[int]:
-    return [d for d in range(1, min(number, most) + 1) if number % d == 0]
-
-
-def _degrees(model: Model, number: int, node: int, axes: Mapping) -> Iterator[tuple[int, ...]]:
-    """(tensor, pipeline, context, data) with this product. Tensor parallelism stays in a node."""
-    tensors = axes.get("tensor") or _divisors(number, node)
-    for tensor in tensors:
-        if number % tensor or model.heads % tensor or model.kv_heads % tensor or model.ffn % tensor:
-            continue
-        rest = number // tensor
-        for pipeline in axes.get("pipeline") or _divisors(rest, min(model.layers, 64)):
-            for context in axes["context"]:
-                if rest % (pipeline * context):
-                    continue
-                data = rest // (pipeline * context)
-                if "data" not in axes or data in axes["data"]:
-                    yield tensor, pipeline, context, data
-
-
 def _timed(
     template: Run,
     device: GPU,
@@ -364,7 +196,7 @@ def _timed(
     parts = (state.parameters, state.gradients, state.optimizer)
     timed: list[tuple[float, Run]] = []
     least: tuple[float, Run] | None = None
-    for tensor, pipeline, context, data in _degrees(model, number, node, axes):
+    for tensor, pipeline, context, data in degrees_of(model, number, node, axes):
         for values in product(*(axes[name] for name in (*names, *kept))):
             chosen = dict(zip((*names, *kept), values, strict=True))
             zero = chosen.get("zero", template.zero)
@@ -456,93 +288,6 @@ def _fitting(
             dropped["slower than the best ones"] += len(timed) - position - 1
             break
     return found, skipped
-
-
-# --- Words ---------------------------------------------------------------------------------------
-
-
-def layout(run: Run) -> str:
-    """Degrees, ZeRO, recompute and micro-batch of a run in words, what is not used left out."""
-    words = [
-        f"{name} {degree}"
-        for name, degree in (
-            ("data", run.data),
-            ("tensor", run.tensor),
-            ("pipeline", run.pipeline),
-            ("context", run.context),
-        )
-        if degree > 1
-    ] or ["one GPU"]
-    if run.zero:
-        words.append(f"ZeRO-{run.zero}")
-    if run.recompute != "none":
-        words.append(f"{run.recompute} recompute")
-    words.append(f"micro-batch {run.micro_batch} x {run.accumulation}")
-    return ", ".join(words)
-
-
-_PARTS = {
-    "attention": "attention",
-    "elementwise": "memory traffic between the matrix products",
-    "recompute": "recompute",
-    "host": "waiting for Python to launch kernels",
-    "tensor_parallel": "tensor-parallel communication",
-    "context_parallel": "context-parallel communication",
-    "expert_parallel": "tokens on their way to experts",
-    "pipeline_transfer": "messages between stages",
-    "pipeline_bubble": "the pipeline's bubble",
-    "data_parallel": "data-parallel communication",
-    "optimizer": "the optimizer",
-}
-
-
-def _candidate(run, device, held, priced, skipped, network, node) -> Candidate:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        parts = step_time(run, device, network=network, node=node).parts
-    total = sum(parts.values())
-    largest = max(_PARTS, key=lambda name: parts[name])
-    words = [
-        f"{parts['matmul'] / total:.0%} of a step are matrix products, "
-        f"{parts[largest] / total:.0%} {_PARTS[largest]}"
-    ]
-    if skipped:
-        other, needed = skipped
-        words.append(
-            f"quicker would be {_difference(other, run)}, which needs {gb(needed)} of "
-            f"{gb(device.memory)}"
-        )
-    elif run.gpus > 1:
-        words.append("the quickest of all layouts on these GPUs")
-    return Candidate(
-        run, device, held, fit(held, device, communicators(run)).verdict, priced,
-        "; ".join(words),
-    )  # fmt: skip
-
-
-def _difference(other: Run, run: Run) -> str:
-    """What the other run does differently."""
-    names = [field.name for field in fields(Run) if field.name not in ("model", "accumulation")]
-    changed = [name for name in names if getattr(other, name) != getattr(run, name)]
-    return ", ".join(f"{name}={getattr(other, name)!r}" for name in changed) or "the same"
-
-
-def within(candidate: Candidate, deadline: float | None, budget: float | None) -> Candidate:
-    """A priced candidate with what it lacks to be done in so many days and for so many dollars."""
-    days, dollars = candidate.cost.days, candidate.cost.dollars
-    lacks = []
-    if deadline is not None and days > deadline:
-        lacks.append(
-            f"{days - deadline:,.1f} days over the deadline of {deadline:g}: it would take "
-            f"{days / deadline:.1f} times as many GPUs, or {deadline / days:.0%} of the tokens"
-        )
-    if budget is not None and dollars > budget:
-        lacks.append(
-            f"{dollars - budget:,.0f} dollars over the budget of {budget:,.0f}: it would take a "
-            f"price of {candidate.cost.price * budget / dollars:.2f} dollars per GPU-hour, or "
-            f"{budget / dollars:.0%} of the tokens"
-        )
-    return replace(candidate, missing="; ".join(lacks))
 
 
 def _too_large(template, device, number, timed, nearest, memories) -> Candidate:

@@ -184,8 +184,8 @@ EXERCISES = (
                 "+ R*).",
             ),
         ),
-        because="Five and a half epochs are worth five. Beyond sixteen times the text nothing is to "
-        "be had from it, by this law.",
+        because="Five and a half epochs are worth five. By this law a text has no more to give "
+        "than sixteen times its own length.",
     ),
     Exercise(
         "mend",

@@ -1,0 +1,140 @@
+"""What a checkpoint holds: weights, masters, the optimizer's state, random states, by their names.
+
+One layout in every format, nested dictionaries with names in order:
+
+    {"master": {name: fp32 copy}, "model": {name: weight}, "optimizer": {name.slot: state},
+     "progress": (step, position in the data), "rng": {"cpu.<rank>", "cuda.<rank>"}}
+
+`model` has each parameter once, as `named_parameters()` gives them. The optimizer's state goes by
+name and not by number, so that another number of ranks can read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+from ..architecture.families import kinds_of
+from ..architecture.model import Model
+from ..architecture.weights import Block
+from ..footprint.optimizer import Trained, slots
+from ..run import Run, all_weights_trained, linear_layers
+from .pickles import Stored
+
+GENERATOR = 5056  # bytes of torch.get_rng_state(): a Mersenne twister of 624 words of 8 bytes, more
+CUDA_GENERATOR = 16  # bytes of torch.cuda.get_rng_state(): a seed and an offset
+
+
+def contents(run: Run, device: str = "cuda") -> dict:
+    """The checkpoint of a run as nested dictionaries of `Stored`, names in order."""
+    width, master = run.recipe.weights, run.recipe.master
+    shapes = dict(sorted(parameter_shapes(run.model)))
+    if run.lora is not None:
+        width, shapes = run.lora.dtype, dict(sorted(adapter_shapes(run)))
+        master = master and width != "fp32"
+    model = {name: Stored(shape, width) for name, shape in shapes.items()}
+    moments = {
+        f"{name}.{slot}": stored
+        for name, shape in shapes.items()
+        for slot, stored in _slots(run.optimizer, name, shape, "fp32" if master else width)
+    }
+    found: dict = {"master": {n: Stored(s, "fp32") for n, s in shapes.items()}} if master else {}
+    found["model"] = model
+    if moments:
+        found["optimizer"] = dict(sorted(moments.items()))
+    found["progress"] = Stored((2,), "int64")
+    states = {f"cpu.{rank}": Stored((GENERATOR,), "uint8") for rank in range(run.gpus)}
+    if device == "cuda":
+        states |= {f"cuda.{rank}": Stored((CUDA_GENERATOR,), "uint8") for rank in range(run.gpus)}
+    found["rng"] = dict(sorted(states.items()))
+    return found
+
+
+def checkpoint_numbers(run: Run) -> int:
+    """Bytes of a checkpoint's weights, moments and masters, without their containers.
+
+    Raises:
+        ValueError: the run trains adapters.
+    """
+    all_weights_trained(run, "a checkpoint")
+    return _numbers_of(run.model, run.precision, run.optimizer)
+
+
+@lru_cache(maxsize=256)
+def _numbers_of(model: Model, precision: str, optimizer: str) -> int:
+    content = contents(Run(model, sequence=1, precision=precision, optimizer=optimizer))
+    return sum(numbers(content.get(part, {})) for part in ("model", "optimizer", "master"))
+
+
+_TRANSFORMER = ("gpt2", "gpt_bigcode", "gptj", "gpt_neo", "bloom", "mpt", "falcon")
+_PREFIX = {"gpt_neox": "gpt_neox.", "opt": "model.decoder."} | dict.fromkeys(
+    _TRANSFORMER, "transformer."
+)
+
+
+def adapter_shapes(run: Run) -> list[tuple[str, tuple[int, ...]]]:
+    """(name, shape) of what a run with adapters saves, as peft names it: adapters alone, and the
+    tables that are trained whole. The frozen weights are where they were loaded from."""
+    found = []
+    for name, (out, into) in _adapted_by_layer(run):
+        found.append((f"base_model.model.{name}.lora_A.weight", (run.lora.rank, into)))
+        found.append((f"base_model.model.{name}.lora_B.weight", (out, run.lora.rank)))
+    lookup = next(w for w in run.model.outer if w.kind == "lookup")
+    head = next((w for w in run.model.outer if w.name == "lm_head.weight"), lookup)
+    kept = {"embed_tokens": lookup, "lm_head": head}
+    for table in run.lora.embeddings:
+        weight = kept[table]
+        found.append((f"base_model.model.{table}.weight", weight.shape))
+    return found
+
+
+def _adapted_by_layer(run: Run) -> Iterator[tuple[str, tuple[int, int]]]:
+    names = {n.removesuffix(".weight"): shape for n, shape in parameter_shapes(run.model)}
+    known = linear_layers(run.model)
+    for name, shape in names.items():
+        parts = name.split(".")
+        place = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+        inside = ".".join(parts[place + 1 :]) if place is not None else ""
+        if inside in known and run.lora.adapts(inside):
+            yield name, shape[::-1] if run.model.family == "gpt2" else shape
+
+
+def parameter_shapes(model: Model) -> list[tuple[str, tuple[int, ...]]]:
+    """(name, shape) of every parameter as transformers names them, in no particular order."""
+    prefix = _PREFIX.get(model.family, "model.")
+    outer = [
+        (w.name if w.name.startswith("lm_head.") else prefix + w.name, w.shape) for w in model.outer
+    ]
+    inner = [
+        (prefix + weight.name.replace("*", str(number), 1), weight.shape)
+        for number, block in enumerate(_blocks_by_layer(model))
+        for weight in block.weights
+    ]
+    return outer + inner
+
+
+def _blocks_by_layer(model: Model) -> list[Block]:
+    """The kind of each layer. Kinds that differ in their window alone have the same weights."""
+    if len({block.weights for block in model.blocks}) == 1:
+        return [block for block in model.blocks for _ in range(block.count)]
+    kinds = kinds_of(model.family, model.config, model.layers)
+    blocks = dict(zip(dict.fromkeys(kinds), model.blocks, strict=True))
+    return [blocks[kind] for kind in kinds]
+
+
+def _slots(optimizer: str, name: str, shape: tuple, width: str) -> list[tuple[str, Stored]]:
+    """What an optimizer keeps of a parameter, each in an object of its own: one object would be one
+    tensor of two names."""
+    hidden = len(shape) == 2 and any(part.isdigit() for part in name.split("."))
+    kept = slots(optimizer, Trained(shape, 1, 0, hidden, name))
+    if kept is None:
+        raise ValueError(
+            f"optimizer: {optimizer!r} given; allowed in a checkpoint: one of torch's own, 'lion', "
+            "'adamw-8bit', 'paged-adamw-8bit'"
+        )
+    return [(slot, Stored(part, dtype or width)) for slot, part, dtype in kept]
+
+
+def numbers(tensors: dict[str, Stored]) -> int:
+    """Bytes of tensors alone, without their container."""
+    return sum(tensor.bytes for tensor in tensors.values())
