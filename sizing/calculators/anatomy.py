@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from dataclasses import dataclass, replace
 from functools import cache
 from math import floor, log10
@@ -148,8 +149,10 @@ class MemoryCalculator(Calculator):
             verdict = judge(after, card, kind)
             return what, gb(after.total), ratio, after.peak_phase, verdict, costs
 
-        tried = [(cure, memory(cure.run, device=kind)) for cure in cures(shown.run)]
-        least = memory(everything(shown.run), device=kind)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of stages that one would not choose
+            tried = [(cure, memory(cure.run, device=kind)) for cure in cures(shown.run)]
+            least = memory(everything(shown.run), device=kind)
         return replace(
             result,
             rows=(
