@@ -117,7 +117,9 @@ class MemoryCalculator(Calculator):
 
     def result(self, gpu, **settings) -> Result:
         run, card, kind = run_controls.run_of(settings), device(gpu), kind_of(gpu)
-        now = memory(run, device=kind)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            now = memory(run, device=kind)
 
         verdict = judge(now, card, kind)
         totals = {name: sum(parts.values()) for name, parts in now.phases.items()}
