@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from dataclasses import dataclass, replace
 from functools import cache
 from math import floor, log10
@@ -116,7 +117,9 @@ class MemoryCalculator(Calculator):
 
     def result(self, gpu, **settings) -> Result:
         run, card, kind = run_controls.run_of(settings), device(gpu), kind_of(gpu)
-        now = memory(run, device=kind)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            now = memory(run, device=kind)
 
         verdict = judge(now, card, kind)
         totals = {name: sum(parts.values()) for name, parts in now.phases.items()}
@@ -148,8 +151,10 @@ class MemoryCalculator(Calculator):
             verdict = judge(after, card, kind)
             return what, gb(after.total), ratio, after.peak_phase, verdict, costs
 
-        tried = [(cure, memory(cure.run, device=kind)) for cure in cures(shown.run)]
-        least = memory(everything(shown.run), device=kind)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of stages that one would not choose
+            tried = [(cure, memory(cure.run, device=kind)) for cure in cures(shown.run)]
+            least = memory(everything(shown.run), device=kind)
         return replace(
             result,
             rows=(

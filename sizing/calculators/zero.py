@@ -341,7 +341,7 @@ def _formula(now: Stage) -> str:
     parts = now.memory.phases[now.memory.peak_phase]
     peak = " + ".join(f"{gb(size)} {name}" for name, size in parts.items() if size)
     sums = " + ".join(
-        f"{RING_PASSES[t.collective] * t.calls} x {gb(t.payload)} {t.purpose}"
+        f"{RING_PASSES.get(t.collective, 1) * t.calls} x {gb(t.payload)} {t.purpose}"
         for t in now.communication.transfers
     )
     sent = f"; sent: {run.data - 1}/{run.data} x ({sums}) = {gb(now.communication.total)}"
