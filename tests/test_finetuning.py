@@ -167,7 +167,8 @@ def test_adapters_are_sent_saved_and_updated_alone():
     time, whole = sizing.step_time(run), sizing.step_time(replace(run, lora=None))
     assert time.optimizer < 0.02 * whole.optimizer
     alone = whole.total - whole.data_parallel - whole.optimizer  # what adapters do not save
-    assert 0.6 * alone < time.total < 1.1 * alone
+    # eager adapters move in bytes most of what frozen weights save in products
+    assert 0.6 * alone < time.total < 1.3 * alone
 
 
 @pytest.mark.parametrize(("name", "expected"), [("nf4", 9.15e9), ("nf4-double", 8.77e9)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -68,13 +68,13 @@ class Away:
     Attributes:
         gradients: whether a gradient goes as soon as it is complete: to the host, or into its
             weight's update.
-        update: bytes that such an update allocates, in units of the gradient's.
+        update: bytes that the update of a gradient allocates, from its bytes and its weight.
         activations: whether what the layers save lies in the host's memory until its operation's
             backward pass; what the loss saves stays, and so do weights.
     """
 
     gradients: bool = False
-    update: int = 0
+    update: Callable[[Size, Tensor], Size] = lambda size, weight: NONE
     activations: bool = False
 
 
@@ -275,13 +275,12 @@ class _Walk:
         if tensor.part == "parameters":
             self.waiting[tensor] -= 1
             if not self.waiting[tensor]:
-                self._finish(self.buffers.pop(tensor).gradient, phase)
+                self._finish(tensor, self.buffers.pop(tensor).gradient, phase)
 
-    def _finish(self, gradient: _Gradient, phase: str) -> None:
+    def _finish(self, weight: Tensor, gradient: _Gradient, phase: str) -> None:
         """The gradient of a parameter is complete."""
         if self.away.gradients:
-            update = times(self.away.update, gradient.size)
-            self._note(phase, {"temporary": update})
+            self._note(phase, {"temporary": self.away.update(gradient.size, weight)})
         self._release(gradient)
         if self.away.gradients:
             return

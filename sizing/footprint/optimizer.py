@@ -190,8 +190,7 @@ def temporary_bytes(name: str, tensors: list[Trained], master: bool, cuda: bool 
         before = [0, *sizes[:-1]]
         return max(a + max(b, norm) for a, b, norm in zip(before, sizes, norms, strict=True))
     if name == "adamw-8bit":
-        most = max(t.elements for t in tensors)
-        return 5 * 4 * min(most, CHUNK) if cuda and most >= SMALL else 0
+        return chunks_bytes(max(t.elements for t in tensors), cuda)
     if name == "muon":
         others = sum(t.total * width(t) for t in tensors if not t.hidden)
         return max([others, *(_newton_schulz(t, width(t)) for t in tensors if t.hidden)])
@@ -201,6 +200,11 @@ def temporary_bytes(name: str, tensors: list[Trained], master: bool, cuda: bool 
     if family_of(name)[0] == "galore":
         return max(map(_decomposed, tensors))
     return 0
+
+
+def chunks_bytes(elements: int, cuda: bool) -> int:
+    """Bytes of the fp32 chunks while 8-bit AdamW updates a tensor of so many elements."""
+    return 5 * 4 * min(elements, CHUNK) if cuda and elements >= SMALL else 0
 
 
 def _norm(t: Trained) -> int:

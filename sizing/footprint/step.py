@@ -15,6 +15,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
+from math import prod
 
 import numpy as np
 
@@ -31,10 +32,10 @@ from .fit import Fit, communicators, fit
 from .forward import Forward, turning_points
 from .objectives import CHUNK_OF_TOKENS, as_one_batch
 from .offload import Beside, host_bytes, leaves_at_once, traffic, updates_copy
-from .optimizer import Trained, state_bytes, temporary_bytes
+from .optimizer import Trained, chunks_bytes, state_bytes, temporary_bytes
 from .quantized import weight_bytes
 from .sharding import Whole, gathers, shares, unreduced_bytes
-from .tape import NONE, SAME_BYTES, Size, plus, size_of, times, value
+from .tape import NONE, SAME_BYTES, Size, Tensor, plus, size_of, times, value
 from .undivided import undivided
 
 STATE = ("parameters", "gradients", "optimizer")
@@ -513,7 +514,13 @@ def _plan(
     gone = leaves or (in_backward and not divided_by_zero)
     if gone:
         state["gradients"] = 0
-    away = Away(gone, updates_copy(optimizer), "activations" in offload)
+
+    def update(size: Size, weight: Tensor) -> Size:
+        if optimizer == "adamw-8bit":
+            return _constant(chunks_bytes(prod(weight.shape), device == "cuda"))
+        return times(updates_copy(optimizer), size)
+
+    away = Away(gone, update, "activations" in offload)
     resident = (wide or accumulated) and not leaves
     held = {**state, "gradients": state["gradients"] if resident else 0}
     if step == "first":  # of the optimizer's state there are fp32 copies of the weights alone
