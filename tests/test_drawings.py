@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 
 import sizing
+from sizing.calculators import style
 from sizing.calculators.style import COLOURS
 from sizing.course import drawings
 from sizing.course.drawings import all_reduce as rings
@@ -21,6 +22,7 @@ from sizing.course.drawings import zero_stages as stages
 from sizing.course.drawings.drawing import Drawing, Step
 from sizing.course.drawings.svg import contrast, on
 from sizing.footprint.saved import saved_tensors
+from sizing.planning import figures
 
 MADE = {
     "layer": lambda: drawings.layer("llama-3.1-8b"),
@@ -319,3 +321,10 @@ def test_what_the_experts_are_sent_is_the_librarys():
         drawings.experts("llama-3.1-8b")
     with pytest.raises(ValueError, match="ranks: 3 given for 8 experts; allowed: 2 to 4"):
         drawings.experts(ranks=3)
+
+
+def test_lines_are_seen_on_white():
+    """WCAG 2.1, 1.4.11: graphical objects have a contrast of 3 at least."""
+    for colour in (*style.SERIES, *figures.COLOURS):
+        assert contrast(colour, "#ffffff") >= 3
+    assert set(figures.COLOURS) >= set(style.SERIES) - {style.BLACK}

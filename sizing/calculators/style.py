@@ -1,8 +1,10 @@
 """Colours and fonts of the course's figures: safe for colour blindness, legible on a dark page."""
 
-# Okabe and Ito's palette, https://jfly.uni-koeln.de/color/ (2002)
-BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"
-PINK, SKY, RED, YELLOW, BLACK = "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#222222"
+# The hues of Okabe and Ito's palette, https://jfly.uni-koeln.de/color/ (2002). Orange, sky and
+# yellow are darker: lines need a contrast of 3 to white (WCAG 2.1, 1.4.11). Blue and red are
+# darker than these, so that lightness still tells them apart where hue does not.
+BLUE, ORANGE, GREEN = "#005A9C", "#B27A00", "#009E73"
+PINK, SKY, RED, YELLOW, BLACK = "#CC79A7", "#2A8FC9", "#AA3F00", "#8A8000", "#222222"
 
 SERIES = (BLUE, ORANGE, GREEN, RED, PINK, SKY, BLACK, YELLOW)
 

@@ -91,7 +91,7 @@ class Row:
     @property
     def group(self) -> str:
         """Source, engine and card: what one table or README printed."""
-        where = self.source.split("@")[0].split(":")[0].split(" (")[0]
+        where = self.source.removeprefix("https://").split("@")[0].split(":")[0].split(" (")[0]
         return f"{where}, {self.printed_engine.split(',')[0]}, {self.gpu}"
 
 

@@ -12,8 +12,8 @@ from itertools import pairwise
 
 from .search import Candidate, Plan
 
-# Okabe and Ito's colours, which people with colour blindness tell apart.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
+# As the course's figures (calculators/style.py), which this room does not import.
+COLOURS = ("#005A9C", "#B27A00", "#009E73", "#CC79A7", "#2A8FC9", "#AA3F00", "#8A8000", "#888888")
 INK, PALE = "#222222", "#dddddd"
 
 
