@@ -196,11 +196,14 @@ def kept_by_the_compiler(run: Run) -> int:
     from torch._inductor.decomposition import select_decomp_table
     from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 
+    from sizing.trace import adapters
     from sizing.trace.build import DTYPES, config_of
 
     config, dtype = config_of(run.model), DTYPES[run.recipe.weights]
     config._attn_implementation = "sdpa"
     layer = LlamaDecoderLayer(config, 0).to(dtype)
+    if run.lora:
+        adapters.put_on(layer, run.lora)
     names, values = zip(*layer.named_parameters(), strict=True)
     shape = (run.micro_batch, run.sequence, config.hidden_size)
     x = torch.zeros(shape, dtype=dtype, requires_grad=True)
@@ -227,8 +230,10 @@ def kept_by_the_compiler(run: Run) -> int:
     compiled(x, *turns, *values)
     rows = (run.micro_batch, run.micro_batch * run.sequence)
     kept = [t for t in found if isinstance(t, torch.Tensor) and t.ndim and t.shape[0] in rows]
-    # the attention output is there twice: as the kernel gave it, and as the product sees it
-    once = run.micro_batch * run.sequence * config.hidden_size * dtype.itemsize
+    # the attention output is there twice: as the kernel gave it, and as the product sees it, unless
+    # that is an adapter's in another dtype
+    twice = not run.lora or DTYPES[run.lora.dtype] == dtype
+    once = run.micro_batch * run.sequence * config.hidden_size * dtype.itemsize * twice
     return sum(t.numel() * t.dtype.itemsize for t in kept) - once
 
 
@@ -237,6 +242,18 @@ def test_the_partitioner_keeps_what_the_formula_says(precision):
     run = replace(RUN, sequence=48, precision=precision, kernels="compiled")
     said = sizing.saved_tensors(run, device="cpu")
     assert sum(t.bytes for t in said if not t.shared) == kept_by_the_compiler(run)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_the_partitioner_keeps_sums_with_adapters(dtype):
+    """Of a frozen layer and its adapter the sum alone is kept; in a layer behind the first one."""
+    run = replace(RUN, sequence=48, precision="bf16", kernels="compiled", lora=Lora(8, dtype=dtype))
+    kept = []
+    for layers in (2, 3):
+        model = sizing.Model({**run.model.config, "num_hidden_layers": layers}, name="deeper")
+        held = sizing.memory(replace(run, model=model), device="cpu")
+        kept.append(held.phases["forward"]["activations"])
+    assert kept[1] - kept[0] == kept_by_the_compiler(run)
 
 
 @pytest.mark.parametrize(("kernels", "units"), [("eager", 24.5), ("compiled", 17), ("liger", 17)])

@@ -51,9 +51,25 @@ def _sources(tensor: Tensor, made: dict, entered: Tensor, kernels: str) -> list[
         return [tensor]
     if tensor.shape[-1:] == (1,) or (kernels == "liger" and node.name == "add"):
         return [tensor]  # a number a token; a residual, which its norm keeps
+    summed = _summands(tensor, made, entered)
+    if sum(tensor.size) < sum(sum(product.size) for product in summed):
+        return [tensor]  # such as a frozen layer's output with its adapter's in it
     inputs = dict.fromkeys(t for t, _ in node.grads)
     inputs |= dict.fromkeys(t for t, _ in node.saved if t is not tensor and not t.grad)
     return [s for t in inputs for s in _sources(t, made, entered, kernels)]
+
+
+def _summands(tensor: Tensor, made: dict, entered: Tensor) -> list[Tensor]:
+    """The products of which a tensor is the sum, if it is one: a sum's backward pass needs none."""
+    node = made.get(tensor)
+    if node is None or tensor is entered:
+        return []
+    if node.name not in ELEMENTWISE:
+        return [tensor]
+    if node.name not in ("add", "cast", "scale"):
+        return []
+    found = [_summands(t, made, entered) for t, _ in node.grads]
+    return [product for products in found for product in products] if all(found) else []
 
 
 def _one_copy(tensor: Tensor, made: dict, copies: dict) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import copy as shallow
 from unittest.mock import patch
 
@@ -67,6 +68,14 @@ class TrainedCopy(nn.Module):
         return self.copy(x)
 
 
+def put_on(network: nn.Module, lora: Lora, among: Callable[[str], bool] = bool) -> None:
+    """Freeze a module, and put adapters on those of its linear layers that `among` names."""
+    network.requires_grad_(False)
+    for name, module in list(network.named_modules()):
+        if among(name) and isinstance(module, (nn.Linear, Conv1D)) and lora.adapts(name):
+            _put(network, name, LoraLinear(module, lora))
+
+
 def add(network: nn.Module, run: Run) -> nn.Module:
     """Freeze all weights and put the run's adapters on its linear layers, without peft."""
     if run.quantization is not None:
@@ -74,10 +83,7 @@ def add(network: nn.Module, run: Run) -> nn.Module:
             f"quantization: {run.quantization!r} given; allowed: None, or a trace with "
             "library=True (bitsandbytes' own layers)"
         )
-    network.requires_grad_(False)
-    for name, module in list(network.named_modules()):
-        if _inside(name, run) and isinstance(module, (nn.Linear, Conv1D)) and run.lora.adapts(name):
-            _put(network, name, LoraLinear(module, run.lora))
+    put_on(network, run.lora, lambda name: _inside(name, run))
     for name in _tables(network, run.lora):
         module = network.get_submodule(name)
         _put(network, name, TrainedCopy(module))
