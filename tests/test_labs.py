@@ -17,11 +17,6 @@ from sizing.course.exercise import RIGHT, UNANSWERED, WRONG, judge
 from sizing.course.notebooks import text
 
 HINTS = ("1: a question back", "2: a relation", "3: a worked neighbour")
-# labs that still have two hints and no word of importance; none is to be added
-TWO_HINTS = {
-    "03-scaling-laws", "10-storage-and-failure", "11-time-and-money", "12-fine-tuning",
-    "case-d-hours", "case-e-capstone",
-}  # fmt: skip
 CHECK = re.compile(r"\bcheck\(\s*[\"']([^\"']+)[\"']")
 
 
@@ -255,15 +250,14 @@ def test_nothing_in_a_lab_is_answered(path):
 
 @each("labs")
 def test_each_exercise_has_a_card_before_it_and_hints_after_it(path):
-    cells, old = read(path).cells, path.stem in TWO_HINTS
+    cells = read(path).cells
     places = [place for place, cell in enumerate(cells) if CHECK.search(cell.source)]
     for place, after in zip(places, [*places[1:], len(cells)], strict=True):
         card = cells[place - 1].source
-        for word in ("min", "ifficulty", "ractises", *(() if old else ("mportance",))):
+        for word in ("min", "ifficulty", "mportance", "ractises"):
             assert word in card, f"no card before cell {place + 1}: {card[:60]!r} lacks {word!r}"
         follow = "".join(cell.source for cell in cells[place + 1 : after])
-        assert follow.count("<details>") >= 2, f"no two hints after cell {place + 1}"
-        for step in () if old else HINTS:
+        for step in HINTS:
             assert f"Hint {step}" in follow, f"no hint {step} after cell {place + 1}"
         assert follow.count("<details>") == follow.count("</details>")
 
