@@ -136,9 +136,10 @@ def query_key_pairs(
         pairs = whole * query_key_pairs(document, block, attention)
         return pairs + query_key_pairs(left, block, attention)
     if block.linear:
+        whole, rest = divmod(sequence, block.linear)
         return sum(
-            (c * (c + 1) // 2 if attention == "causal" else c * c) + c * block.query_dim
-            for c in blocks_of(sequence, block.linear)
+            times * ((c * (c + 1) // 2 if attention == "causal" else c * c) + c * block.query_dim)
+            for times, c in ((whole, block.linear), (1, rest))
         )
     if attention == "full":
         return sequence * sequence
@@ -146,19 +147,13 @@ def query_key_pairs(
     return seen * (seen + 1) // 2 + (sequence - seen) * seen
 
 
-def blocks_of(sequence: int, size: int) -> list[int]:
-    """The tokens of each block of a sequence: all `size` but the last."""
-    whole, rest = divmod(sequence, size)
-    return [size] * whole + [rest] * (rest > 0)
-
-
 def _without_gradient(block: Block, sequence: int) -> int:
     """Backward FLOPs that a layer of linear attention does not need over one sequence: its first
     block reads sums that are zero, and nobody reads what its last block adds to them."""
     if not block.linear:
         return 0
-    c = blocks_of(sequence, block.linear)
-    return 2 * (c[0] + 2 * c[-1]) * block.heads * block.query_dim**2
+    first, last = min(sequence, block.linear), sequence % block.linear or block.linear
+    return 2 * (first + 2 * last) * block.heads * block.query_dim**2
 
 
 def mixed_states(hidden: int, block: Block, sequence: int) -> int:

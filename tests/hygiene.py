@@ -1,5 +1,6 @@
 """The course's rules for a committed notebook, each as a function that yields what breaks it."""
 
+import dis
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -46,6 +47,35 @@ def markdown_cells(notebook: NotebookNode) -> Iterator[tuple[int, NotebookNode]]
     for number, cell in enumerate(notebook.cells, 1):
         if cell.cell_type == "markdown":
             yield number, cell
+
+
+def made_and_read(source: str) -> tuple[set[str], set[str]]:
+    """The names that a code cell binds, and those that it reads before it has bound them itself."""
+    code = compile(source, "cell", "exec")
+    made, needed, imported = set(), set(), ""
+    for step in dis.get_instructions(code):
+        if step.opname == "LOAD_NAME" and step.argval not in made:
+            needed.add(step.argval)
+        if step.opname == "STORE_NAME" and not imported.startswith("IMPORT"):
+            made.add(step.argval)
+        imported = step.opname
+    inner = [constant for constant in code.co_consts if hasattr(constant, "co_consts")]
+    while inner:
+        function = inner.pop()
+        inner += [constant for constant in function.co_consts if hasattr(constant, "co_consts")]
+        steps = dis.get_instructions(function)
+        needed |= {s.argval for s in steps if s.opname in ("LOAD_GLOBAL", "LOAD_NAME")} - made
+    return made, needed
+
+
+def bound_twice(notebook: NotebookNode) -> Iterator[str]:
+    """Names that a cell takes from another, though two cells bind them: it depends on the order."""
+    cells = [(number, *made_and_read(cell.source)) for number, cell in code_cells(notebook)]
+    for name in sorted({name for _, _, needed in cells for name in needed}):
+        makers = [number for number, made, _ in cells if name in made]
+        if len(makers) > 1:
+            readers = [number for number, _, needed in cells if name in needed]
+            yield f"{name}: bound by cells {makers}, read by {readers}"
 
 
 def shown(output: NotebookNode) -> str:

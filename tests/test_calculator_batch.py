@@ -152,6 +152,6 @@ def test_error_bars_are_those_of_the_tables():
 
 def test_bundle_reads_without_widgets():
     bundle = BatchCalculator(model="gpt2", sequence=512)._repr_mimebundle_()
-    assert "a token" in bundle["text/plain"] and "fits: " in bundle["text/plain"]
+    assert "per token" in bundle["text/plain"] and "fits: " in bundle["text/plain"]
     assert "<td>selective</td>" in bundle["text/html"]
     assert "application/vnd.jupyter.widget-view+json" in bundle

@@ -4,7 +4,7 @@ from copy import deepcopy
 
 import nbformat.v4 as v4
 import pytest
-from hygiene import WIDGET_VIEW, dead_links, notebooks, problems, read
+from hygiene import WIDGET_VIEW, bound_twice, dead_links, notebooks, problems, read
 
 
 def test_there_are_notebooks():
@@ -25,6 +25,17 @@ def test_links_lead_somewhere(path):
 @pytest.mark.parametrize("path", notebooks("notebooks"), ids=lambda path: path.stem)
 def test_lesson_has_20_cells_at_least(path):  # one idea a cell: no upper limit
     assert len(read(path).cells) >= 20
+
+
+@pytest.mark.parametrize("path", notebooks("notebooks"), ids=lambda path: path.stem)
+def test_no_cell_depends_on_which_ran_last(path):
+    assert list(bound_twice(read(path))) == []
+
+
+def test_names_that_two_cells_bind_are_found():
+    cells = ["n = 1", "def f():\n    return n\nm = [n for n in 'ab']", "n = 2", "f(), m"]
+    book = v4.new_notebook(cells=[v4.new_code_cell(cell) for cell in cells])
+    assert list(bound_twice(book)) == ["n: bound by cells [1, 3], read by [2]"]
 
 
 @pytest.mark.parametrize("path", notebooks("labs"), ids=lambda path: path.stem)

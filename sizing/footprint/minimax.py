@@ -7,7 +7,6 @@ first and the last are alike, so that one of them is recorded and what the other
 
 from __future__ import annotations
 
-from ..compute import blocks_of
 from .decoder import attention, gated_mlp
 from .experts import mixture
 from .tape import NEW, SAME, VIEW, Tensor, plus
@@ -41,9 +40,15 @@ def _lightning(f, x: Tensor) -> Tensor:
     return f.linear(out, "self_attn.out_proj")
 
 
+def _blocks_of(sequence: int, size: int) -> list[int]:
+    """The tokens of each block of a sequence: all `size` but the last."""
+    whole, rest = divmod(sequence, size)
+    return [size] * whole + [rest] * (rest > 0)
+
+
 def _by_blocks(f, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Every block of the sequence, joined."""
-    t, tokens = f.tape, blocks_of(f.run.sequence, f.block.linear)
+    t, tokens = f.tape, _blocks_of(f.run.sequence, f.block.linear)
     sums = _Sizes(f, 0).sums(v.dtype, "sums of keys x values")
     sums.grad = False  # zeros
     outs = []
