@@ -489,7 +489,7 @@ def _plan(
         outputs=outputs,
         objective=objective,
     )
-    forward = Forward(run, device, tokens)
+    forward = _recorded(run, device, tokens)
     trained = _trained(forward)
     recipe = RECIPES["fp32"] if divided else run.recipe
     if divided:
@@ -514,20 +514,13 @@ def _plan(
     gone = leaves or (in_backward and not divided_by_zero)
     if gone:
         state["gradients"] = 0
-
-    def update(size: Size, weight: Tensor) -> Size:
-        if optimizer == "adamw-8bit":
-            return _constant(chunks_bytes(prod(weight.shape), device == "cuda"))
-        return times(updates_copy(optimizer), size)
-
-    away = Away(gone, update, "activations" in offload)
     resident = (wide or accumulated) and not leaves
     held = {**state, "gradients": state["gradients"] if resident else 0}
     if step == "first":  # of the optimizer's state there are fp32 copies of the weights alone
         copies = sum(4 * t.total for t in trained if t.width < 4) if master else 0
         held["optimizer"] = min(copies, state["optimizer"])
-    walked = points(forward.tape, forward.end, resident, away, forward.outputs)
-    walked += _others_ahead(forward, [point for point in walked if point.phase == "forward"][-1])
+    at_once = optimizer if gone else None
+    walked = _walked(run, device, tokens, resident, at_once, "activations" in offload)
     moments = [_with_state(point, held) for point in walked]
     if "optimizer" in offload:
         moments.append(_update(state, 0))  # on the host
@@ -536,6 +529,31 @@ def _plan(
     return _Plan(
         state, moments, model.layers, undivided(forward), Beside(host, packed_bytes, weights)
     )
+
+
+@lru_cache(maxsize=16)
+def _recorded(run: Run, device: str, tokens) -> Forward:
+    """The tape of a run's forward pass, which no optimizer changes."""
+    return Forward(run, device, tokens)
+
+
+@lru_cache(maxsize=16)
+def _walked(
+    run: Run, device: str, tokens, resident: bool, at_once: str | None, activations: bool
+) -> list[Point]:
+    """Moments of the forward and backward pass, beyond model state; of the optimizer they know
+    what updates a weight `at_once`, when its gradient is complete."""
+
+    def update(size: Size, weight: Tensor) -> Size:
+        if at_once == "adamw-8bit":
+            return _constant(chunks_bytes(prod(weight.shape), device == "cuda"))
+        return times(updates_copy(at_once), size)
+
+    forward = _recorded(run, device, tokens)
+    away = Away(at_once is not None, update, activations)
+    walked = points(forward.tape, forward.end, resident, away, forward.outputs)
+    ends = [point for point in walked if point.phase == "forward"]
+    return walked + _others_ahead(forward, ends[-1])
 
 
 def _others_ahead(forward: Forward, end: Point) -> list[Point]:
