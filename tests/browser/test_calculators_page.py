@@ -80,9 +80,9 @@ def test_the_page_in_a_browser(address):
         )
         assert page.locator(".sizing").count() == len(TITLES)
         page.locator("h2", has_text="Planner").last.scroll_into_view_if_needed()
-        box = page.locator(".sizing-wide")
-        before = box.locator("img").get_attribute("src")
         handle = control(page, "deadline")  # no other calculator has one
+        box = page.locator(".sizing-wide", has=handle)
+        before = box.locator("img").get_attribute("src")
         handle.focus()
         page.keyboard.press("ArrowLeft")
         box.locator(".sizing-changed", has_text="deadline 30 days").wait_for()
