@@ -531,21 +531,6 @@ def adapted_layers(model: Model, lora: Lora, block: Block) -> list[tuple[str, tu
     return [(n, shape) for n, shape in names if n in known and lora.adapts(n)]
 
 
-def usual_alone(run: Run, what: str, *names: str) -> None:
-    """For quantities that know the usual value of some fields alone.
-
-    Raises:
-        ValueError: one of the fields has another.
-    """
-    for name in names:
-        value, usual = getattr(run, name), getattr(Run, name)
-        if value != usual:
-            raise ValueError(
-                f"{name}: {value!r} given; allowed: {usual!r}, because {what} is known for that "
-                "alone"
-            )
-
-
 def all_weights_trained(run: Run, what: str) -> None:
     """For quantities that know full training alone.
 
