@@ -6,7 +6,9 @@ from dataclasses import replace
 from functools import lru_cache
 from math import prod
 
-from ..run import RECIPES, Run, linear_layers
+from ..choices import RECIPES
+from ..lora import linear_layers
+from ..run import Run
 from ..settings import Dpo, asked_model, frozen_model
 from ..units import BYTES
 from . import inference
@@ -146,12 +148,12 @@ def _own_weight_bytes(run: Run, width: str) -> int:
     kind = run.quantization
     if kind is None:
         return sum(w.bytes(width) * n for w, n in run.model.weights)
-    packed = {f"{name}.weight" for name in linear_layers(run.model)}
+    packed = {f"{name}.weight": shape for name, shape in linear_layers(run.model).items()}
     total = sum(w.bytes(width) for w in run.model.outer)
     for block in run.model.blocks:
         for w in block.weights:
-            known = w.name.split("*.", 1)[1] in packed
-            total += block.count * (weight_bytes(kind, w.shape) if known else w.bytes(width))
+            shape = packed.get(w.name.split("*.", 1)[1])
+            total += block.count * (weight_bytes(kind, shape) if shape else w.bytes(width))
     return total
 
 
