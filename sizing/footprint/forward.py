@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from ..architecture.model import Model
 from ..architecture.weights import Block
-from ..recomputing import check, every_layer
+from ..recomputing import check, every_layer, is_checkpointed, layers_again
 from ..run import Run
 from . import adapters, kernels, objectives, rotary
 from .activations import activation
@@ -109,7 +109,8 @@ class Forward:
     def _embed(self) -> Tensor:
         t = self.tape
         x = self._lookup(_embedding_name(self.outer), ("b", "s"))
-        x.grad = x.grad or self.run.recompute == "full"  # transformers then asks for its gradient
+        # transformers then asks for its gradient
+        x.grad = x.grad or is_checkpointed(self.run.recompute, "eager" if self.eager else "flash")
         if self.traits.scaled_embedding:
             x = t.scale(x, "scaled embedding")
         t.phase = "layers"
@@ -264,7 +265,7 @@ class Forward:
             return [(block, block.count, again) for block in blocks]
         found = []
         for block in blocks:
-            again = round(block.count * (layers // every) / layers)
+            again = layers_again(self.model, block, self.run.recompute)
             pair = [(block, block.count - again, False), (block, again, True)]
             # every n-th layer is: the last one of the model where n divides their number
             found += pair if layers % every == 0 else pair[::-1]
