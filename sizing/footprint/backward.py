@@ -208,6 +208,8 @@ class _Walk:
             for tensor in [*region.inputs, *region.kept]:
                 self._hold(tensor.storage)
         held: dict[Tensor, None] = {}
+        left = _left_over(region, nodes)
+        taken = [t.storage for t in region.kept if t.storage not in left]
         for node in nodes:
             for tensor, _ in node.saved:
                 self._hold(tensor.storage)
@@ -215,10 +217,12 @@ class _Walk:
                 break
             held |= dict.fromkeys(node.again)
             self._note_during(node, until.phase, held)
-        left = _left_over(region, nodes)
-        for tensor in region.kept:  # taken instead of being computed again
-            if tensor.storage not in left:
-                self._drop(tensor.storage)
+            for out in node.outputs:  # what was kept is taken instead of being computed again
+                if out.storage in taken:
+                    taken.remove(out.storage)
+                    self._drop(out.storage)
+        for tensor in taken:
+            self._drop(tensor)
         if self._elsewhere(until):  # what was fetched is no longer needed
             for tensor in region.inputs:
                 self._drop(tensor.storage)

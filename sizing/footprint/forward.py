@@ -31,7 +31,8 @@ class Forward:
     Attributes:
         tape: the operations.
         end: bytes by part alive at the end of the forward pass only.
-        outputs: what the trainer keeps until the backward pass is over.
+        outputs: what the trainer keeps until the backward pass is over; `asked`, frozen embeddings
+            whose gradient is asked for, which stay as well.
         layers, weights: {block: operations}, {block: parameters} of one layer of each kind.
     """
 
@@ -80,6 +81,7 @@ class Forward:
         self.shared_keys: dict[int | None, tuple[Tensor, Tensor]] = {}
         self.end: dict[str, Size] = {}
         self.outputs: tuple[Tensor, ...] = ()
+        self.asked: tuple[Tensor, ...] = ()
         self.uncast: Size = NONE
         # What the code refers to while a layer runs, kept or not: around it, and inside it.
         self.around: tuple[Tensor, ...] = ()
@@ -109,8 +111,10 @@ class Forward:
     def _embed(self) -> Tensor:
         t = self.tape
         x = self._lookup(_embedding_name(self.outer), ("b", "s"))
-        # transformers then asks for its gradient
-        x.grad = x.grad or is_checkpointed(self.run.recompute, "eager" if self.eager else "flash")
+        attention = "eager" if self.eager else "flash"
+        if not x.grad and is_checkpointed(self.run.recompute, attention):
+            x.grad = True  # transformers then asks for it, of a tensor that stays to receive it
+            self.asked = (x,)
         if self.traits.scaled_embedding:
             x = t.scale(x, "scaled embedding")
         t.phase = "layers"
@@ -333,7 +337,11 @@ class Forward:
             return call(self, x)
         attention = self._around() if name == "self_attn" else []
         self.tape.begin_recompute([x, *attention])
+        # what is outside of the module is not there when it is run again
+        outside = self.around, self.frame
+        self.tape.outside, self.around, self.frame = (*self.around, *self.frame), (), ()
         out = call(self, x)
+        self.tape.outside, (self.around, self.frame) = (), outside
         self.tape.end_recompute()
         return out
 

@@ -158,6 +158,7 @@ class Tape:
     casts: dict = field(default_factory=dict)
     region: Region | None = None
     frame_of: Callable[[], tuple] = tuple
+    outside: tuple[Tensor, ...] = ()  # of a module that is run again apart, what is around it
 
     def emit(self, name, out, grads, saved=(), extra=None, scratch=NONE):
         """Record an operation; it exists for autograd only if some input needs a gradient.
@@ -197,7 +198,7 @@ class Tape:
         when it runs forward, and not when its region is run again."""
         if self.nodes and isinstance(self.nodes[-1], Node):
             self.nodes[-1].during += tensors
-            self.nodes[-1].first += first
+            self.nodes[-1].first += (*first, *self.outside)
 
     def hold(self, x: Tensor) -> None:
         """The last operation holds on to x by itself, not through autograd: a region that is run
