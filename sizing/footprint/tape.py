@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import prod
 
 from ..units import BYTES
@@ -36,6 +37,7 @@ NONE: Size = (0, 0, 0, 0, 0)
 NEW, NEW_VIEW, SAME, VIEW = False, "new view", "same", True
 
 
+@lru_cache(maxsize=65536)
 def size_of(shape: tuple, dtype: str) -> Size:
     """Bytes of a tensor whose dimensions are integers, "b" or "s"."""
     powers = (shape.count("b"), shape.count("s"))
@@ -44,7 +46,7 @@ def size_of(shape: tuple, dtype: str) -> Size:
 
 
 def plus(a: Size, b: Size) -> Size:
-    return tuple(x + y for x, y in zip(a, b, strict=True))
+    return (a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3], a[4] + b[4])  # it is in every loop
 
 
 def times(factor: int, a: Size) -> Size:

@@ -42,9 +42,8 @@ def peak(run: Run) -> int:
         network = build.model(replace(run, precision="fp32") if run.gathers_products else run)
         if run.lora:
             network = adapters.add(network, run)
-        policy = MixedPrecisionPolicy()
+        policy, products = MixedPrecisionPolicy(), build.DTYPES[recipe.products]
         if run.gathers_products:
-            products = build.DTYPES[recipe.products]
             reduced = torch.float32 if run.reduce == "fp32" else products
             policy = MixedPrecisionPolicy(param_dtype=products, reduce_dtype=reduced)
         for layer in [m for m in network.modules() if isinstance(m, GradientCheckpointingLayer)]:
@@ -58,10 +57,14 @@ def peak(run: Run) -> int:
         tracker = FSDPMemTracker(network, optimizer)
         tracker.track_inputs((torch.zeros(1),))
         tokens = torch.zeros(run.micro_batch, run.sequence, dtype=torch.long)
+        autocast = recipe.autocast and not run.gathers_products  # over frozen weights
         with tracker:
             for _ in range(2):
                 tracker.reset_mod_stats()
-                network(input_ids=tokens, labels=tokens, use_cache=False).loss.backward()
+                with torch.autocast("cpu", products, enabled=autocast):
+                    loss = network(input_ids=tokens, labels=tokens, use_cache=False).loss
+                loss.backward()
+                del loss
                 optimizer.step()
                 optimizer.zero_grad()
         (snapshot,) = tracker.get_tracker_snapshot("peak").values()
