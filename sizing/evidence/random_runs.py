@@ -75,7 +75,7 @@ MODELS = {
 }
 _OBJECTIVES = ("dpo", "distillation", Dpo("precomputed"), Dpo("model"))
 # What is said of a refusal: the field, the value, and what is allowed or needed.
-REFUSAL = re.compile(r"[\w ]+: .+ (given; (.*\b)?allowed|cannot)", re.DOTALL)
+REFUSAL = re.compile(r"[\w ]+: .+ given[^;]*; (.*\b)?(allowed|needed)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,6 @@ def draw(chance: random.Random) -> dict:
         ),
         "attention": (0.4, lambda: chance.choice(CHOICES["attention"])),
         "lora": (0.5, lambda: _lora(chance, model, some)),
-        "quantization": (0.2, lambda: chance.choice(CHOICES["quantization"][1:])),
         "kernels": (0.1, lambda: chance.choice(CHOICES["kernels"])),
         "loss": (0.1, lambda: chance.choice(CHOICES["loss"])),
         "outputs": (0.25, lambda: chance.choice(CHOICES["outputs"])),
@@ -121,6 +120,8 @@ def draw(chance: random.Random) -> dict:
         "objective": (0.2, lambda: chance.choice(_OBJECTIVES)),
     }
     drawn |= {field: value() for field, (share, value) in others.items() if chance.random() < share}
+    if "lora" in drawn and chance.random() < 0.4:
+        drawn["quantization"] = chance.choice(CHOICES["quantization"][1:])
     if chance.random() < 0.25:  # FSDP2 takes one of two optimizers here
         drawn |= {"data": chance.choice((2, 8, 64)), "zero": 3, "optimizer": "adamw-fused"}
         drawn |= {"model": Model(MODELS["deep llama"], name="deep llama"), "accumulation": 1}
@@ -173,7 +174,9 @@ def _real(run: Run, device: str) -> int:
 
     if run.data > 1:
         return peak(run)
+    # peft adapts stacked experts and routers by name as well, see `Lora.targets`
     libraries = all(map(importlib.util.find_spec, ("peft", "bitsandbytes")))
+    libraries = libraries and not run.model.parameters.router
     return trace.memory(run, device=device, library=run.lora is not None and libraries).total
 
 

@@ -91,7 +91,8 @@ class Node:
     allocates at once, results included. `during` are tensors that exist while the operation runs
     forward, for the few operations where that can be the step's worst moment, and `first` beside
     them only the first time. `held` is kept
-    in a way that recompute does not see: from the first forward pass on.
+    in a way that autograd does not see: from the first forward pass on until the backward pass is
+    over, since the loss refers to all operations.
     """
 
     name: str
@@ -132,12 +133,14 @@ class Region:
 
 @dataclass(eq=False)
 class Skipped:
-    """Layers left out of a tape because they equal one on it: what they keep, what they leave."""
+    """Layers left out of a tape because they equal one on it: what they keep until their backward
+    pass, what they hold until all of it is over, what they leave."""
 
     count: int
     saved: dict[str, Size]
     gradients: Size
-    packed: Size = NONE  # the same, a copy for each operation that saved it
+    packed: Size = NONE  # of what they keep, a copy for each operation that saved it
+    held: dict[str, Size] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -207,7 +210,7 @@ class Tape:
         again makes another x, and both are there."""
         node = self.nodes[-1]
         if self.region is None:
-            node.saved.append((x, "held"))
+            node.held += (x.storage,)
             return
         first = self.region.firsts.setdefault(x.storage, Tensor(x.shape, x.dtype, x.name, x.part))
         node.again += (x.storage,)
