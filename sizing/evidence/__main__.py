@@ -16,6 +16,7 @@ from . import (
     fits,
     fms,
     hours,
+    offload,
     published_memory,
     savers,
     traces,
@@ -42,6 +43,7 @@ TABLES = {
     "published": published_text,
     "hours": hours.text,
     "savers": savers.text,
+    "offload": offload.text,
     "whole": whole.text,
 }
 RECORDERS = {
@@ -58,6 +60,7 @@ RECORDERS = {
     "ultrascale": ultrascale.record,
     "published": record_trust,
     "savers": savers.record,
+    "offload": offload.record,
 }
 
 
