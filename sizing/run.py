@@ -529,16 +529,3 @@ def adapted_layers(model: Model, lora: Lora, block: Block) -> list[tuple[str, tu
     known = linear_layers(model)
     names = [(w.name.split("*.", 1)[1].removesuffix(".weight"), w.shape) for w in block.weights]
     return [(n, shape) for n, shape in names if n in known and lora.adapts(n)]
-
-
-def all_weights_trained(run: Run, what: str) -> None:
-    """For quantities that know full training alone.
-
-    Raises:
-        ValueError: the run trains adapters.
-    """
-    if run.lora is not None:
-        raise ValueError(
-            f"lora: {run.lora!r} given; allowed: None, because {what} is known for the training "
-            "of all weights alone"
-        )
