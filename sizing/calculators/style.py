@@ -1,28 +1,11 @@
-"""Colours and fonts of the course's figures: safe for colour blindness, legible on a dark page."""
+"""How the course's figures look: fonts, and panels that are legible on a dark page."""
 
-# The hues of Okabe and Ito's palette, https://jfly.uni-koeln.de/color/ (2002). Orange, sky and
-# yellow are darker: lines need a contrast of 3 to white (WCAG 2.1, 1.4.11). Blue and red are
-# darker than these, so that lightness still tells them apart where hue does not.
-BLUE, ORANGE, GREEN = "#005A9C", "#B27A00", "#009E73"
-PINK, SKY, RED, YELLOW, BLACK = "#CC79A7", "#2A8FC9", "#AA3F00", "#8A8000", "#222222"
+from ..palette import BLACK, BLUE, COLOURS, GREEN, ORANGE, PALE, PINK, RED, SERIES, SKY, YELLOW
 
-SERIES = (BLUE, ORANGE, GREEN, RED, PINK, SKY, BLACK, YELLOW)
-
-# One colour a part, the same in every figure.
-COLOURS = {
-    "embedding": PINK,
-    "attention": BLUE,
-    "mlp": ORANGE,
-    "norm": GREEN,
-    "head": RED,
-    "router": SKY,
-    "parameters": BLUE,
-    "gradients": ORANGE,
-    "optimizer": GREEN,
-    "activations": PINK,
-    "logits": RED,
-    "temporary": SKY,
-}
+__all__ = [
+    *("BLACK", "BLUE", "COLOURS", "GREEN", "ORANGE", "PINK", "RC", "RED", "SERIES", "SKY"),
+    *("YELLOW", "use"),
+]
 
 # An opaque light panel: a figure's black text stays legible where the page is dark.
 RC = {
@@ -35,7 +18,7 @@ RC = {
     "axes.axisbelow": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "grid.color": "#dddddd",
+    "grid.color": PALE,
     "font.size": 10.5,
     "axes.titlesize": 12,
     "legend.frameon": False,
