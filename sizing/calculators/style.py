@@ -1,11 +1,15 @@
 """How the course's figures look: fonts, and panels that are legible on a dark page."""
 
-from ..palette import BLACK, BLUE, COLOURS, GREEN, ORANGE, PALE, PINK, RED, SERIES, SKY, YELLOW
-
-__all__ = [
-    *("BLACK", "BLUE", "COLOURS", "GREEN", "ORANGE", "PINK", "RC", "RED", "SERIES", "SKY"),
-    *("YELLOW", "use"),
-]
+from ..palette import BLACK as BLACK
+from ..palette import BLUE as BLUE
+from ..palette import COLOURS as COLOURS
+from ..palette import GREEN as GREEN
+from ..palette import ORANGE as ORANGE
+from ..palette import PALE, SERIES
+from ..palette import PINK as PINK
+from ..palette import RED as RED
+from ..palette import SKY as SKY
+from ..palette import YELLOW as YELLOW
 
 # An opaque light panel: a figure's black text stays legible where the page is dark.
 RC = {

@@ -117,6 +117,7 @@ def optimal(
     '2.78e+09 6.00e+10 2.306 besiroglu-2024'
     """
     positive("compute", compute)
+    compute = float(compute)
     if unique is not None:
         positive("unique", unique)
         return _limited(compute, law(fit or LIMITED), unique)
