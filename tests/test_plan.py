@@ -189,6 +189,8 @@ def test_every_field_of_a_run_reaches_the_plan(name):
         assert {field: getattr(candidate.run, field) for field in kept} == kept
         assert candidate.cost.dollars > 0
         assert memory(candidate.run).on(candidate.device).verdict != "does not fit"
+    page = sizing.report(found)
+    assert "<svg" in page.html() and page.pdf().startswith(b"%PDF")
 
 
 def test_experts_are_dealt_out():
