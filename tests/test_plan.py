@@ -352,3 +352,21 @@ def test_a_report_of_nothing_says_what_is_missing():
 def test_a_batch_below_a_sequence_is_named():
     small = sizing.plan("gpt2", {"h100-sxm": 1}, tokens=1e9, batch=256, sequence=1024)
     assert "multiple of the sequence of 1,024 tokens" in small.rejected[0].missing
+
+
+def test_what_a_late_plan_would_need_is_never_too_little():
+    """Rounded up, or down, so that who follows the words is in time."""
+    late = sizing.plan("gpt2", {"h100-sxm": 2}, 1e11, deadline_days=1, sequence=1024, keep=1)
+    for candidate in late.rejected:
+        times = float(candidate.missing.split("it would take ")[1].split(" times")[0])
+        share = float(candidate.missing.split(", or ")[1].split("%")[0]) / 100
+        days = candidate.cost.days
+        assert days / times <= 1 and days * share <= 1
+        assert times == pytest.approx(days, abs=0.011)
+
+
+def test_zero_on_one_gpu_is_named():
+    alone = sizing.plan("gpt2", {"h100-sxm": 1}, 1e9, sequence=1024, zero=3)
+    assert (
+        alone.rejected[0].missing == "zero: its stage has no ranks to divide by on 1 of these GPUs"
+    )

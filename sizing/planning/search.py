@@ -223,7 +223,7 @@ def _timed(
     share_of = _state_share(template)
     timed: list[tuple[float, Run]] = []
     least: tuple[float, Run] | None = None
-    refused = ""
+    refused, divided = "", False
     for tensor, pipeline, context, data in degrees_of(model, number, node, axes):
         for values in product(*(axes[name] for name in (*names, *kept))):
             chosen = dict(zip((*names, *kept), values, strict=True))
@@ -232,6 +232,7 @@ def _timed(
                 dropped["ZeRO without ranks to divide by, or under a pipeline"] += 1
                 seen += 1
                 continue
+            divided = True
             for micro in axes["micro_batch"]:
                 seen += 1
                 accumulation = max(1, round(batch / (template.sequence * data * micro)))
@@ -264,6 +265,8 @@ def _timed(
                     continue
                 timed.append((seconds * number / run.tokens, run))
     timed.sort(key=lambda pair: pair[0])
+    if not divided and seen:
+        refused = f"zero: its stage has no ranks to divide by on {number} of these GPUs"
     return timed, seen, least[1] if least else None, refused
 
 
