@@ -356,9 +356,13 @@ def _too_large(template, device, number, timed, nearest, refused, memories) -> C
         return Candidate(run, device, held, "does not fit", None, "", why)
 
     if nearest is None:
-        alone = replace(template, data=1, tensor=1, pipeline=1, context=1, expert=1, interleave=1)
+        plain = {"tensor": 1, "pipeline": 1, "context": 1, "expert": 1, "interleave": 1}
+        try:
+            alone = replace(template, data=number, **plain)
+        except ValueError:  # what no engine divides
+            alone = replace(template, data=1, **plain)
         batch = (
-            f"no degrees of {number} GPUs make a batch near the one asked for: choose another "
+            f"no degrees of {number:,} GPUs make a batch near the one asked for: choose another "
             f"`batch`, a multiple of the sequence of {template.sequence:,} tokens"
         )
         return lacking(alone, 0, refused or batch)
