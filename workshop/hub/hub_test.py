@@ -40,6 +40,9 @@ LESSON = "notebooks/01-counting-parameters.ipynb"
 PREFIX = "sizinglearner"
 PYTHON = os.environ.get("SIZING_HUB_PYTHON", sys.executable)
 GB = 10**9
+REMEDY = """Learners need an interpreter and a course that all accounts can read; nothing below /root
+or another closed home is. In a clone such as /opt/course, without the old .venv:
+    make hub-test PYTHON=/usr/bin/python3"""
 
 
 def free_port() -> int:
@@ -326,7 +329,7 @@ def main() -> int:
             learner.create()
             stack.callback(learner.remove)
         if words := unreachable(names[0]):
-            print(f"[FAIL] learners cannot use {PYTHON}: {words}", file=sys.stderr)
+            print(f"[FAIL] learners cannot use {PYTHON}: {words}\n{REMEDY}", file=sys.stderr)
             return 1
         shared = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="repository-")))
         repository, branch = stack.enter_context(course_repository(shared))
