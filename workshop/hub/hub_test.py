@@ -40,8 +40,9 @@ LESSON = "notebooks/01-counting-parameters.ipynb"
 PREFIX = "sizinglearner"
 PYTHON = os.environ.get("SIZING_HUB_PYTHON", sys.executable)
 GB = 10**9
-REMEDY = """Learners need an interpreter and a course that all accounts can read; nothing below /root
-or another closed home is. In a clone such as /opt/course, without the old .venv:
+REMEDY = """Learners need an interpreter and a course that all accounts can read; nothing below
+/root or another closed home is.
+In a clone such as /opt/course, without the old .venv:
     make hub-test PYTHON=/usr/bin/python3"""
 
 
