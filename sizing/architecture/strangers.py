@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .families import FAMILIES
-from .fields import known
+from .fields import known, shown
 
 _BINARY = {
     ".gguf": "a GGUF file of weights",
@@ -166,7 +166,7 @@ def unknown(family, config: Mapping, outer: Mapping) -> str:
     if family is None or family == "":
         return f"model_type: None given; {_what_it_is(outer)}"
     if not isinstance(family, str):
-        return f"model_type: {family!r} given; allowed: text, such as 'llama'"
+        return f"model_type: {shown(family)} given; allowed: text, such as 'llama'"
     formulas = ", ".join(sorted(FAMILIES))
     if family in known()["causal"]:
         return (
@@ -174,8 +174,8 @@ def unknown(family, config: Mapping, outer: Mapping) -> str:
             "sizing.trace.model(config), which builds and traces the real model (seconds, with "
             f"torch and transformers), or a type with a formula: {formulas}"
         )
-    near = difflib.get_close_matches(family, FAMILIES, n=3, cutoff=0.6)
-    words = f"model_type: unknown architecture {family!r}"
+    near = difflib.get_close_matches(family[:100], FAMILIES, n=3, cutoff=0.6)
+    words = f"model_type: unknown architecture {shown(family)}"
     if near:
         words += f"; near it: {', '.join(near)}"
     if "auto_map" in outer:
