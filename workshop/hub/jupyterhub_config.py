@@ -67,7 +67,7 @@ c.JupyterHub.spawner_class = LimitedSpawner
 c.Spawner.cmd = [PYTHON, "-m", "jupyterhub.singleuser"]
 c.Spawner.ip = "127.0.0.1"
 c.Spawner.default_url = "/lab"
-c.Spawner.start_timeout = c.Spawner.http_timeout = 180  # thirty at once on few cores
+c.Spawner.start_timeout = c.Spawner.http_timeout = 600  # thirty at once on few cores
 c.Spawner.environment = {
     "OMP_NUM_THREADS": THREADS,
     "SIZING_RECORDED": os.environ.get("SIZING_RECORDED", "1"),
@@ -77,4 +77,5 @@ c.Spawner.environment = {
     "SIZING_CLASS": os.environ.get("SIZING_HUB_CLASS", ""),
 }
 c.Spawner.env_keep = ["PATH", "LANG", "JUPYTER_PATH", "JUPYTER_CONFIG_PATH", "PYTHONPATH"]
-c.JupyterHub.concurrent_spawn_limit = 10
+# A limit answers the eleventh of a room that opens the page at once with "429 Too Many Requests".
+c.JupyterHub.concurrent_spawn_limit = 0
