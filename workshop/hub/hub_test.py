@@ -91,7 +91,7 @@ class Learner:
         if "/login" in answer.url:
             raise RuntimeError(f"{self.name} could not log in")
 
-    def start(self, seconds: float = 120) -> None:
+    def start(self, seconds: float = 600) -> None:
         """Open the server's address as a browser does, until it answers."""
         end = time.monotonic() + seconds
         self.session.get(f"{self.address}/hub/spawn", timeout=300)

@@ -67,7 +67,7 @@ c.JupyterHub.spawner_class = LimitedSpawner
 c.Spawner.cmd = [PYTHON, "-m", "jupyterhub.singleuser"]
 c.Spawner.ip = "127.0.0.1"
 c.Spawner.default_url = "/lab"
-c.Spawner.start_timeout = c.Spawner.http_timeout = 300  # thirty at once on few cores
+c.Spawner.start_timeout = c.Spawner.http_timeout = 600  # thirty at once on few cores
 c.Spawner.environment = {
     "OMP_NUM_THREADS": THREADS,
     "SIZING_RECORDED": os.environ.get("SIZING_RECORDED", "1"),
@@ -77,6 +77,5 @@ c.Spawner.environment = {
     "SIZING_CLASS": os.environ.get("SIZING_HUB_CLASS", ""),
 }
 c.Spawner.env_keep = ["PATH", "LANG", "JUPYTER_PATH", "JUPYTER_CONFIG_PATH", "PYTHONPATH"]
-# A room logs in within one minute. Above a limit JupyterHub answers "429 Too Many Requests" and
-# does not wait; servers that start together take longer, and all come up.
+# A limit answers the eleventh of a room that opens the page at once with "429 Too Many Requests".
 c.JupyterHub.concurrent_spawn_limit = 0
