@@ -333,6 +333,13 @@ def main() -> int:
     if os.geteuid() or not shutil.which("useradd"):
         print("[SKIP] hub-test makes Unix accounts: run it as root on Linux, in a container.")
         return 2
+    if there := [entry.pw_name for entry in pwd.getpwall() if entry.pw_name.startswith(PREFIX)]:
+        print(
+            f"[FAIL] the account {there[0]} exists: another hub-test runs, or one was cut short; "
+            f"then: for name in {' '.join(there)}; do userdel --remove $name; done",
+            file=sys.stderr,
+        )
+        return 1
     ports = tuple(free_port() for _ in range(3))
     address = f"http://127.0.0.1:{ports[0]}"
     learners = [Learner(number, address) for number in range(1, options.learners + 1)]
