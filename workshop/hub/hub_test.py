@@ -101,10 +101,11 @@ class Learner:
     def pull(self, repository: str, branch: str) -> None:
         query = urlencode({"repo": repository, "branch": branch, "targetpath": "course"})
         answer = self.session.get(f"{self.base}/git-pull/api?{query}", timeout=300, stream=True)
+        answer.raise_for_status()
         events = [json.loads(line[6:]) for line in answer.iter_lines() if line[:6] == b"data: "]
         phases = [event.get("phase") for event in events]
         if "finished" not in phases:
-            raise RuntimeError(f"{self.name}: nbgitpuller says {events[-3:]}")
+            raise RuntimeError(f"{self.name}: nbgitpuller says {events[-3:]} at {answer.url}")
 
     def kernel(self) -> "Kernel":
         body = {"name": "python3", "path": f"course/{LESSON}"}
