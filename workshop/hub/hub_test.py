@@ -162,22 +162,11 @@ class Kernel:
 
     def __init__(self, learner: Learner, name: str):
         self.learner, self.name = learner, name
-        self.socket = self._connected()
-
-    def _connected(self, seconds: float = 300) -> websocket.WebSocket:
-        """As JupyterLab does it: again, where the kernel answers later than the proxy waits."""
-        learner, end = self.learner, time.monotonic() + seconds
         cookies = "; ".join(f"{c.name}={c.value}" for c in learner.session.cookies)
-        url = f"{learner.base}/api/kernels/{self.name}/channels".replace("http", "ws", 1)
-        while True:
-            try:
-                return websocket.create_connection(
-                    url, cookie=cookies, timeout=600, origin=learner.address
-                )
-            except websocket.WebSocketBadStatusException as error:
-                if error.status_code < 500 or time.monotonic() > end:
-                    raise
-                time.sleep(1)
+        url = f"{learner.base}/api/kernels/{name}/channels".replace("http", "ws", 1)
+        self.socket = websocket.create_connection(
+            url, cookie=cookies, timeout=600, origin=learner.address
+        )
 
     def run(self, code: str) -> tuple[str, str]:
         """What a cell prints and its error, if any."""
