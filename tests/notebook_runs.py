@@ -17,6 +17,7 @@ import re
 import sys
 import tempfile
 import time
+from itertools import zip_longest
 from pathlib import Path
 
 import nbformat
@@ -40,6 +41,15 @@ def text(cell) -> list[str]:
         said = output.get("text") or output.get("data", {}).get("text/plain", "")
         shown.append(VARYING.sub("#", said))
     return shown
+
+
+def difference(before: list[str], now: list[str]) -> str:
+    """The first line that a cell says now and did not say before."""
+    old, new = ("\n".join(texts).splitlines() for texts in (before, now))
+    for was, is_ in zip_longest(old, new, fillvalue="nothing"):
+        if was != is_:
+            return f"said {was.strip()!r}, and now {is_.strip()!r}"
+    return "says the same in other parts"
 
 
 def execute(client, cell, index: int) -> str:
@@ -86,7 +96,7 @@ def run(lesson: Path, way: str, folder: Path) -> tuple[list[str], float]:
                 elif name == "first":
                     before[place] = text(cell)
                 elif text(cell) != before[place] and not REMEMBERS.search(cell.source):
-                    wrong.append(f"{name}: cell {place} says something else")
+                    wrong.append(f"{name}: cell {place} {difference(before[place], text(cell))}")
     return wrong, time.monotonic() - started
 
 
