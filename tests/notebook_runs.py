@@ -34,22 +34,18 @@ VARYING = re.compile(r"\btook [0-9][0-9.,]* (?:days|h|min|s|ms|µs)")  # as test
 REMEMBERS = re.compile(r"\b(?:reveal|predict|plan|catch_up|environment|ready)\b")
 
 
-def text(cell) -> list[str]:
-    """What a cell shows as text, without times."""
-    shown = []
-    for output in cell.get("outputs", ()):
-        said = output.get("text") or output.get("data", {}).get("text/plain", "")
-        shown.append(VARYING.sub("#", said))
-    return shown
+def text(cell) -> str:
+    """What a cell shows as text, without times; a kernel splits a stream where it likes."""
+    outputs = cell.get("outputs", ())
+    said = (out.get("text") or out.get("data", {}).get("text/plain", "") for out in outputs)
+    return VARYING.sub("#", "".join(said))
 
 
-def difference(before: list[str], now: list[str]) -> str:
+def difference(before: str, now: str) -> str:
     """The first line that a cell says now and did not say before."""
-    old, new = ("\n".join(texts).splitlines() for texts in (before, now))
-    for was, is_ in zip_longest(old, new, fillvalue="nothing"):
-        if was != is_:
-            return f"said {was.strip()!r}, and now {is_.strip()!r}"
-    return "says the same in other parts"
+    lines = zip_longest(before.splitlines(), now.splitlines(), fillvalue="nothing")
+    was, is_ = next(pair for pair in lines if pair[0] != pair[1])
+    return f"said {was.strip()!r}, and now {is_.strip()!r}"
 
 
 def execute(client, cell, index: int) -> str:
