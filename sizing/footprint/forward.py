@@ -349,8 +349,7 @@ class Forward:
         t = self.tape
         weight = self.weight(f"{name}.weight")
         bias = self.weight(f"{name}.bias") if biased else None
-        transposed = self.family == "gpt2"
-        out_dim = weight.shape[1] if transposed else weight.shape[0]
+        out_dim = weight.shape[1 if self.traits.input_first else 0]
         if self.frozen:
             return adapters.linear(self, x, name, weight, bias, out_dim)
         return t.linear(x, weight, bias, out_dim, name)

@@ -12,7 +12,7 @@ import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..trace.optimizers import MasterWeights, MuonAdamW
+from ..trace.optimizers import MasterWeights
 
 
 def content(
@@ -85,12 +85,6 @@ def save_safetensors(saved: dict, folder: Path) -> None:
 def parameters(network: nn.Module) -> dict[str, Tensor]:
     """The parameters of a model by name, a tied one once."""
     return dict(network.named_parameters())
-
-
-def optimizer_parts(optimizer) -> list[torch.optim.Optimizer]:
-    """The torch optimizers that an optimizer is made of."""
-    inner = optimizer.inner if isinstance(optimizer, MasterWeights) else optimizer
-    return inner.parts if isinstance(inner, MuonAdamW) else [inner]
 
 
 # --- Loading, and what is left when a save is cut off --------------------------------------------
