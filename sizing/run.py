@@ -103,6 +103,7 @@ CHOICES = {
     "engine": ENGINES,
     "reduce": ("fp32", "same"),
     "scaling": (None, "delayed", "tensorwise", "rowwise", "blockwise"),
+    "dispatch": (None, "all-to-all", "deepep", "hybridep"),
 }
 
 # What people type for one of the choices: the names of transformers' arguments and of torch.
@@ -318,6 +319,12 @@ class Run:
         scaling: of fp8, which matters to `step_time` alone: "delayed" (a tensor's scale from the
             steps before), "tensorwise" (from itself), "rowwise" (a scale a row), "blockwise" (a
             scale for 128 or 32 elements: DeepSeek-V3's and MXFP8); None: the engine's.
+        dispatch: how tokens reach their experts under `expert`, which matters to `step_time` alone:
+            "all-to-all" (NCCL's: every copy of a token crosses the network by itself), "deepep"
+            (one copy to a node, which hands it on; DeepSeek-V3, arXiv:2412.19437, section 3.2.2) or
+            "hybridep" (as "deepep", and tokens arrive sorted by expert); None: the engine's.
+        overlap_dispatch: whether they travel beside another micro-batch's computation
+            (Megatron-Core's overlap_moe_expert_parallel_comm, DeepSeek-V3's DualPipe).
 
     Words of transformers and torch are understood ("sdpa", "adamw_torch_fused", recompute=True) and
     kept as the choice that they mean.
@@ -351,6 +358,8 @@ class Run:
     replicate: int = 1
     document: int | None = None
     scaling: str | None = None
+    dispatch: str | None = None
+    overlap_dispatch: bool = False
     engine: str | None = None
     offload: tuple[str, ...] = ()
     optimizer_in_backward: bool = False
@@ -381,10 +390,9 @@ class Run:
                 f"quantization: {self.quantization!r} given; allowed: None without lora (integers "
                 "get no gradient: a quantised model is trained through adapters)"
             )
-        if type(self.sequence_parallel) is not bool:
-            raise ValueError(
-                f"sequence_parallel: {self.sequence_parallel!r} given; allowed: True, False"
-            )
+        for name in ("sequence_parallel", "overlap_dispatch"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"{name}: {getattr(self, name)!r} given; allowed: True, False")
         if self.offload != ():
             settle("offload", offload_of(self.offload))
         if not isinstance(self.optimizer_in_backward, bool):

@@ -36,6 +36,7 @@ class Engine:
         bucket: bytes collected into one reduction or gathering; 0: each tensor alone.
         rails: "all" where a group's ranks in a node cross the network side by side, "one" where
             ZeRO-3 gathers as fast as one GPU's adapter.
+        dispatch: how tokens reach their experts, a word of `Run.dispatch`.
         recompute_stops: whether a layer that is run again ends before its last product, which the
             backward pass does not need.
         matmul_share: of the card's rate of large matmuls that the engine's reach.
@@ -56,6 +57,7 @@ class Engine:
     gathers_context: bool
     bucket: float
     rails: str
+    dispatch: str
     recompute_stops: bool
     matmul_share: float
     attention: dict[str, str]
@@ -92,6 +94,7 @@ def _engine(row: dict[str, str]) -> Engine:
         overlaps_tensor=row["overlaps_tensor"],
         bucket=float(row["bucket_bytes"]),
         rails=row["rails"],
+        dispatch=row["dispatch"],
         recompute_stops=row["recompute_stops"] == "yes",
         matmul_share=float(row["matmul_share"]),
         attention={chip: row[f"attention_{chip}"] for chip in ("a100", "h100", "b200")},

@@ -108,16 +108,22 @@ def moved(model: Model, tensor: int, kernels: str, divided: bool) -> float:
 
 
 @lru_cache(maxsize=512)
-def permuted(model: Model, expert: int) -> float:
-    """Elements moved for a token in the mean layer, forward, to sort tokens by expert and back:
-    read once and written for each of its experts, and the reverse; with expert parallelism sorted
-    once more on arrival and before they return."""
+def permuted(model: Model, dispatch: str | None) -> float:
+    """Elements moved for a token in the mean layer, forward or backward, to sort tokens by expert
+    and back.
+
+    Before they leave, or where nothing is sent (None): read once and written for each expert, and
+    the reverse. On arrival "all-to-all" and "deepep" bring them in the order of their senders, and
+    they are sorted once more; DeepEP's own kernel does the first, HybridEP's both (NVIDIA-NeMo/
+    Automodel, docs/deepep_vs_hybridep_benchmark.md, section 5.2).
+    """
     elements = 0.0
     for block in model.blocks:
         chosen = next((w.chosen for w in block.weights if w.chosen is not None), 0)
         if chosen:
-            copies = 2 * (chosen + 1) + (4 * chosen if expert > 1 else 0)
-            elements += copies * model.hidden * block.count / model.layers
+            leaving = 2 * (chosen + 1) if dispatch in (None, "all-to-all") else 0
+            arriving = 4 * chosen if dispatch in ("all-to-all", "deepep") else 0
+            elements += (leaving + arriving) * model.hidden * block.count / model.layers
     return elements
 
 
