@@ -103,7 +103,7 @@ CHOICES = {
     "engine": ENGINES,
     "reduce": ("fp32", "same"),
     "scaling": (None, "delayed", "tensorwise", "rowwise", "blockwise"),
-    "dispatch": (None, "all-to-all", "deepep", "hybridep"),
+    "dispatch": (None, "all-to-all", "deepep"),
 }
 
 # What people type for one of the choices: the names of transformers' arguments and of torch.
@@ -134,6 +134,7 @@ WORDS = {
     },
     "quantization": {"none": None, "8bit": "int8", "qlora": "nf4-double"},
     "kernels": {"none": "eager", "compile": "compiled", "torch.compile": "compiled"},
+    "dispatch": {"alltoall": "all-to-all", "hybridep": "deepep"},
     "loss": {"cce": "fused", "cut-cross-entropy": "fused", "compile": "compiled"},
     "engine": {
         "accelerate": "transformers",
@@ -320,9 +321,9 @@ class Run:
             steps before), "tensorwise" (from itself), "rowwise" (a scale a row), "blockwise" (a
             scale for 128 or 32 elements: DeepSeek-V3's and MXFP8); None: the engine's.
         dispatch: how tokens reach their experts under `expert`, which matters to `step_time` alone:
-            "all-to-all" (NCCL's: every copy of a token crosses the network by itself), "deepep"
-            (one copy to a node, which hands it on; DeepSeek-V3, arXiv:2412.19437, section 3.2.2) or
-            "hybridep" (as "deepep", and tokens arrive sorted by expert); None: the engine's.
+            "all-to-all" (NCCL's: every copy of a token crosses the network by itself) or "deepep"
+            (and HybridEP: one copy to a node, which hands it on; DeepSeek-V3, arXiv:2412.19437,
+            section 3.2.2); None: the engine's.
         overlap_dispatch: whether they travel beside another micro-batch's computation
             (Megatron-Core's overlap_moe_expert_parallel_comm, DeepSeek-V3's DualPipe).
 

@@ -35,18 +35,17 @@ def _bridge(p: dict, release: tuple[int, ...]) -> dict:
     # moe_paged_stash and experts' products in one kernel let graphs hold a whole step
     found = {"host": 0 if release >= (26, 6) and card in GRACE and micro_scaled else 1}
     if model.startswith("DeepSeekV3"):
-        deepep = card == "B200" and p.get("ep", 1) > 8
-        found["dispatch"] = "deepep" if deepep else "hybridep"
-        found["overlap_dispatch"] = deepep or not found["host"]
+        found["dispatch"] = "deepep"
+        found["overlap_dispatch"] = not found["host"] or card == "B200" and p.get("ep", 1) > 8
     elif model.startswith("GPT OSS"):
-        hybrid = card != "H100" and release >= (26, 4) or card == "B300" and release >= (26, 2, 1)
-        found["dispatch"] = "hybridep" if hybrid else "all-to-all"
+        flexible = card != "H100" and release >= (26, 4) or card == "B300" and release >= (26, 2, 1)
+        found["dispatch"] = "deepep" if flexible else "all-to-all"
         found["overlap_dispatch"] = card == "GB200" and release >= (26, 4)
     elif model.startswith("Qwen3_30B"):
-        found["dispatch"] = "hybridep" if release >= (26, 4) else "all-to-all"
+        found["dispatch"] = "deepep" if release >= (26, 4) else "all-to-all"
         found["overlap_dispatch"] = card == "H100" and release <= (26, 2)
     else:
-        found["dispatch"] = "hybridep" if card in GRACE else "all-to-all"
+        found["dispatch"] = "deepep" if card in GRACE else "all-to-all"
         found["overlap_dispatch"] = card == "H100"
     return found
 

@@ -112,18 +112,18 @@ def permuted(model: Model, dispatch: str | None) -> float:
     """Elements moved for a token in the mean layer, forward or backward, to sort tokens by expert
     and back.
 
-    Before they leave, or where nothing is sent (None): read once and written for each expert, and
-    the reverse. On arrival "all-to-all" and "deepep" bring them in the order of their senders, and
-    they are sorted once more; DeepEP's own kernel does the first, HybridEP's both (NVIDIA-NeMo/
-    Automodel, docs/deepep_vs_hybridep_benchmark.md, section 5.2).
+    Read once and written for each expert, and the reverse, which DeepEP and HybridEP do as they
+    send; what arrives (None: nothing is sent) is sorted once more by the experts of its rank
+    (NVIDIA/Megatron-LM, docs/discussions/deepseek-v3-gb200-optimization, sections 2.1.1 and 2.5).
     """
     elements = 0.0
     for block in model.blocks:
         chosen = next((w.chosen for w in block.weights if w.chosen is not None), 0)
         if chosen:
-            leaving = 2 * (chosen + 1) if dispatch in (None, "all-to-all") else 0
-            arriving = 4 * chosen if dispatch in ("all-to-all", "deepep") else 0
-            elements += (leaving + arriving) * model.hidden * block.count / model.layers
+            copies = (0 if dispatch == "deepep" else 2 * (chosen + 1)) + (
+                4 * chosen if dispatch else 0
+            )
+            elements += copies * model.hidden * block.count / model.layers
     return elements
 
 
@@ -134,6 +134,10 @@ def permuted(model: Model, dispatch: str | None) -> float:
 # join (8); cast and sum (12), gradients of bias and weight (24), the join (4).
 BIASED_FORWARD = 16 + 28
 BIASED_BACKWARD = 20 + 40
+# Kernels launched for each expert of a rank by the same lines, which loop over experts: forward a
+# product and a sum; backward a cast, two products, their two sums, two casts and two gradients
+# added up.
+BIASED_LAUNCHES = 2 + 9
 
 
 @lru_cache(maxsize=512)

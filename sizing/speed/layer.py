@@ -14,6 +14,7 @@ from .engines import Engine, engines
 from .kernels import (
     BIASED_BACKWARD,
     BIASED_FORWARD,
+    BIASED_LAUNCHES,
     attention,
     biased,
     cast,
@@ -31,6 +32,7 @@ HOST_FORWARD = _C["host_forward"]  # share of the launches in the forward pass
 # crosses nodes. Why it should cost so much, we do not know.
 HOST_PIPELINE = _C["host_pipeline"]
 HOST_PIPELINE_RANK = _C["host_pipeline_rank"]
+LAUNCH = 10e-6  # s to launch a kernel from Python, as data/engines.csv assumes
 PROCESSORS = _C["dispatch_processors"]  # of a GPU's, that move tokens to their experts
 PADDED = 64  # engines pad the vocabulary, so that the rows of its matrix begin at whole 128 bytes
 
@@ -95,7 +97,7 @@ def layer(run: Run, at: Setting) -> Pass:
         forward += share * rate.multiply(m, n, k, width, copies, fp8)
         backward += share * rate.multiply(m, k, n, width, copies, fp8)
         if run.lora is None:
-            backward += share * rate.multiply(n, k, m, width, 1, fp8)
+            backward += share * rate.weight_gradient(m, n, k, width, copies, fp8)
         if fp8:
             casting += share * each * (m * k + m * n + copies * n * k)
     if run.quantization is not None:
@@ -170,11 +172,22 @@ def _launches(run: Run, at: Setting) -> tuple[float, float]:
     sparse = _sparse(run.model)
     if sparse:
         launches += sparse * max(0.0, engine.launch_experts - launches)
+        if engine.name == "megatron":
+            launches += BIASED_LAUNCHES * _biased_experts(run) * LAUNCH
     if engine.nanotron and run.tensor > 1 and run.pipeline > 1 and run.gpus > at.rate.node:
         launches += HOST_PIPELINE + HOST_PIPELINE_RANK * (run.tensor - 1)
     launches *= at.host
     ahead = HOST_FORWARD * launches
     return ahead, launches if run.recompute == "full" else launches - ahead
+
+
+def _biased_experts(run: Run) -> float:
+    """Experts with biases on a rank, in the mean layer."""
+    if not biased(run.model):
+        return 0.0
+    slices = expert_slices(run)
+    experts = [w.shape[0] for b in run.model.blocks for w in b.weights if w.chosen]
+    return _sparse(run.model) * max(1, max(experts) * run.tensor // slices)
 
 
 @lru_cache(maxsize=512)
@@ -346,7 +359,7 @@ def head(run: Run, at: Setting) -> Pass:
     forward = rate.multiply(rows, vocab, hidden, width)
     backward = rate.multiply(rows, hidden, vocab, width)
     if run.lora is None:
-        backward += rate.multiply(vocab, hidden, rows, width)
+        backward += rate.weight_gradient(rows, vocab, hidden, width)
     ahead, back = (part * rows * vocab / rate.memory for part in loss(run, engine))
     if run.loss_kernel == "fused":  # logits are never kept: multiplied again for the backward pass
         backward += forward
