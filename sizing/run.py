@@ -55,8 +55,8 @@ RECIPES = {
     "fp8": Recipe("fp32", "fp8", autocast=True),
 }
 
-# Who runs the step. None is PyTorch kernel by kernel: memory as transformers allocates it, time as
-# nanotron was measured, of which there are most runs; what each does is in data/engines.csv.
+# Who runs the step. None is PyTorch kernel by kernel, DDP or FSDP: memory as transformers allocates
+# it, time without what one engine's runs alone have shown; what each does is in data/engines.csv.
 ENGINES = (
     None,
     "transformers",
@@ -137,6 +137,7 @@ WORDS = {
     "dispatch": {"alltoall": "all-to-all", "hybridep": "deepep"},
     "loss": {"cce": "fused", "cut-cross-entropy": "fused", "compile": "compiled"},
     "engine": {
+        "pytorch": None,
         "accelerate": "transformers",
         "ddp": "transformers",
         "trainer": "transformers",
@@ -292,7 +293,7 @@ class Run:
             heads or width (Korthikanti et al.); without it norms and residuals are whole on each.
         interleave: stages of the pipeline that each GPU holds, its virtual pipeline degree
             (Narayanan et al., arXiv:2104.04473, section 2.2.2).
-        engine: None (PyTorch kernel by kernel), "transformers" (Trainer, accelerate, DDP), "fsdp"
+        engine: None (PyTorch's DDP and FSDP, kernel by kernel), "transformers" (Trainer, accelerate, DDP), "fsdp"
             (FSDP1 as Composer and fms run it), "torchtitan" (FSDP2, compiled), "deepspeed",
             "megatron" (Megatron-Core, NeMo), "megatron-deepspeed" (BLOOM, MT-NLG), "nanotron",
             "xla" (MaxText) or "llm.c"; see data/engines.csv.

@@ -15,6 +15,9 @@ from ..run import Run
 from ..units import DATA
 
 
+PLAIN = "pytorch"  # what no engine means
+
+
 @dataclass(frozen=True)
 class Engine:
     """How an engine runs a step.
@@ -77,8 +80,9 @@ def engines() -> dict[str, Engine]:
 
 
 def engine_of(run: Run) -> Engine:
-    """The engine of a run; None is nanotron's kernel-by-kernel PyTorch, the most measured."""
-    return engines()[run.engine or "nanotron"]
+    """The engine of a run; None is PyTorch kernel by kernel, with nothing that one engine's runs
+    alone have shown."""
+    return engines()[run.engine or PLAIN]
 
 
 def _engine(row: dict[str, str]) -> Engine:
