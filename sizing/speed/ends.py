@@ -107,11 +107,12 @@ def _across(run: Run, at: Setting, elements: float, stride: int, backward: float
     """Seconds of averaging a rank's share of the gradients over the replicas of a hybrid sharding
     that nothing hides: beside the backward pass, on a link of its own where replicas are nodes."""
     sent = elements * gradient_bytes(run) if run.lora is None else 0.0
-    seconds = at.rate.collective("all_reduce", run.replicate, stride, sent)
-    hidden = backward if at.engine.overlaps_gradients else 0.0
+    latency = at.rate.collective("all_reduce", run.replicate, stride, 0.0)
+    seconds = at.rate.collective("all_reduce", run.replicate, stride, sent) - latency
+    hidden = backward if at.engine.overlaps_replicas else 0.0
     network = min(at.rate.link, at.rate.crossing(run.replicate, stride))
     loss = by_card("contention", at.card) * network / at.rate.link
-    return _beside(seconds, hidden, loss=loss)
+    return _beside(seconds, hidden, latency, loss=loss)
 
 
 def _copies(run: Run, at: Setting, elements: float) -> float:

@@ -33,6 +33,7 @@ class Engine:
         overlaps_tensor: whether tensor-parallel collectives run in pieces beside their matmuls
             ("hopper": on cards after the A100).
         overlaps_gradients: whether gradients are reduced beside the last backward pass.
+        overlaps_replicas: whether those of a hybrid sharding are averaged across replicas there.
         overlaps_weights: whether updated weights are gathered beside the next forward pass.
         overlaps_context: whether keys and values travel beside attention, a hop beside a block.
         gathers_context: whether all of them are gathered beside the first block instead.
@@ -55,6 +56,7 @@ class Engine:
     kernels: str
     overlaps_tensor: str
     overlaps_gradients: bool
+    overlaps_replicas: bool
     overlaps_weights: bool
     overlaps_context: bool
     gathers_context: bool
@@ -110,4 +112,4 @@ def _engine(row: dict[str, str]) -> Engine:
     )
 
 
-_OVERLAPS = ("gradients", "weights", "context")
+_OVERLAPS = ("gradients", "replicas", "weights", "context")
