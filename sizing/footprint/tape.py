@@ -291,10 +291,12 @@ class Tape:
         saved = [(kept, f"{keeps} of {name}")]
         return self.emit(name, out, [(x, False)], saved, times(temporaries, x.size))
 
+    def listed(self, x: Tensor) -> Tensor:
+        """The input of an operator that autocast runs in fp32 on CUDA, and on the CPU does not."""
+        return self.cast(x, "fp32") if self.autocast and self.device == "cuda" else x
+
     def power(self, x: Tensor) -> Tensor:
-        if self.autocast and self.device == "cuda":  # on CUDA's list of fp32 operators
-            x = self.cast(x, "fp32")
-        return self.unary("pow", x, temporaries=3)
+        return self.unary("pow", self.listed(x), temporaries=3)
 
     def dropout(self, x: Tensor, rate: float) -> Tensor:
         if not rate:
@@ -320,8 +322,7 @@ class Tape:
         return self.unary("rsqrt", mean, keeps="output", temporaries=3)
 
     def layer_norm(self, x: Tensor, weight: Tensor | None, bias: Tensor | None, name) -> Tensor:
-        if self.autocast and self.device == "cuda":  # on CUDA's list of fp32 operators
-            x = self.cast(x, "fp32")
+        x = self.listed(x)
         out = Tensor(x.shape, x.dtype, f"output of {name}")
         dtype = "fp32" if self.device == "cuda" else x.dtype
         statistic = Tensor((*x.shape[:-1], 1), dtype, f"mean of {name}", grad=False)
