@@ -44,7 +44,10 @@ def model_of(cell: str) -> Model:
 
 
 def _defaults(family: str) -> dict:
-    return {"model_type": family, **known()["families"][family]["fields"]}
+    """As transformers fills a family in; two need the width of a head said."""
+    fields = known()["families"][family]["fields"]
+    width = fields.get("head_dim") or fields["hidden_size"] // fields["num_attention_heads"]
+    return {"model_type": family, **fields, **({"head_dim": width} if "head_dim" in fields else {})}
 
 
 def _pairs(given: dict) -> str:
