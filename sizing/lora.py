@@ -36,7 +36,7 @@ class Lora:
         targets: "all-linear", or the names of the adapted layers ("q_proj", "v_proj"), each the
             end of a module's name as in peft's target_modules.
         dtype: of the adapters: "fp32" as peft makes them, or "bf16" (autocast_adapter_dtype=False;
-            trl's 4-bit set-up).
+            trl's 4-bit set-up), which is fp16 under a recipe of fp16.
         dropout: of the adapters' inputs: one mask of its own for each adapted layer.
         embeddings: "embed_tokens", "lm_head" or both, trained whole on a copy beside the frozen
             one (peft's modules_to_save).

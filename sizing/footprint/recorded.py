@@ -109,7 +109,7 @@ def _walked(
 
     forward = _recorded(run, device, tokens)
     away = Away(at_once is not None, update, activations)
-    walked = points(forward.tape, forward.end, resident, away, forward.outputs)
+    walked = points(forward.tape, forward.end, resident, away, (*forward.outputs, *forward.leaf))
     ends = [point for point in walked if point.phase == "forward"]
     return walked + _others_ahead(forward, ends[-1])
 
