@@ -19,7 +19,7 @@ from ..architecture.model import Model
 from ..architecture.weights import Block
 from ..footprint.optimizer import Trained, slots
 from ..lora import Lora, linear_layers
-from ..run import Run, all_weights_trained
+from ..run import Run
 from .pickles import Stored
 
 GENERATOR = 5056  # bytes of torch.get_rng_state(): a Mersenne twister of 624 words of 8 bytes, more
