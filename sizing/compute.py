@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 from .architecture.model import Model
 from .architecture.weights import Block
+from .lora import adapted_layers
 from .recomputing import recomputed_exactly
-from .run import Run, adapted_layers, one_of
-from .settings import asked_model, sequences_of
+from .run import Run
+from .settings import asked_model, one_of, sequences_of
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ def _adapted_layer(
 ) -> tuple[int, int, int]:
     """(forward, backward, recompute) FLOPs of one layer over one sequence; `reached` says whether
     its input has a gradient."""
-    adapted = {name for name, _ in adapted_layers(run.model, run.lora, block)}
+    adapted = dict(adapted_layers(run.model, run.lora, block))
     grads = _gradients_in(run.model, block, adapted, reached)
     forward = backward = skipped = 0
     for weight in block.weights:
@@ -222,7 +223,7 @@ def _adapted_layer(
         base, low = 2 * run.sequence * weight.multiplied, 0
         last = weight.name == block.last_matmul
         if name in adapted:
-            out, into = reversed(weight.shape) if run.model.family == "gpt2" else weight.shape
+            out, into = adapted[name]
             down, up = (2 * run.sequence * run.lora.rank * n for n in (into, out))
             down, up = down * weight.uses, up * weight.uses
             low = down + up
@@ -252,7 +253,7 @@ def _adapted_layer(
     return forward, backward, again
 
 
-def _gradients_in(model: Model, block: Block, adapted: set[str], reached: bool) -> dict[str, int]:
+def _gradients_in(model: Model, block: Block, adapted: dict, reached: bool) -> dict[str, int]:
     """Of each layer, in how many of its uses its input has a gradient; and whether queries, keys
     and values have one."""
     names = [
@@ -297,7 +298,7 @@ def _gradients_in(model: Model, block: Block, adapted: set[str], reached: bool) 
 _ROUTER, _COEFFICIENTS = "altup.modality_router", "altup.prediction_coefs"
 
 
-def _before_attention(block: Block, adapted: set[str], reached: bool) -> dict[str, int]:
+def _before_attention(block: Block, adapted: dict, reached: bool) -> dict[str, int]:
     """The same for AltUp's predictions, "streams" their product, and the low-rank residual."""
     if block.streams == 1:
         return {"streams": 0}

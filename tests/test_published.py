@@ -10,13 +10,13 @@ import pytest
 
 import sizing
 from sizing import Run, step_time
+from sizing.choices import ENGINES
 from sizing.evidence import bands, published, published_text, whole
 from sizing.evidence import published_runs as runs
 from sizing.evidence.__main__ import main
 from sizing.evidence.printed import NotSayable, row_of
 from sizing.hardware import gpu
-from sizing.run import ENGINES
-from sizing.speed.engines import engine_of, engines
+from sizing.speed.engines import PLAIN, engine_of, engines
 from sizing.speed.kernels import rates_of
 from sizing.speed.rates import filling, sustained_rates
 from sizing.speed.trust import TABLE
@@ -172,15 +172,23 @@ def test_bands_hold_eight_in_ten():
 
 
 def test_each_engine_has_a_row_and_runs():
-    assert set(engines()) == set(ENGINES) - {None}
+    assert set(engines()) == set(ENGINES) - {None} | {PLAIN}
     for name in engines():
         assert step_time(replace(RUN, engine=name)).total > 0
-    assert engine_of(replace(RUN, engine=None)).name == "nanotron"
+    assert engine_of(replace(RUN, engine=None)).name == engine_of(replace(RUN, engine=PLAIN)).name
 
 
-def test_no_engine_is_nanotron():
-    run = replace(RUN, zero=1, tensor=4, data=8, pipeline=2, accumulation=8)
-    assert step_time(replace(run, engine="nanotron")) == step_time(replace(run, engine=None))
+def test_no_engine_has_nothing_that_nanotron_alone_has_shown():
+    """On a card they are the same; a pipeline across nodes costs its host nothing more."""
+    alone = replace(RUN, data=1, zero=0)
+    run = Run(
+        "llama-3.1-70b", sequence=4096, accumulation=16, precision="bf16-master", tensor=8,
+        pipeline=2, data=4, zero=1,
+    )  # fmt: skip
+    for each in (alone, replace(run, pipeline=1, data=1, zero=0)):
+        assert step_time(replace(each, engine="nanotron")) == step_time(replace(each, engine=None))
+    plain, nanotron = step_time(run), step_time(replace(run, engine="nanotron"))
+    assert plain.host < 0.01 * plain.total < 0.4 * nanotron.total < nanotron.host
 
 
 def test_nanotrons_latency_grows_with_nodes_and_trees_do_not():

@@ -17,9 +17,10 @@ from functools import cache
 from pathlib import Path
 
 from ..units import DATA
-from . import strangers
+from . import strangers, translations
 from .families import FAMILIES
 from .fields import ESSENTIAL, RUNTIME, known
+from .heads import LANGUAGE_MODEL, Head, head_of
 from .wrappers import FIXED, SAME_WEIGHTS
 
 PRESETS = DATA / "models"
@@ -38,15 +39,14 @@ class Text:
         config: its fields, `model_type` a family with a closed form (or what it said).
         name: a name for it, from the preset or the file.
         notes: what was assumed, renamed or left out, one sentence each.
-        head: "language model", "none" or "scores" (a classifier or reward model), with `labels`.
+        head: which head its class has; a classifier's or reward model's has scores.
         wrapper: the type of the multimodal config that it was taken from.
     """
 
     config: dict
     name: str | None = None
     notes: tuple[str, ...] = ()
-    head: str = "language model"
-    labels: int = 0
+    head: Head = LANGUAGE_MODEL
     wrapper: str | None = None
 
 
@@ -66,8 +66,7 @@ def hub_ids() -> dict[str, str]:
     """{id on the Hugging Face Hub, in small letters: the preset with exactly its sizes}."""
     found = {}
     for name in presets():
-        config = json.loads((PRESETS / f"{name}.json").read_text(encoding="utf-8"))
-        for identifier in config.get("_hub", ()):
+        for identifier in _preset_config(name).get("_hub", ()):
             found[identifier.lower()] = name
     return found
 
@@ -218,8 +217,9 @@ def _refuse_length(length: int, name: str) -> None:
 
 
 def _text(config: dict, name: str | None, any_family: bool) -> Text:
-    r = _Reading(strangers.translated(config))
-    r.notes += strangers.notes_on(config)
+    r = _Reading(translations.translated(config))
+    r.notes += translations.notes_on(config)
+    r.notes += _tied_as_published(r.config, config)
     outer = r.config
     family = _family_of(outer)
     architectures = outer.get("architectures")
@@ -241,17 +241,57 @@ def _text(config: dict, name: str | None, any_family: bool) -> Text:
         r.config = {**own, **r.config, **fixed}
         r.config["model_type"] = SAME_WEIGHTS[family]
         r.notes.append(f"{family} has the weights of {SAME_WEIGHTS[family]}.")
-    elif family not in FAMILIES and not (any_family and isinstance(family, str)):
+    elif family not in FAMILIES and not (any_family and family in known()["causal"]):
         raise ValueError(strangers.unknown(family, r.config, outer))
     else:
         r.config["model_type"] = family
-    head, labels = strangers.head_of(architectures, outer, wrapper is not None)
-    if head != "language model":
-        r.notes.append(
-            f"{architectures[0]}: "
-            + ("no head." if head == "none" else f"a head of {labels} scores, no language model.")
+    head = head_of(architectures, outer, wrapper is not None)
+    if any_family and head.kind == "scores":
+        raise ValueError(
+            f"architectures: {architectures[0]!r} given, which scores; allowed here: a language "
+            "model, which is what sizing.trace.model builds"
         )
-    return Text(r.config, name, tuple(r.notes), head, labels, wrapper)
+    r.notes += [head.note] if head.note else []
+    r.notes += _left_out(r.config)
+    return Text(r.config, name, tuple(r.notes), head, wrapper)
+
+
+# Fields that count layers which predict tokens further ahead: no part of transformers' models.
+_FURTHER = ("num_nextn_predict_layers", "num_mtp_modules", "mtp_num_hidden_layers")
+
+
+def _left_out(config: dict) -> list[str]:
+    """What the file tells of and transformers does not build."""
+    found = [(name, config[name]) for name in _FURTHER if isinstance(config.get(name), int)]
+    return [
+        f"{name} {count}: layers that predict further tokens, not counted (transformers does not "
+        "build them)."
+        for name, count in found
+        if count > 0
+    ]
+
+
+_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+
+
+def _tied_as_published(translated: dict, config: dict) -> list[str]:
+    """Meta's params.json does not say whether the head is tied; a preset of its sizes does."""
+    if translated.get("model_type") != "llama" or "dim" not in config:
+        return []
+    for name in presets():
+        preset = _preset_config(name)
+        if preset.get("model_type") == "llama" and all(
+            preset.get(size) == translated[size] for size in _SIZES
+        ):
+            translated["tie_word_embeddings"] = preset.get("tie_word_embeddings", False)
+            tied = "tied" if translated["tie_word_embeddings"] else "not tied"
+            return [f"The head is {tied}, as in {name}, which has these sizes."]
+    return ["Whether the head is tied is not written there: taken as untied."]
+
+
+@cache
+def _preset_config(name: str) -> dict:
+    return json.loads((PRESETS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def _family_of(config: Mapping) -> str | None:

@@ -101,7 +101,6 @@ def linear(name, out, into, part, bias=False, dtype=None) -> tuple[Weight, ...]:
 
 
 def conv1d(name, out, into, part) -> tuple[Weight, ...]:
-    # GPT-2 keeps its matrices transposed, shape (in, out)
     return Weight(f"{name}.weight", (into, out), part), Weight(
         f"{name}.bias", (out,), part, "vector"
     )

@@ -36,7 +36,7 @@ def trusted() -> list[dict[str, str]]:
 def _trust_rows(rows: Iterable[Compared]) -> list[dict[str, str]]:
     found: dict[tuple[str, str, str], list[tuple[Run, float, str]]] = {}
     for c in rows:
-        key = (c.row.run.engine or "nanotron", c.row.gpu, c.row.kind)
+        key = (c.row.run.engine, c.row.gpu, c.row.kind)
         found.setdefault(key, []).append((c.row.run, c.error, c.row.group))
     every = [pair for pairs in found.values() for pair in pairs]
     groups = [_trust_row(key, pairs) for key, pairs in sorted(found.items())]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 
 from ..architecture.model import Model
+from . import recipes
 from .printed_more import MORE as MORE
 
 # The engine that ran it, by a piece of the words that the source has for it.
@@ -134,7 +135,10 @@ def _tidy(p: dict) -> dict:
         precision = "bf16"
     elif any(word in p["engine"] for word in FP32_SHARDS):
         precision = "bf16-mixed"
+    recipe = recipes.said(p)
     recompute, said = _recompute(p)
+    if "recompute" in recipe:
+        recompute, said = recipe["recompute"], ["recompute as in the recipe of today"]
     assumed += said
     lora = _lora(p)
     document = 200 if _packs_squad(p) else ""
@@ -186,7 +190,10 @@ def _tidy(p: dict) -> dict:
         "tensor": tensor,
         "pipeline": pipeline,
         "context": context,
-        "expert": p.get("ep") or 1,
+        "expert": p.get("ep") or recipe.get("expert", 1),
+        "dispatch": recipe.get("dispatch", ""),
+        "overlap_dispatch": recipe.get("overlap_dispatch", False),
+        "host": recipe.get("host", 1),
         "interleave": vp if pipeline > 1 else 1,
         "sequence_parallel": True,
         "lora": lora,

@@ -32,6 +32,7 @@ class Forward:
         tape: the operations.
         end: bytes by part alive at the end of the forward pass only.
         outputs: what the trainer keeps until the backward pass is over.
+        leaf: the embedding's rows where they are a leaf of the graph, kept as long.
         layers, weights: {block: operations}, {block: parameters} of one layer of each kind.
     """
 
@@ -80,6 +81,7 @@ class Forward:
         self.shared_keys: dict[int | None, tuple[Tensor, Tensor]] = {}
         self.end: dict[str, Size] = {}
         self.outputs: tuple[Tensor, ...] = ()
+        self.leaf: tuple[Tensor, ...] = ()
         self.uncast: Size = NONE
         # What the code refers to while a layer runs, kept or not: around it, and inside it.
         self.around: tuple[Tensor, ...] = ()
@@ -109,8 +111,11 @@ class Forward:
     def _embed(self) -> Tensor:
         t = self.tape
         x = self._lookup(_embedding_name(self.outer), ("b", "s"))
-        x.grad = x.grad or self.run.recompute == "full"  # transformers then asks for its gradient
-        if self.traits.scaled_embedding:
+        if self.traits.scaled_embedding == "within":
+            x = t.scale(x, "scaled embedding")
+        if self._checkpointed and not x.grad:  # transformers then asks for its gradient: a leaf of
+            x.grad, self.leaf = True, (x,)  # the graph, there until the backward pass is over
+        if self.traits.scaled_embedding == "after":
             x = t.scale(x, "scaled embedding")
         t.phase = "layers"
         self.all_inputs = BESIDE[self.family](self, x) if self.family in BESIDE else None
@@ -123,6 +128,13 @@ class Forward:
         if "word_embeddings_layernorm" in self.outer:
             x = self._outer_norm(x, "word_embeddings_layernorm")
         return t.dropout(x, self.rate(self.traits.dropouts[2]))
+
+    @property
+    def _checkpointed(self) -> bool:
+        """Whether transformers' own checkpointing is on; an eager core is recomputed without."""
+        return self.run.recompute != "none" and not (
+            self.run.recompute == "selective" and self.eager
+        )
 
     def rate(self, field: str | None) -> float:
         """A dropout rate of the config; 0 where the family has none."""
@@ -209,7 +221,8 @@ class Forward:
         """Tensors made once and used by every layer: masks, and rotary cosines and sines."""
         self.rope: dict[int | None, list[Tensor]] = {}
         self.masks: dict[int | None, Tensor | None] = {}
-        for window in {block.window for block in self.model.blocks}:
+        windows = {block.window for block in self.model.blocks}
+        for window in windows:
             beyond = window is not None and self.run.sequence >= window
             if self.eager:
                 span = "b" if self.tape.batched else 1
@@ -222,6 +235,8 @@ class Forward:
             else:
                 mask = None
             self.masks[window] = mask
+        if self.traits.window == "never":  # GPT-Neo's windows are cut by the layers themselves
+            self.masks = dict.fromkeys(windows, mask)
         span = "b" if self.tape.batched else 1
         self.causal_table = Tensor((span, 1, "s", "s"), "bool", "mask", grad=False, shared=True)
         if rotary.width(self.model):
@@ -349,8 +364,7 @@ class Forward:
         t = self.tape
         weight = self.weight(f"{name}.weight")
         bias = self.weight(f"{name}.bias") if biased else None
-        transposed = self.family == "gpt2"
-        out_dim = weight.shape[1] if transposed else weight.shape[0]
+        out_dim = weight.shape[1 if self.traits.input_first else 0]
         if self.frozen:
             return adapters.linear(self, x, name, weight, bias, out_dim)
         return t.linear(x, weight, bias, out_dim, name)

@@ -50,30 +50,33 @@ def data_parallel(
     if run.expert == 1:
         return _exposed(run, at, stage, one, held, ranks, run.tensor)
     copies = ranks * run.tensor // expert_slices(run)
-    return _exposed(run, at, stage, one, held - routed, ranks, run.tensor) + _exposed(
-        run, at, stage, one, routed, copies, ranks * run.tensor // copies
+    experts = routed / held  # both kinds of weights hide behind one pass: each behind its share
+    return _exposed(run, at, stage, one, held - routed, ranks, run.tensor, 1 - experts) + _exposed(
+        run, at, stage, one, routed, copies, ranks * run.tensor // copies, experts
     )
 
 
-def _exposed(run, at: Setting, stage: Stage, one: Pass, elements, ranks, stride) -> float:
+def _exposed(
+    run, at: Setting, stage: Stage, one: Pass, elements, ranks, stride, behind: float = 1.0
+) -> float:
+    """Seconds of a kind of weights, which hide behind a share of each pass."""
     if not elements:
         return 0.0
     rate, engine = at.rate, at.engine
+    forward, backward = (stage.layers * behind * part for part in (one.forward, one.backward))
     if ranks == 1:
-        return _across(run, at, elements, stride, stage.layers * one.backward)
+        return _across(run, at, elements, stride, backward)
     crosses = ranks * stride > rate.node
-    network = rate.crossing(ranks, stride) if crosses else rate.link
+    network = min(rate.link, rate.crossing(ranks, stride)) if crosses else rate.link
     if crosses and run.zero == 3 and engine.rails == "one":
         network = rate.network
     share = (ranks - 1) / ranks
     gathered, summed = run.gathered_bytes, gradient_bytes(run)
     weights = share * elements * gathered / network
     reduction = share * elements * summed / network
-    behind = stage.layers * one.backward
-    across = _across(run, at, elements / ranks, ranks * stride, behind)
+    across = _across(run, at, elements / ranks, ranks * stride, backward)
     # What is lost goes with the bytes: a slow network moves fewer of them in a second.
     beside = partial(_beside, loss=by_card("contention", at.card) * min(1.0, network / rate.link))
-    forward, backward = stage.layers * one.forward, stage.layers * one.backward
     if run.zero == 3:
         if run.lora is not None:
             reduction = 0.0
@@ -86,28 +89,30 @@ def _exposed(run, at: Setting, stage: Stage, one: Pass, elements, ranks, stride)
     nodes = ceil(ranks * stride / rate.node)
     buckets = max(1, ceil(elements * gradient_bytes(run) / engine.bucket))
     latency = buckets * log2(max(2, nodes)) * rate.latency(ranks, stride)
-    reduced = (2 if run.zero == 0 else 1) * reduction + latency
-    last = reduced / buckets  # the last bucket is full when the backward pass is over
+    reduced = (2 if run.zero == 0 else 1) * reduction
+    # The last bucket is full when the backward pass is over.
+    last = (reduced + latency) / buckets
     hidden = backward if engine.overlaps_gradients else 0.0
-    exposed = max(last, beside(reduced, hidden)) + across
+    exposed = max(last, beside(reduced, hidden, latency)) + across
     if run.zero == 2:
         exposed *= run.accumulation
     if run.zero == 0:
         return exposed
-    weights += latency
     if engine.overlaps_weights:
-        return exposed + max(weights / buckets, beside(weights, forward))
-    return exposed + weights
+        return exposed + max((weights + latency) / buckets, beside(weights, forward, latency))
+    return exposed + weights + latency
 
 
 def _across(run: Run, at: Setting, elements: float, stride: int, backward: float) -> float:
     """Seconds of averaging a rank's share of the gradients over the replicas of a hybrid sharding
     that nothing hides: beside the backward pass, on a link of its own where replicas are nodes."""
     sent = elements * gradient_bytes(run) if run.lora is None else 0.0
-    seconds = at.rate.collective("all_reduce", run.replicate, stride, sent)
-    hidden = backward if at.engine.overlaps_gradients else 0.0
+    latency = at.rate.collective("all_reduce", run.replicate, stride, 0.0)
+    seconds = at.rate.collective("all_reduce", run.replicate, stride, sent) - latency
+    hidden = backward if at.engine.overlaps_replicas else 0.0
     network = min(at.rate.link, at.rate.crossing(run.replicate, stride))
-    return _beside(seconds, hidden, by_card("contention", at.card) * network / at.rate.link)
+    loss = by_card("contention", at.card) * network / at.rate.link
+    return _beside(seconds, hidden, latency, loss=loss)
 
 
 def _copies(run: Run, at: Setting, elements: float) -> float:
@@ -123,11 +128,11 @@ def _copies(run: Run, at: Setting, elements: float) -> float:
     return elements * moved / at.rate.memory
 
 
-def _beside(sent: float, computed: float, loss: float) -> float:
-    """Seconds that communication beside a computation costs: what does not fit, and of the rest
-    the share `loss` that it takes from the computation, whose processors, memory and power it
-    uses as well."""
-    return max(0.0, sent - computed) + loss * min(sent, computed)
+def _beside(sent: float, computed: float, latency: float = 0.0, *, loss: float) -> float:
+    """Seconds that communication beside a computation costs: what does not fit, its latency
+    included, and of the rest the share `loss` that sending takes from the computation, whose
+    processors, memory and power it uses as well."""
+    return max(0.0, sent + latency - computed) + loss * min(sent, computed)
 
 
 def _nanotron(run, rate: Rates, stage: Stage, elements, ranks, stride, backward: float) -> float:
@@ -135,7 +140,7 @@ def _nanotron(run, rate: Rates, stage: Stage, elements, ranks, stride, backward:
     show a third of the link's rate, all of it on top. What the network needs beyond the backward
     pass comes on top again; weights are gathered after the update."""
     crosses = ranks * stride > rate.node
-    network = rate.crossing(ranks, stride) if crosses else rate.link
+    network = min(rate.link, rate.crossing(ranks, stride)) if crosses else rate.link
     share = (ranks - 1) / ranks
     reduced = share * elements * gradient_bytes(run) * (2 if run.zero == 0 else 1)
     nodes = -(-ranks * stride // rate.node) if crosses else 0

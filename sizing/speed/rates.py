@@ -90,11 +90,25 @@ class Rates:
         With `low` the inputs are fp8; both are cast first (see `cast`).
         """
         moved = width * (m * k + copies * k * n + m * n)
-        rate = self.low if low else self.matmul
         filled = filling(m / copies, n, self.processors, copies) * aligned(n, k)
         written = self.epilogue * width * m * n / self.memory
+        return self._kernels(2 * m * n * k, filled, moved, written, copies, low)
+
+    def weight_gradient(
+        self, m: float, n: float, k: float, width: int = 2, copies: int = 1, low: bool = False
+    ) -> float:
+        """Seconds of the gradients of `copies` weights of shape (n, k), each from its share of the
+        m rows: as `multiply`, with as many outputs."""
+        outputs = copies * n * k
+        moved = width * (m * k + m * n + outputs)
+        filled = filling(n, k, self.processors, copies) * aligned(k, m if copies == 1 else k)
+        written = self.epilogue * width * outputs / self.memory
+        return self._kernels(2 * m * n * k, filled, moved, written, copies, low)
+
+    def _kernels(self, flops, filled, moved, written, copies, low) -> float:
+        rate = self.low if low else self.matmul
         started = KERNEL * (1 + (copies - 1) / STREAMS)  # a kernel for each expert
-        return max(2 * m * n * k / (rate * filled) + written, moved / self.memory) + started
+        return max(flops / (rate * filled) + written, moved / self.memory) + started
 
     def collective(self, kind: str, ranks: int, stride: int, payload: float) -> float:
         """Seconds of one collective on `payload` bytes over `ranks` GPUs that lie `stride` apart.

@@ -111,7 +111,7 @@ def step_time(
     """Seconds of one optimizer step, by part.
 
     Args:
-        run: the training run; `run.engine` says who runs it, None is nanotron.
+        run: the training run; `run.engine` says who runs it, None is PyTorch's DDP and FSDP.
         gpu: an accelerator's name in data/gpus.csv, or a `GPU`; one whose power is below that of
             the catalogue is slower by the cube root.
         network: bytes/s that each GPU has between nodes, in one direction.

@@ -13,6 +13,7 @@ from functools import cache
 
 from ..run import Run
 from ..units import DATA
+from .engines import PLAIN
 
 KINDS = ("16 bits, dense", "fp8 matmuls", "adapters", "mixtures of experts")
 TABLE = DATA / "step_time_error.csv"
@@ -86,7 +87,7 @@ class Trust:
 def trust(run: Run, card: str, seconds: float, groups: tuple[Group, ...] | None = None) -> Trust:
     """How near published runs are to a run that is said to take so many seconds on a card; all of
     them, unless `groups` are given, the last of which is of all runs."""
-    engine, kind = run.engine or "nanotron", kind_of(run)
+    engine, kind = run.engine or PLAIN, kind_of(run)
     groups = groups or _groups()
     near = max(
         (group for group in groups if group.engine != "all"),
