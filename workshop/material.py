@@ -3,7 +3,8 @@
     python workshop/material.py build/workshop
 
 writes what-learners-get-wrong.md (the mistakes that the labs' checks know, with a question to ask),
-answers.md (to the calculators' questions, from the lessons' folds) and formulas.pdf (one page).
+core-and-depth.md (what the cells' tags say of each lesson), answers.md (to the calculators'
+questions, from the lessons' folds) and formulas.pdf (one page).
 """
 
 import re
@@ -27,8 +28,59 @@ def lesson_paths() -> list[Path]:
 
 def heading(path: Path) -> str:
     """A notebook's title, without the #."""
-    first = nbformat.read(path, as_version=4).cells[0].source
-    return first.splitlines()[0].lstrip("# ")
+    return _source(path, 0).splitlines()[0].lstrip("# ")
+
+
+LEVELS = ("core", "depth", "appendix")
+
+
+def level(cell) -> str:
+    """What a cell is for: its tag, or core."""
+    return next((tag for tag in cell.metadata.get("tags", ()) if tag in LEVELS), "core")
+
+
+def minutes(path: Path) -> int:
+    """A lesson's minutes, all of it, as it says itself."""
+    return int(re.search(r"^(?:About )?(\d+) minutes", _source(path, 0), re.M)[1])
+
+
+def core_minutes(path: Path) -> float:
+    """The core's share of them: as its words, code included, to those of the lesson."""
+    words = dict.fromkeys(LEVELS, 0)
+    for cell in nbformat.read(path, as_version=4).cells:
+        words[level(cell)] += len(cell.source.split())
+    return minutes(path) * words["core"] / sum(words.values())
+
+
+def sections(path: Path) -> dict[str, set[str]]:
+    """{heading: the levels of the cells under it}, in the lesson's order."""
+    found, here = {}, ""
+    for cell in nbformat.read(path, as_version=4).cells:
+        for line in cell.source.splitlines() if cell.cell_type == "markdown" else ():
+            here = line[3:] if line.startswith("## ") else here
+        found.setdefault(here, set()).add(level(cell))
+    return found
+
+
+def core_and_depth() -> str:
+    """What each lesson's core takes, and which sections can be left to those who are ahead."""
+    lines = ["# Core and depth", ""]
+    lines += ["Minutes of the core: the lesson's, by the share of its words that are core.", ""]
+    lines += [
+        "| lesson | all | core | sections that are not core | partly |",
+        "|---|---|---|---|---|",
+    ]
+    for path in lesson_paths():
+        levels = sections(path)
+        whole = [name for name, found in levels.items() if "core" not in found]
+        part = [name for name, found in levels.items() if "core" in found and len(found) > 1]
+        cells = [heading(path), str(minutes(path)), f"{core_minutes(path):.0f}"]
+        lines.append(f"| {' | '.join([*cells, '; '.join(whole), '; '.join(part)])} |")
+    return "\n".join([*lines, ""])
+
+
+def _source(path: Path, place: int) -> str:
+    return nbformat.read(path, as_version=4).cells[place].source
 
 
 def lab_paths() -> list[Path]:
@@ -187,9 +239,10 @@ def handout(path: Path) -> None:
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "what-learners-get-wrong.md").write_text(mistakes(), encoding="utf-8")
+    (folder / "core-and-depth.md").write_text(core_and_depth(), encoding="utf-8")
     (folder / "answers.md").write_text(answers(), encoding="utf-8")
     handout(folder / "formulas.pdf")
-    print(f"{folder}: what-learners-get-wrong.md, answers.md, formulas.pdf")
+    print(f"{folder}: what-learners-get-wrong.md, core-and-depth.md, answers.md, formulas.pdf")
 
 
 if __name__ == "__main__":
