@@ -20,7 +20,7 @@ LOOPS = {  # weight of a token: of its micro-batch's tokens, their number, all t
 }
 LOG = Run("llama-3.2-1b", sequence=4096, optimizer="adamw-fused")
 PEAK = 55.8e9  # what the log of exercise 3 says
-TWO_RUNS = ((0.5, 40_000), (2.0, 16_000))  # M tokens a step, steps to the same loss
+TWO_RUNS = ((0.5, 40_000), (2.0, 16_000))  # M tokens per step, steps to the same loss
 PLANS = {  # ZeRO stage, micro-batch, recompute
     "A": (1, 1, "none"),
     "B": (1, 1, "selective"),
