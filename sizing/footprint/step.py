@@ -231,7 +231,7 @@ def _plan_of(run: Run, device: str, step: str = "steady") -> _Plan:
     return _plan(
         run.model,
         "bf16" if run.gathers_products else SAME_BYTES.get(run.precision, run.precision),
-        "fp32" if run.gathers_products else run.gradients,
+        "fp32" if run.gathers_products else _gradients_kept(run),
         run.optimizer,
         run.recompute,
         run.attention,
@@ -256,6 +256,14 @@ def _plan_of(run: Run, device: str, step: str = "steady") -> _Plan:
         run.zero >= 2 and (run.gpus > 1 or gathers(run)),
         leaves_at_once(run) and not (run.zero >= 2 and (run.gpus > 1 or gathers(run))),
     )
+
+
+def _gradients_kept(run: Run) -> str:
+    """`Run.gradients`, or "both": DeepSpeed's pipeline adds 16-bit gradients to the fp32 ones after
+    each backward pass and clears them before the next one, so they stay (deepspeed/runtime/pipe/
+    engine.py, update_hp_grads(clear_lp_grads=False))."""
+    both = run.engine == "megatron-deepspeed" and run.gradients == "fp32"
+    return "both" if both and run.lora is None else run.gradients
 
 
 def _sharded_plan_of(run: Run, plan: _Plan) -> _ShardedPlan:
@@ -495,7 +503,8 @@ def _plan(
     if divided:
         trained = [replace(t, width=4) for t in trained]
     master = recipe.master
-    wide = gradients == "fp32" and recipe.weight_bytes == 2
+    wide = gradients != "same" and recipe.weight_bytes == 2
+    gradient_bytes = (6 if gradients == "both" else 4) if wide else 2 if divided else None
     weights = _weight_bytes(run, recipe.weights) + buffers(model, recipe.weight_bytes)
     beside = frozen_model(run)
     if beside:
@@ -504,7 +513,7 @@ def _plan(
     state = {
         "parameters": weights + (sum(t.total * t.width for t in trained) if lora else 0),
         # of fp32 shards those that come, in 16 bits: what is kept of them, `sharding` knows
-        "gradients": sum(t.total * (4 if wide else 2 if divided else t.width) for t in trained),
+        "gradients": sum(t.total * (gradient_bytes or t.width) for t in trained),
         "optimizer": state_bytes(optimizer, trained, master),
     }
     host = host_bytes(offload, optimizer, trained, state, master)
