@@ -65,6 +65,7 @@ class Rates:
         low: FLOP/s of large matmuls in fp8, None where the card has none.
         epilogue: share of writing a matmul's output that no other tile's products hide.
         processors: streaming multiprocessors, which take a tile of the output each; 0 if unknown.
+        single: FLOP/s of the datasheet in fp32, outside tensor cores.
         memory: bytes/s of streaming kernels.
         link, network: bytes/s in one direction of a collective within a node, and of each GPU
             between nodes.
@@ -80,6 +81,7 @@ class Rates:
     processors: int = 0
     low: float | None = None
     epilogue: float = 0.0
+    single: float = 0.0
 
     def multiply(
         self, m: float, n: float, k: float, width: int = 2, copies: int = 1, low: bool = False
@@ -234,6 +236,7 @@ def sustained_rates(
         link=device.link * LINK_RATE if device.link else network * NETWORK_RATE,
         network=network * NETWORK_RATE,
         node=node,
+        single=device.peak.get("fp32", device.peak_flops(dtype) / 16) * _throttle(device),
     )
 
 
