@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from statistics import median
+from statistics import mean, median
 
 from ..speed.trust import KINDS
 from .bands import left_out
@@ -87,8 +87,12 @@ def text() -> str:
     lines.append(
         f"  {len(free)} sources of {KINDS[0]} that set no constant: median {median(free):.1%}"
     )
-    held = left_out()
-    lines.append(f"  bands that know nothing of a row's source hold {sum(held) / len(held):.0%}")
+    held = left_out().values()
+    of_rows = sum(map(sum, held)) / sum(map(len, held))
+    lines.append(
+        f"  bands that know nothing of a row's source hold {of_rows:.0%} of the rows, and "
+        f"{mean(map(mean, held)):.0%} of those of a source picked at random"
+    )
     spreads = repeated()
     lines.append(
         f"  {len(spreads)} layouts printed more than once: the fastest is {median(spreads):.2f} "
