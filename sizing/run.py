@@ -293,10 +293,10 @@ class Run:
             heads or width (Korthikanti et al.); without it norms and residuals are whole on each.
         interleave: stages of the pipeline that each GPU holds, its virtual pipeline degree
             (Narayanan et al., arXiv:2104.04473, section 2.2.2).
-        engine: None (PyTorch's DDP and FSDP, kernel by kernel), "transformers" (Trainer, accelerate, DDP), "fsdp"
-            (FSDP1 as Composer and fms run it), "torchtitan" (FSDP2, compiled), "deepspeed",
-            "megatron" (Megatron-Core, NeMo), "megatron-deepspeed" (BLOOM, MT-NLG), "nanotron",
-            "xla" (MaxText) or "llm.c"; see data/engines.csv.
+        engine: None (PyTorch's DDP and FSDP, kernel by kernel), "transformers" (Trainer,
+            accelerate, DDP), "fsdp" (FSDP1 as Composer and fms run it), "torchtitan" (FSDP2,
+            compiled), "deepspeed", "megatron" (Megatron-Core, NeMo), "megatron-deepspeed" (BLOOM,
+            MT-NLG), "nanotron", "xla" (MaxText) or "llm.c"; see data/engines.csv.
         lora: None to train all weights, a rank, or a `Lora`.
         quantization: None, "int8", "nf4" or "nf4-double": the linear layers inside the blocks as
             bitsandbytes keeps them, frozen under adapters (Dettmers et al., arXiv:2208.07339 and
@@ -323,8 +323,8 @@ class Run:
             scale for 128 or 32 elements: DeepSeek-V3's and MXFP8); None: the engine's.
         dispatch: how tokens reach their experts under `expert`, which matters to `step_time` alone:
             "all-to-all" (NCCL's: every copy of a token crosses the network by itself) or "deepep"
-            (and HybridEP: one copy to a node, which hands it on; DeepSeek-V3, arXiv:2412.19437,
-            section 3.2.2); None: the engine's.
+            (and HybridEP: one to a rank, and one to a node, which hands it on; DeepSeek-V3,
+            arXiv:2412.19437, section 3.2.2); None: the engine's.
         overlap_dispatch: whether they travel beside another micro-batch's computation
             (Megatron-Core's overlap_moe_expert_parallel_comm, DeepSeek-V3's DualPipe).
 

@@ -259,6 +259,60 @@ def test_experts_and_adapters():
     assert adapted.optimizer == 0
 
 
+def test_dispatch_of_tokens():
+    """8 experts of 128 on 64 ranks of 8 nodes: all copies cross 7 of 8 times; one of each to a node
+    reaches 8 (1 - (7/8)^8) = 5.25 nodes; beside computation the rest costs processors alone."""
+    rates = sustained_rates("h100-sxm")
+    sent = 1e9 * 7 / 8 / rates.network
+    every = rates.all_to_all(64, 1, 1e9, 8)
+    once = rates.all_to_all(64, 1, 1e9, 8, once=True)
+    assert every == pytest.approx(8 * sent, rel=1e-3)
+    assert once == pytest.approx(8 * (1 - (7 / 8) ** 8) * sent, rel=1e-3)
+    inside = 8 * (1 - (7 / 8) ** 8) * 1e9 * 7 / 8 / rates.link
+    assert rates.all_to_all(8, 1, 1e9, 8, once=True) == pytest.approx(inside, rel=1e-2)
+    run = Run(
+        "qwen3-30b-a3b", sequence=4096, micro_batch=4, precision="bf16-master", data=64, zero=1,
+        expert=64, engine="megatron",
+    )  # fmt: skip
+    plain, nccl, beside = (
+        step_time(replace(run, **words))
+        for words in ({}, {"dispatch": "all-to-all"}, {"overlap_dispatch": True})
+    )
+    assert plain == step_time(replace(run, dispatch="hybridep"))
+    assert beside.expert_parallel < plain.expert_parallel < nccl.expert_parallel
+    assert beside.elementwise == plain.elementwise < nccl.elementwise  # sorted before they leave
+    with pytest.raises(ValueError, match="overlap_dispatch: 'yes' given; allowed: True, False"):
+        replace(run, overlap_dispatch="yes")
+
+
+def test_gradients_of_experts_are_products_of_their_own():
+    """As many FLOPs as of one matrix, but each expert's gradient is written, by its own kernel."""
+    rates = sustained_rates("h100-sxm")
+    one, many = (rates.weight_gradient(16384, 4096, 2048, copies=c) for c in (1, 64))
+    assert one == rates.multiply(4096, 2048, 16384)
+    assert many - one > 0.9 * 63 / 4 * 8e-6  # their tiles fill the waves a little better
+    written = 2 * (16384 * (4096 + 2048) + 512 * 4096 * 2048) / rates.memory
+    assert rates.weight_gradient(16384, 4096, 2048, copies=512) > written
+
+
+def test_both_kinds_of_weights_hide_behind_one_pass():
+    """A longer sequence is never cheaper: experts and others share the pass they hide behind."""
+    run = Run(
+        "deepseek-v3", sequence=512, accumulation=2, precision="fp16-mixed", recompute="full",
+        data=512, zero=2, tensor=2, context=8, expert=64, engine="fsdp", kernels="compiled",
+    )  # fmt: skip
+    short, long = (step_time(replace(run, sequence=s), "a100-sxm-80gb") for s in (512, 1024))
+    assert short.total < long.total
+
+
+@pytest.mark.parametrize("card", ["h100-sxm", "rtx-3090", "a100-pcie-80gb"])
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_a_faster_network_is_never_slower(card, zero):
+    run = replace(RUN, engine="xla", zero=zero, data=64, replicate=2 if zero else 1)
+    seconds = [step_time(run, card, network=rate * 1e9).total for rate in (5, 10, 20, 50, 100, 500)]
+    assert seconds == sorted(seconds, reverse=True)
+
+
 def test_without_sequence_parallelism_norms_are_whole():
     run = replace(RUN, data=1, zero=0, tensor=8, engine="megatron-deepspeed")
     undivided = step_time(replace(run, sequence_parallel=False))

@@ -38,7 +38,7 @@ def _bridge(p: dict, release: tuple[int, ...]) -> dict:
     if model.startswith("DeepSeekV3"):
         return {"dispatch": "deepep", "overlap_dispatch": card == "B200" and p["ep"] > 8}
     if model.startswith("GPT OSS"):
-        flexible = release >= (26, 4) or card == "B300" and release >= (26, 2, 1)
+        flexible = release >= (26, 4) or (card == "B300" and release >= (26, 2, 1))
         return {
             "dispatch": "deepep" if card != "H100" and flexible else "all-to-all",
             "overlap_dispatch": card == "GB200" and release >= (26, 4),

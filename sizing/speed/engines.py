@@ -14,7 +14,6 @@ from functools import cache
 from ..run import Run
 from ..units import DATA
 
-
 PLAIN = "pytorch"  # what no engine means
 
 
