@@ -91,8 +91,8 @@ class Run:
             scale for 128 or 32 elements: DeepSeek-V3's and MXFP8); None: the engine's.
         dispatch: how tokens reach their experts under `expert`, which matters to `step_time` alone:
             "all-to-all" (NCCL's: every copy of a token crosses the network by itself) or "deepep"
-            (and HybridEP: one copy to a node, which hands it on; DeepSeek-V3, arXiv:2412.19437,
-            section 3.2.2); None: the engine's.
+            (and HybridEP: one to a rank, and one to a node, which hands it on; DeepSeek-V3,
+            arXiv:2412.19437, section 3.2.2); None: the engine's.
         overlap_dispatch: whether they travel beside another micro-batch's computation
             (Megatron-Core's overlap_moe_expert_parallel_comm, DeepSeek-V3's DualPipe).
 

@@ -1,9 +1,10 @@
 """What the recipes say that NVIDIA's tables of mixtures do not print.
 
-Their pages name the recipes that made them: NVIDIA-NeMo/Megatron-Bridge,
-scripts/performance/configs (deepseek, gpt_oss, qwen3: workload_base_configs.py, at several
-commits), and NVIDIA-NeMo/Automodel, examples/llm_benchmark; read 2026-12-01. `dispatch`,
-`overlap_dispatch`, `expert` and `recompute` are fields of `Run`; `host` is 0 where CUDA graphs hold a whole step (cuda_graph_scope full_iteration).
+Their pages name the recipes that made them: NVIDIA-NeMo/Megatron-Bridge, scripts/performance/
+configs (deepseek, gpt_oss, qwen3: workload_base_configs.py, at several commits) and
+src/megatron/bridge/perf_recipes; NVIDIA-NeMo/Automodel, examples/llm_benchmark; read 2026-12-01.
+`dispatch`, `overlap_dispatch`, `expert` and `recompute` are fields of `Run`; `host` is 0 where CUDA
+graphs hold a whole step (cuda_graph_impl "full_iteration", or scope "full_iteration").
 """
 
 from __future__ import annotations
@@ -28,28 +29,29 @@ def _release(what: str) -> tuple[int, ...]:
 
 def _bridge(p: dict, release: tuple[int, ...]) -> dict:
     model, card = p["model"], p["gpu"]
-    micro_scaled = p["precision"] in ("MXFP8", "FP8-MX")
-    if "tokendrop" in model:  # fixed shapes: no count of tokens is waited for
+    if "tokendrop" in model:  # as many tokens for each expert: no count of them is waited for
         captured = card != "H100" and model.startswith("Qwen3")
         return {"dispatch": "all-to-all", "host": 0 if captured else 1}
-    # moe_paged_stash and experts' products in one kernel let graphs hold a whole step
-    found = {"host": 0 if release >= (26, 6) and card in GRACE and micro_scaled else 1}
+    if release >= (26, 6) and card in GRACE and p["precision"] == "MXFP8":
+        # moe_paged_stash and fused experts let graphs hold a step (_enable_hybridep_full_iteration)
+        return {"dispatch": "deepep", "overlap_dispatch": True, "host": 0}
     if model.startswith("DeepSeekV3"):
-        found["dispatch"] = "deepep"
-        found["overlap_dispatch"] = not found["host"] or (card == "B200" and p.get("ep", 1) > 8)
-    elif model.startswith("GPT OSS"):
-        flexible = (card != "H100" and release >= (26, 4)) or (
-            card == "B300" and release >= (26, 2, 1)
-        )
-        found["dispatch"] = "deepep" if flexible else "all-to-all"
-        found["overlap_dispatch"] = card == "GB200" and release >= (26, 4)
-    elif model.startswith("Qwen3_30B"):
-        found["dispatch"] = "deepep" if release >= (26, 4) else "all-to-all"
-        found["overlap_dispatch"] = card == "H100" and release <= (26, 2)
-    else:
-        found["dispatch"] = "deepep" if card in GRACE else "all-to-all"
-        found["overlap_dispatch"] = card == "H100"
-    return found
+        return {"dispatch": "deepep", "overlap_dispatch": card == "B200" and p["ep"] > 8}
+    if model.startswith("GPT OSS"):
+        flexible = release >= (26, 4) or (card == "B300" and release >= (26, 2, 1))
+        return {
+            "dispatch": "deepep" if card != "H100" and flexible else "all-to-all",
+            "overlap_dispatch": card == "GB200" and release >= (26, 4),
+        }
+    if model.startswith("Qwen3_30B"):
+        return {
+            "dispatch": "deepep" if release >= (26, 4) else "all-to-all",
+            "overlap_dispatch": card == "H100" and release <= (26, 2),
+        }
+    return {
+        "dispatch": "deepep" if card in GRACE else "all-to-all",
+        "overlap_dispatch": card == "H100",
+    }
 
 
 def _automodel(p: dict) -> dict:

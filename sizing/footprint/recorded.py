@@ -53,7 +53,8 @@ def moments_of(
     if divided:
         trained = [replace(t, width=4) for t in trained]
     master = recipe.master
-    wide = gradients == "fp32" and recipe.weight_bytes == 2
+    wide = gradients != "same" and recipe.weight_bytes == 2
+    gradient_bytes = (6 if gradients == "both" else 4) if wide else 2 if divided else None
     weights = _own_weight_bytes(run, recipe.weights) + buffers(model, recipe.weight_bytes)
     beside = frozen_model(run)
     if beside:
@@ -62,7 +63,7 @@ def moments_of(
     state = {
         "parameters": weights + (sum(t.total * t.width for t in trained) if lora else 0),
         # of fp32 shards those that come, in 16 bits: what is kept of them, `sharding` knows
-        "gradients": sum(t.total * (4 if wide else 2 if divided else t.width) for t in trained),
+        "gradients": sum(t.total * (gradient_bytes or t.width) for t in trained),
         "optimizer": state_bytes(optimizer, trained, master),
     }
     host = host_bytes(offload, optimizer, trained, state, master)

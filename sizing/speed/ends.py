@@ -13,6 +13,7 @@ from ..parallel import (
     message_bytes,
 )
 from ..run import Run
+from ..settings import family_of
 from .layer import Pass, Setting
 from .offload import update_on_host
 from .rates import Rates, by_card, constants
@@ -21,6 +22,8 @@ _C = constants()
 MESSAGE = _C["message"]  # s for a message between stages, whose shape goes ahead of it
 REDUCTION = _C["reduction"]  # of the link's rate, nanotron's gradients beside the backward pass
 TENSOR_LATENCY = _C["tensor_latency"]  # s for each node and tensor, reduced or gathered once a step
+SVD = _C["svd_rate"]  # of the fp32 peak
+REFRESHED = 200  # steps between GaLore's decompositions: update_proj_gap of transformers' Trainer
 FOREACH = 2.5  # passes of foreach AdamW over its operands, where a fused kernel makes one
 
 
@@ -175,9 +178,10 @@ def update(run: Run, at: Setting, stage: Stage, elements: float) -> float:
     weight = run.recipe.weight_bytes
     gradient = weight if run.gathers_products else gradient_bytes(run)  # shards are fp32
     master = run.recipe.master
-    state = _BYTES_OF_STATE.get(run.optimizer)
+    kind = family_of(run.optimizer)[0]
+    state = _BYTES_OF_STATE.get(kind)
     if state is None:
-        state = _MOMENTS[run.optimizer] * (4 if master else weight)
+        state = _MOMENTS[kind] * (4 if master else weight)
     updated = 2 * ((4 if master else weight) + state) + gradient
     if "optimizer" in run.offload:
         back = 0 if "parameters" in run.offload else elements / ranks * weight
@@ -188,6 +192,10 @@ def update(run: Run, at: Setting, stage: Stage, elements: float) -> float:
     copied = 6 if master else 0
     clipped = 4 * gradient / (ranks if run.zero >= 2 else 1)
     seconds = elements * (clipped + (updated + copied) / ranks) / rate.memory
+    if run.optimizer.startswith("galore"):
+        products, decompositions = _projected(run.model, family_of(run.optimizer)[1])
+        projected = products / rate.matmul + decompositions / (SVD * rate.single) / REFRESHED
+        seconds += stage.layers * projected
     if run.optimizer == "muon":
         seconds += _newton_schulz(run.model) * stage.layers / run.tensor / ranks / rate.matmul
     return seconds
@@ -203,8 +211,29 @@ _MOMENTS = {
     "muon": 1,
     "lion": 1,
     "adam-mini": 1,
+    "galore": 1,  # its moments are small; the update is written at full size and read again
 }
 _BYTES_OF_STATE = {"adamw-8bit": 2, "paged-adamw-8bit": 2, "adamw-4bit": 1}  # an element
+
+
+@lru_cache(maxsize=64)
+def _projected(model: Model, rank: int) -> tuple[float, float]:
+    """FLOPs of GaLore in the mean layer: of projecting gradients and bringing updates back, a step,
+    and of decomposing them, every `REFRESHED` steps.
+
+    A matrix of a x b, a <= b: two products of 2 a b r; U, S and V take 6 b a^2 + 20 a^3 (Golub and
+    Van Loan, Matrix Computations, 4th edition, figure 8.6.1, R-SVD). Zhao et al.
+    (arXiv:2403.03507), algorithm 2; galore_torch decomposes in fp32.
+    """
+    products = decompositions = 0.0
+    for block in model.blocks:
+        for weight in block.weights:
+            if weight.kind == "matrix":
+                a, b = sorted(weight.shape[-2:])
+                number = weight.elements / (a * b) * block.count / model.layers
+                products += 4 * a * b * min(rank, a) * number
+                decompositions += (6 * b * a * a + 20 * a**3) * number
+    return products, decompositions
 
 
 @lru_cache(maxsize=64)

@@ -110,7 +110,7 @@ def layer(run: Run, at: Setting) -> Pass:
         between += _adapters(run, rate, rows)
     sent, sent_back, sent_again = _tensor_parallel(run, at, forward)
     dispatch = (run.dispatch or engine.dispatch) if run.expert > 1 else None
-    sorting = rows * permuted(run.model, dispatch) * width / rate.memory
+    sorting = rows * permuted(run.model, dispatch, run.expert) * width / rate.memory
     if engine.name == "megatron":
         between += rows * biased(run.model) * (BIASED_FORWARD + BIASED_BACKWARD) / 3 / rate.memory
     ring, ring_back = _ring(run, engine, rate, scores, scores_back)

@@ -121,17 +121,12 @@ def step_time(
     Raises:
         ValueError: see `check_degrees` and `check_offload`; a GPU without a rate for the run's
             dtype, or without a link where several GPUs need one; an impossible network, node or
-            host; GaLore, the seconds of whose decompositions no source gives.
+            host.
 
     Left out: an allocator near the end of its memory, congestion, stragglers, an uneven router.
     """
     if run.offload:
         check_offload(run)
-    if run.optimizer.startswith("galore"):
-        raise ValueError(
-            f"optimizer: {run.optimizer!r} given; allowed: any other, because the seconds of its "
-            "decompositions are in no published run"
-        )
     check_degrees(run)
     gpu = find_gpu(gpu) if isinstance(gpu, str) else gpu
     if not host >= 0:
