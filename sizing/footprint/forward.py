@@ -132,7 +132,8 @@ class Forward:
     @property
     def _checkpointed(self) -> bool:
         """Whether transformers' own checkpointing is on; an eager core is recomputed without."""
-        return self.run.recompute != "none" and not (self.run.recompute == "selective" and self.eager)
+        core_alone = self.run.recompute == "selective" and self.eager
+        return self.run.recompute != "none" and not core_alone
 
     def rate(self, field: str | None) -> float:
         """A dropout rate of the config; 0 where the family has none."""
