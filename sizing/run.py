@@ -183,8 +183,8 @@ class Run:
         longest = self.model.max_positions
         if longest is not None and self.sequence > longest:
             raise ValueError(
-                f"sequence: {self.sequence} given; allowed: 1 to {longest}, the learned positions "
-                f"of {self.model.name}"
+                f"sequence: {self.sequence} given; allowed: 1 to {longest}, the positions that "
+                f"{self.model.name} knows"
             )
 
     @property

@@ -72,7 +72,8 @@ class Model:
         head_dim: width of a query/key head; a latent-attention model's value heads may differ.
         ffn: width of the (dense) MLP.
         tied: whether the head shares the embedding's weights.
-        max_positions: rows of a learned position table, None where positions are rotary.
+        max_positions: rows of a learned position table, or tokens of MPT's bias by distance; None
+            where positions are rotary.
         blocks: the kinds of layer, each with the number of layers of that kind.
         weights: every weight tensor outside the blocks and inside, one entry a kind.
     """

@@ -23,7 +23,7 @@ from ..footprint.step import PHASES, memory
 from ..run import Run
 from ..units import DATA
 from . import tables
-from .cuda_runs import FIELDS, draw, model_of, run_of, settings
+from .cuda_runs import FIELDS, run_of, settings
 
 NAME = "allocator rehearsal, no GPU"
 PATH = DATA / "cuda_error.csv"
@@ -44,7 +44,7 @@ def grid() -> list[Run]:
     """The runs of the committed table, each once.
 
     The first 66 are recipes that were chosen, on nine models, and five are models with wide heads,
-    latent attention or experts; `draw` chose the others, or they are a family's first.
+    latent attention or experts; `cuda_runs.draw` chose the others, or they are a family's first.
     """
     return list(dict.fromkeys(run_of(row) for row in load()))
 

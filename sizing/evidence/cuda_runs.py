@@ -117,9 +117,7 @@ def draw(count: int, seed: int) -> list[Run]:
         try:
             run = _random_run(chance, _random_model(chance, by_family[family] or [family]))
             fits = memory(run).total < LARGEST
-        except (
-            ValueError
-        ):  # what a family does not have, as Falcon no fused kernel for one key head
+        except ValueError:  # what a family has not, as Falcon no fused kernel for one key head
             continue
         if fits:
             runs.append(run)

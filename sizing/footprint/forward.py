@@ -8,7 +8,7 @@ from ..architecture.model import Model
 from ..architecture.weights import Block
 from ..recomputing import check, every_layer, is_checkpointed, layers_again
 from ..run import Run
-from . import adapters, kernels, objectives, rotary
+from . import adapters, kernels, masks, objectives, rotary
 from .activations import activation
 from .backward import kept, packed
 from .decoder import decoder
@@ -213,35 +213,12 @@ class Forward:
 
     def _shared(self) -> None:
         """Tensors made once and used by every layer: masks, and rotary cosines and sines."""
+        self.masks = masks.of_layers(self)
         self.rope: dict[int | None, list[Tensor]] = {}
-        self.masks: dict[int | None, Tensor | None] = {}
-        windows = {block.window for block in self.model.blocks}
-        for window in windows:
-            beyond = window is not None and self.run.sequence >= window
-            if self.eager:
-                span = "b" if self.tape.batched else 1
-                mask = Tensor((span, 1, "s", "s"), self.dtype, "mask", grad=False, shared=True)
-            elif self.config.get("alibi"):  # Falcon's: the bias by distance, head by head
-                shape = ("b", self.model.heads, "s", "s")
-                mask = Tensor(shape, self.dtype, "mask and alibi", grad=False, shared=True)
-            elif (beyond and not self._capped()) or self.traits.always_masked:
-                mask = Tensor((1, 1, "s", "s"), "bool", "mask", grad=False, shared=True)
-            else:
-                mask = None
-            self.masks[window] = mask
-        if self.traits.window == "never":  # GPT-Neo's windows are cut by the layers themselves
-            self.masks = dict.fromkeys(windows, mask)
-        span = "b" if self.tape.batched else 1
-        self.causal_table = Tensor((span, 1, "s", "s"), "bool", "mask", grad=False, shared=True)
         if rotary.width(self.model):
             sets = {block.window: block.query_dim for block in self.model.blocks}
             for kind, head in (sets if self.traits.rotary_sets else {None: None}).items():
                 self.rope[kind] = rotary.angles(self.model, self.dtype, head)
-
-    def _capped(self) -> bool:
-        """Whether the fused kernel caps the scores, and then takes no mask."""
-        cap = self.config.get("attn_logit_softcapping")
-        return self.traits.capped_by_kernel and cap is not None
 
     @property
     def laid_out_by_head(self) -> bool:

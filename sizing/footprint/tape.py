@@ -87,10 +87,10 @@ class Node:
 
     `grads` lists (input, kind): NEW, NEW_VIEW, SAME or VIEW. `extra` is what the backward pass
     allocates at once, results included; `late`, what autograd casts or sums of them when it is
-    done: by then a region that was run again has let go of what it saved. `during` are tensors that exist while the operation runs
-    forward, for the few operations where that can be the step's worst moment, and `first` beside
-    them only the first time. `held` is kept
-    in a way that recompute does not see: from the first forward pass on.
+    done: by then a region that was run again has let go of what it saved. `during` are tensors that
+    exist while the operation runs forward, for the few operations where that can be the step's
+    worst moment, and `first` beside them only the first time. `held` is kept in a way that
+    recompute does not see: from the first forward pass on.
     """
 
     name: str
