@@ -39,7 +39,7 @@ RECIPES = {
     "bf16 alone": ("bf16", "same"),
     "fp32": ("fp32", "same"),
 }
-# Kernel by kernel from Python, the default of `Run.engine`, or ahead of the GPU as a captured graph.
+# Kernel by kernel from Python, as `Run.engine` None does, or ahead of the GPU as a captured graph.
 HOSTS = {"ahead of the GPU": 0.0, "one by one, from Python": 1.0}
 SHOWN = {"tokens/s per GPU": "speed", "MFU": "mfu", "memory (GB)": "memory"}
 BEST = "best"
