@@ -10,12 +10,12 @@ import pytest
 
 import sizing
 from sizing import Run, step_time
+from sizing.choices import ENGINES
 from sizing.evidence import bands, published, published_text, whole
 from sizing.evidence import published_runs as runs
 from sizing.evidence.__main__ import main
 from sizing.evidence.printed import NotSayable, row_of
 from sizing.hardware import gpu
-from sizing.run import ENGINES
 from sizing.speed.engines import PLAIN, engine_of, engines
 from sizing.speed.kernels import rates_of
 from sizing.speed.rates import filling, sustained_rates

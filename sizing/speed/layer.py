@@ -7,9 +7,10 @@ from functools import lru_cache
 from math import ceil
 
 from ..architecture.model import Model
+from ..lora import Lora, adapted_layers
 from ..parallel import Stage, expert_slices, gradient_bytes, tokens
 from ..recomputing import recomputed
-from ..run import Lora, Run, adapted_layers
+from ..run import Run
 from .engines import Engine, engines
 from .kernels import (
     BIASED_BACKWARD,
