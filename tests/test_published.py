@@ -311,6 +311,11 @@ def test_a_faster_network_is_never_slower(card, zero):
     run = replace(RUN, engine="xla", zero=zero, data=64, replicate=2 if zero else 1)
     seconds = [step_time(run, card, network=rate * 1e9).total for rate in (5, 10, 20, 50, 100, 500)]
     assert seconds == sorted(seconds, reverse=True)
+    run = replace(run, engine="fsdp", data=16)
+    hosts = [step_time(run, card, network=5e9, host=share).total for share in (0, 1, 4, 10)]
+    assert hosts == sorted(hosts)  # replicas and shards hide behind one pass
+    slow_link = [step_time(run, card, node=n).total for n in (8, 16)]
+    assert slow_link == sorted(slow_link, reverse=True)  # what leaves a card crosses its link first
 
 
 def test_without_sequence_parallelism_norms_are_whole():

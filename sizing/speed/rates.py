@@ -232,6 +232,7 @@ def sustained_rates(
         low = device.peak_flops("fp8") * by_card("fp8_rate", device.name) * _throttle(device)
         dtype = "bf16"
     peak = device.peak_flops(dtype) * _throttle(device)
+    link = device.link * LINK_RATE if device.link else network * NETWORK_RATE
     return Rates(
         peak=peak,
         matmul=peak * by_card("matmul_rate", device.name),
@@ -239,8 +240,8 @@ def sustained_rates(
         epilogue=by_card("epilogue", device.name),
         processors=int(by_card("processors", device.name)),
         memory=device.bandwidth * MEMORY_RATE,
-        link=device.link * LINK_RATE if device.link else network * NETWORK_RATE,
-        network=network * NETWORK_RATE,
+        link=link,
+        network=min(link, network * NETWORK_RATE),  # what leaves a card crosses its link first
         node=node,
         single=device.peak.get("fp32", device.peak_flops(dtype) / 16) * _throttle(device),
     )
