@@ -103,7 +103,7 @@ def test_picture_shows_the_curves_and_the_choice():
     assert chosen == (line.get_xdata()[at], line.get_ydata()[at])
 
 
-def test_every_preset_is_inside_the_picture():
+def test_every_preset_is_inside_the_picture(undrawn):
     made = BatchCalculator(sequence=512)
     for name in sizing.presets():
         made.set(model=name)

@@ -239,7 +239,7 @@ def test_moving_a_control_changes_words_table_and_picture():
     assert (made._picture.value, made.current.rows, made._details.value) == before
 
 
-def test_every_preset_can_be_chosen():
+def test_every_preset_can_be_chosen(undrawn):
     made = calculator()
     for name in sizing.presets():
         made.set(model=name, sequence=512)

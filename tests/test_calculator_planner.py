@@ -216,7 +216,7 @@ def test_moving_a_control_changes_words_and_picture():
     assert (made._picture.value, made.current.rows) == before
 
 
-def test_every_preset_has_a_picture_or_a_reason():
+def test_every_preset_has_a_picture_or_a_reason(undrawn):
     made = ParallelPlanner(sequence=1024, gpus=1024)
     for name in sizing.presets():
         made.set(model=name)

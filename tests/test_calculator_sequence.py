@@ -135,7 +135,7 @@ def test_what_a_reader_without_widgets_sees():
     assert f"{runs} traced runs" in bundle["text/html"]
 
 
-def test_every_preset_can_be_chosen():
+def test_every_preset_can_be_chosen(undrawn):
     calculator = SequenceCalculator(sequence=1024)
     for name in sizing.presets():
         made = calculator.set(model=name)

@@ -136,7 +136,7 @@ def test_bars_and_curves_are_the_numbers():
     assert made._chosen.get_x() == pytest.approx(chosen - 0.4)
 
 
-def test_every_preset_is_inside_the_picture():
+def test_every_preset_is_inside_the_picture(undrawn):
     made = ZeROStages(sequence=512)
     for name in sizing.presets():
         made.set(model=name)

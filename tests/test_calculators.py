@@ -53,7 +53,7 @@ def test_parameters_of_gpt2():
     assert table(calculator)["total"] == ("124,439,808", "100.0%")
 
 
-def test_parameters_of_every_preset():
+def test_parameters_of_every_preset(undrawn):
     calculator = ParameterCalculator()
     for preset in sizing.presets():
         calculator.set(model=preset)
