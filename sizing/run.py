@@ -254,16 +254,3 @@ def adapter_parameters(run: Run) -> int:
     heads = [w for w in run.model.outer if w.name == "lm_head.weight"]
     tables = {"embed_tokens": [lookup], "lm_head": heads or [lookup]}
     return total + sum(w.elements for name in lora.embeddings for w in tables[name])
-
-
-def all_weights_trained(run: Run, what: str) -> None:
-    """For quantities that know full training alone.
-
-    Raises:
-        ValueError: the run trains adapters.
-    """
-    if run.lora is not None:
-        raise ValueError(
-            f"lora: {run.lora!r} given; allowed: None, because {what} is known for the training "
-            "of all weights alone"
-        )

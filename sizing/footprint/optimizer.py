@@ -80,8 +80,8 @@ def _galore(t: Trained, width: int, rank: int) -> int:
 
 
 # What an optimizer keeps of a tensor, as a state dictionary names it: (slot, shape, dtype). None is
-# the dtype of the moments: that of the weight, or of its master. Single numbers with a dtype of their
-# own, as step counters, are on the host.
+# the dtype of the moments: that of the weight, or of its master. Single numbers with a dtype of
+# their own, as step counters, are on the host.
 Slots = tuple[tuple[str, tuple[int, ...], str | None], ...]
 _COUNTER = ("step", (), "fp32")
 

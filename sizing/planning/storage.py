@@ -140,7 +140,9 @@ def checkpoint(
 
     Of a run with adapters it holds what is trained, under peft's names. The state of "adamw-8bit"
     and "paged-adamw-8bit" is this course's own layout, codes and scales, without the two tables of
-    1 KiB that bitsandbytes shares. Sharded tensors are cut along their first dimension into equal parts, the last ones smaller or
+    1 KiB that bitsandbytes shares.
+
+    Sharded tensors are cut along their first dimension into equal parts, the last ones smaller or
     empty, as FSDP2 cuts them: optimizer state and master weights over the data-parallel ranks from
     `zero=1` on, weights from `zero=3` on, everything over the tensor-parallel ranks; a pipeline
     divides the names in order. Exact for data parallelism (tests/test_storage.py); for tensor
