@@ -48,7 +48,7 @@ quick: $(READY)
 
 # Longer than a commit can wait for: every trace anew, the whole fuzz, a hub, what is newest.
 nightly: $(READY)
-	SIZING_TRACES= SIZING_DRAWN=1 $(TESTS) $(SHARED)
+	SIZING_TRACES= SIZING_ALL=1 $(TESTS) $(SHARED)
 	$(MAKE) fuzz browser-test notebook-test workshop slides
 	$(MAKE) hub-test install-test
 	$(BIN)/python tests/newest.py

@@ -67,13 +67,16 @@ def pytest_collection_finish(session):
 
 
 @pytest.fixture
-def undrawn(monkeypatch):
-    """Calculators that move their pictures' parts and draw nothing: for tests over all models.
+def models(monkeypatch):
+    """A preset of each family, for tests that move a calculator through all of them undrawn.
 
-    `make nightly` draws them all (SIZING_DRAWN=1).
+    `make nightly` takes every preset and draws it (SIZING_ALL=1).
     """
-    if not os.environ.get("SIZING_DRAWN"):
-        from sizing.calculators.base import Calculator
+    import sizing
+    from sizing.calculators.base import Calculator
 
-        monkeypatch.setattr(Calculator, "redraw", lambda self: None)
-        monkeypatch.setattr(Calculator, "_png", lambda self: b"")
+    if os.environ.get("SIZING_ALL"):
+        return sizing.presets()
+    monkeypatch.setattr(Calculator, "redraw", lambda self: None)
+    monkeypatch.setattr(Calculator, "_png", lambda self: b"")
+    return tuple({sizing.Model(name).family: name for name in sizing.presets()}.values())

@@ -53,9 +53,9 @@ def test_parameters_of_gpt2():
     assert table(calculator)["total"] == ("124,439,808", "100.0%")
 
 
-def test_parameters_of_every_preset(undrawn):
+def test_parameters_of_every_preset(models):
     calculator = ParameterCalculator()
-    for preset in sizing.presets():
+    for preset in models:
         calculator.set(model=preset)
         assert calculator.error == "", preset
         parts = calculator.current.data
