@@ -28,7 +28,7 @@ from ..units import BYTES
 from . import inference
 from .backward import Away, Point, packed, points
 from .classic import buffers
-from .fit import Fit, communicators, fit
+from .fit import Fit, communicators, fit, layers_again
 from .forward import Forward, turning_points
 from .objectives import CHUNK_OF_TOKENS, as_one_batch
 from .offload import Beside, host_bytes, leaves_at_once, traffic, updates_copy
@@ -57,6 +57,7 @@ class Memory:
         temporary: copies, casts and gradients on their way, at the peak.
         peak_phase: the phase with the most alive; `total` is its bytes.
         groups: NCCL communicators that the GPU is in.
+        again: whether whole layers are run again, which `on` asks for.
         host: bytes in the host's memory for this GPU: what is offloaded, and paged state.
         bus: bytes between host and GPU in an optimizer step, both directions added.
     """
@@ -71,6 +72,7 @@ class Memory:
     total: int
     _moments: Callable[[], dict[str, dict[str, int]]] = field(repr=False, compare=False)
     groups: int = 0
+    again: bool = False
     host: int = 0
     bus: int = 0
 
@@ -91,7 +93,7 @@ class Memory:
         Raises:
             ValueError: there is no such GPU.
         """
-        return fit(self.total, device, self.groups, bucket)
+        return fit(self.total, device, self.groups, bucket, self.again)
 
 
 @dataclass(frozen=True)
@@ -374,6 +376,7 @@ class _ShardedPlan:
             total=sum([at(peak, part) for part in PARTS]),
             _moments=lambda: {name: {part: at(name, part) for part in PARTS} for name in parts},
             groups=self.groups,
+            again=self.plan.again,
         )
 
     def totals_of(self, batches, sequences) -> np.ndarray:
@@ -412,8 +415,10 @@ def _coefficients(moment: Point) -> dict[str, np.ndarray]:
 class _Plan:
     """The moments of a step that can be its peak, as polynomials in micro-batch and sequence."""
 
-    def __init__(self, state, moments: list[Point], count: int, whole: Whole, beside: Beside):
-        self.state, self.beside = state, beside
+    def __init__(
+        self, state, moments: list[Point], count: int, whole: Whole, beside: Beside, again: bool
+    ):
+        self.state, self.beside, self.again = state, beside, again
         present = [name for name in PHASES if any(m.phase == name for m in moments)]
         self.phases = {
             name: _undominated([m for m in moments if m.phase == name]) for name in present
@@ -441,6 +446,7 @@ class _Plan:
             peak_phase=peak.phase,
             total=total,
             _moments=partial(self.moments, batch, sequence),
+            again=self.again,
         )
 
     def totals_of(self, batches, sequences) -> np.ndarray:
@@ -526,9 +532,9 @@ def _plan(
         moments.append(_update(state, 0))  # on the host
     elif not in_backward:
         moments += _updates(optimizer, master, wide, trained, state, device == "cuda")
-    return _Plan(
-        state, moments, model.layers, undivided(forward), Beside(host, packed_bytes, weights)
-    )
+    beside_it = Beside(host, packed_bytes, weights)
+    again = layers_again(run)
+    return _Plan(state, moments, model.layers, undivided(forward), beside_it, again)
 
 
 @lru_cache(maxsize=16)

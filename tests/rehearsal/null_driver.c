@@ -117,6 +117,7 @@ static int take(void **p, size_t n) {
   char *aligned = (char *)(((uintptr_t)at + 2 * MIB - 1) / (2 * MIB) * (2 * MIB));
   if (aligned > at) munmap(at, aligned - at);
   size_t tail = at + size + 2 * MIB - (aligned + size); if (tail) munmap(aligned + size, tail);
+  madvise(aligned, size, MADV_NOHUGEPAGE); // the few bytes that are written take small pages
   if (block_count == block_room) { block_room = block_room ? 2 * block_room : 1024; blocks = realloc(blocks, block_room * sizeof(Block)); }
   blocks[block_count++] = (Block){aligned, size, current};
   in_use += size;
