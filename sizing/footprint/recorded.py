@@ -14,8 +14,8 @@ from ..units import BYTES
 from . import inference
 from .backward import Away, Point, packed, points
 from .classic import buffers
-from .forms import sequence_beyond
 from .fit import layers_again
+from .forms import sequence_beyond
 from .forward import Forward
 from .moments import Moments
 from .offload import Beside, host_bytes, updates_copy
