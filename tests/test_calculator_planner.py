@@ -10,18 +10,8 @@ import pytest
 
 import sizing
 from sizing.calculators import ParallelPlanner
-from sizing.calculators.planner import (
-    NO_GPUS,
-    PIPELINE,
-    RECIPES,
-    TENSOR,
-    Cluster,
-    accuracy,
-    best,
-    cell,
-    errors,
-    grid,
-)
+from sizing.calculators.degrees import NO_GPUS, PIPELINE, TENSOR, Cluster, best, cell, grid
+from sizing.calculators.planner import RECIPES, accuracy, errors
 from sizing.evidence.ultrascale import measured
 from sizing.hardware import gpu
 from sizing.parallel import check_degrees
