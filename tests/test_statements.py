@@ -77,7 +77,7 @@ def test_no_copy_size_is_called_faster_than_memory():
     rates = [row["bytes_per_second"] for row in COPIES]
     assert not all(small > large for small, large in pairwise(rates))
     assert "look faster" not in words("00") and "look too fast" not in words("00")
-    shown, size, _ = printed("00", r"ceiling: ([\d.]+) GB a second, copies of (\d+) MiB; .* (\d+)%")
+    shown, size, _ = printed("00", r"ceiling: ([\d.]+) GB/s, copies of (\d+) MiB; .* (\d+)%")
     assert shown == pytest.approx(max(rates) / 1e9, abs=0.005)
     assert size * 2**20 == COPIES[rates.index(max(rates))]["size"]
 
@@ -195,7 +195,7 @@ def test_published_batches_are_those_of_whole_runs():
         for row in published_runs()
         if row["batch_tokens"] and row["kind"] == "run"
     }
-    pattern = r"(\d+) published runs: ([\d,]+) tokens a step .* to ([\d,]+) .*median ([\d,]+)"
+    pattern = r"(\d+) published runs: ([\d,]+) tokens per step .* to ([\d,]+) .*median ([\d,]+)"
     count, low, high, middle = printed("04", pattern)
     assert (count, low, high) == (len(batches), min(batches.values()), max(batches.values()))
     assert middle == np.median(list(batches.values()))

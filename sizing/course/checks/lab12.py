@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from ...architecture.model import Model
 from ...footprint.step import memory
-from ...run import Lora, Run, adapter_parameters, linear_layers
+from ...lora import Lora, linear_layers
+from ...run import Run, adapter_parameters
 from ...units import GB
 from ..exercise import Exercise
 
