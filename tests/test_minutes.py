@@ -4,6 +4,7 @@ And the core path: a lesson of its own, about half of the cells, that needs none
 """
 
 import ast
+import re
 
 import nbformat.v4 as v4
 import pytest
@@ -103,3 +104,16 @@ def test_the_core_path_is_about_half_of_the_cells(path):
     assert {tag for cell in cells for tag in cell.metadata.get("tags", [])} & set(PARTS) >= {
         "depth"
     }
+
+
+@pytest.mark.parametrize("plan", ["Half a day", "One day", "Two days"])
+def test_a_schedule_gives_a_lesson_the_minutes_of_its_core(plan, found):
+    guide = (ROOT / "workshop" / "README.md").read_text(encoding="utf-8")
+    section = guide[guide.index(f"## {plan}") :].split("\n## ")[0]
+    row = re.compile(r"^\| (\d\d):(\d\d) \| (\d\d):(\d\d) \|.*/notebooks/([\w-]+\.ipynb)", re.M)
+    given: dict[str, int] = {}
+    for h, m, hh, mm, name in row.findall(section):
+        given[name] = given.get(name, 0) + 60 * (int(hh) - int(h)) + int(mm) - int(m)
+    assert len(given) >= 3
+    short = {name: time for name, time in given.items() if time < found[name][0]}
+    assert {name for name in short if name[:2] in SET} == set()

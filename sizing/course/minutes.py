@@ -12,6 +12,7 @@ up to a minute more. Minutes are rounded to five.
 
 import argparse
 import csv
+import os
 import re
 import sys
 import time
@@ -22,6 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import nbformat
+import psutil
 from nbformat import NotebookNode
 
 from ..units import DATA
@@ -59,7 +61,8 @@ ALLOWANCES = (
     Allowance("calculator questions", 90, OURS),
     Allowance("problems", 90, OURS),
 )
-_PLAIN = re.compile(r"<[^>]*>|\]\([^)]*\)|^\|[-| ]*$|[|#*`$]", re.MULTILINE)
+_LINK = re.compile(r"\[([^]]*)\]\([^)]*\)")
+_MARKS = re.compile(r"<[^>]*>|^\|[-| ]*$|[|#*`$]", re.MULTILINE)
 _PROBLEM = re.compile(r"^\*\*\d+\.\*\*", re.MULTILINE)
 _COVER = re.compile(r"^\d+ minutes(?: \([^)]*\))?\.", re.MULTILINE)
 
@@ -77,7 +80,7 @@ def is_core(cell: NotebookNode) -> bool:
 def counted(cell: NotebookNode) -> Counter:
     """How many of each of `ALLOWANCES` a cell holds."""
     if cell.cell_type == "markdown":
-        words = len(_PLAIN.sub(" ", cell.source).split())
+        words = len(_MARKS.sub(" ", _LINK.sub(r"\1", cell.source)).split())
         return Counter({"words": words, "problems": len(_PROBLEM.findall(cell.source))})
     asked = re.findall(r"\bfound\(\s*[\"']([\w.-]+)", cell.source)
     shown = "".join(output.get("data", {}).get("text/html", "") for output in cell.outputs)
@@ -133,6 +136,7 @@ def in_readme(text: str, found: dict[str, tuple[int, int]]) -> str:
 def record(path: Path) -> dict[str, str]:
     """Run a lesson, all of it and its core alone, and return the row of seconds."""
     notebook, took = nbformat.read(path, as_version=4), {}
+    load = psutil.getloadavg()[0]
     for part in ("all_s", "core_s"):
         each = without_outputs(deepcopy(notebook))
         if part == "core_s":
@@ -144,7 +148,8 @@ def record(path: Path) -> dict[str, str]:
         "lesson": path.name[:2],
         "core_s": took["core_s"],
         "all_s": took["all_s"],
-        "device": "a CPU with two cores, recorded mode, the kernel's start included",
+        "device": f"{os.cpu_count()} CPU cores, recorded mode, the kernel's start included",
+        "load": f"{load:.1f} before it began",
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
 
