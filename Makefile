@@ -30,8 +30,10 @@ test: $(READY) lint
 	@echo "notebooks live, twice and cell by cell, installations, a hub, the newest packages."
 
 # Every lesson opened in Chromium: no cell error, each control moved, keyboard, axe-core, themes, widths.
+# LESSONS="05 11" takes some.
+LESSONS ?= all
 browser-test: $(READY)
-	SIZING_BROWSER=all $(TESTS) -m browser tests/browser
+	SIZING_BROWSER="$(LESSONS)" $(TESTS) -m browser tests/browser
 
 # What `make test` finds in files, made anew: traces in tests/traces.jsonl, and every trace itself.
 traces: $(READY)

@@ -4,14 +4,19 @@
 here holds for the kernels as well, which inherit this process's environment.
 """
 
+import json
 import os
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 _TESTS = Path(__file__).resolve().parent / "tests"
 _SANITIZE = _TESTS / "nbval_sanitize.cfg"
-# Two processes share the files (make test): what takes longest begins first, the rest fills up.
-_FIRST = ("browser/", "test_distributed.py", "test_experiments.py", ".ipynb")
+# Seconds of each file. Processes share the files (make test): what takes longest begins first, and
+# the short ones fill up at the end. SIZING_SECONDS=1 writes what this run took.
+_SECONDS = _TESTS / "seconds.json"
+_UNKNOWN = 10.0  # a file that nobody has timed
+_taken = Counter()
 
 
 def pytest_configure(config):
@@ -34,10 +39,21 @@ def pytest_runtest_setup(item):
 
 
 def pytest_collection_modifyitems(items):
-    def place(item):
-        return next((n for n, part in enumerate(_FIRST) if part in str(item.path)), len(_FIRST))
+    seconds = json.loads(_SECONDS.read_text(encoding="utf-8"))
+    # stable: the order within a file stays
+    items.sort(key=lambda item: -seconds.get(item.nodeid.split("::")[0], _UNKNOWN))
 
-    items.sort(key=place)  # stable: the order within a file stays
+
+def pytest_runtest_logreport(report):
+    _taken[report.nodeid.split("::")[0]] += report.duration
+
+
+def pytest_sessionfinish(session):
+    if os.environ.get("SIZING_SECONDS") and not hasattr(session.config, "workerinput"):
+        known = json.loads(_SECONDS.read_text(encoding="utf-8"))
+        new = known | {name: round(seconds, 1) for name, seconds in _taken.items()}
+        here = {name: new[name] for name in sorted(new) if (_TESTS.parent / name).exists()}
+        _SECONDS.write_text(json.dumps(here, indent=1) + "\n", encoding="utf-8")
 
 
 def pytest_collection_finish(session):

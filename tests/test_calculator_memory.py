@@ -178,6 +178,8 @@ def test_every_field_that_changes_memory_has_a_control():
         "replicate",
         "document",
         "scaling",
+        "dispatch",
+        "overlap_dispatch",
     }  # of time alone, or without a control yet
     of_run = {field.name for field in fields(sizing.Run)} - without
     of_lora = {field.name for field in fields(sizing.Lora)} - {"rank"} - without

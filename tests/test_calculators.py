@@ -116,8 +116,8 @@ def test_pasted_config():
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ("{", "config.json: not JSON"),
-        ("[1, 2]", "source: list given"),
+        ("{", "the pasted config is not JSON"),
+        ("[1, 2]", "the pasted config holds a list"),
         ("{}", "model_type: None given; this is no model's config"),
         ('{"model_type": "bert"}', "there is no formula for 'bert' here; allowed: to trace it"),
         (config_text("llama-3.1-8b", hidden_size=-1), "hidden_size: -1 given; allowed:"),

@@ -10,8 +10,8 @@ import pytest
 
 import sizing.speed
 from sizing import Model, presets
+from sizing.choices import ENGINES
 from sizing.hardware import KINDS, gpu, gpus
-from sizing.run import ENGINES
 from sizing.units import DATA
 
 TABLES = ("gpus", "prices", "runs", "scaling_laws", "chinchilla_tables")

@@ -162,6 +162,66 @@ def test_fixed_fields_stay():
     }
 
 
+FIELDS = {
+    "adapters": {"lora": 16, "precision": "bf16-mixed"},
+    "quantised": {"lora": 16, "quantization": "nf4-double", "precision": "bf16-mixed"},
+    "copies": {"replicate": 2},
+    "documents": {"document": 512},
+    "fp8": {"precision": "fp8", "scaling": "rowwise"},
+    "optimizer on the host": {"offload": ("optimizer",)},
+    "all on the host": {"offload": ("optimizer", "parameters"), "zero": 3},
+    "engine": {"engine": "torchtitan"},
+    "4 bits": {"optimizer": "adamw-4bit"},
+    "Adam-mini": {"optimizer": "adam-mini"},
+    "preferences": {"objective": "dpo"},
+    "interleaved": {"interleave": 2, "pipeline": 2},
+}
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_field_of_a_run_reaches_the_plan(name):
+    """Candidates that no engine runs are left out, and the others keep the field."""
+    template = Run("llama-3.2-1b", **FIELDS[name])
+    found = sizing.plan(template, {"h100-sxm": 8}, 1e9, batch=2**17, counts=(8,), keep=1)
+    kept = {field: getattr(template, field) for field in FIELDS[name] if field in axes.KEPT}
+    assert found.runs
+    for candidate in found.runs:
+        assert {field: getattr(candidate.run, field) for field in kept} == kept
+        assert candidate.cost.dollars > 0
+        assert memory(candidate.run).on(candidate.device).verdict != "does not fit"
+
+
+def test_experts_are_dealt_out():
+    """Two thirds of Mixtral's state are experts: without a degree of theirs it is slower."""
+    arguments = {"gpus": {"h100-sxm": 64}, "tokens": 1e11, "counts": (64,), "rank": "time"}
+    found = sizing.plan("mixtral-8x7b", **arguments, keep=1).best
+    whole = sizing.plan("mixtral-8x7b", **arguments, keep=1, expert=1).best
+    assert found.run.expert > 1 and "expert" in found.layout
+    assert found.cost.days < whole.cost.days
+    assert axes.expert_degrees(Model("mixtral-8x7b")) == (1, 2, 4, 8)
+    assert axes.expert_degrees(Model("llama-3-8b")) == (1,)
+
+
+def test_least_state_is_what_a_gpu_really_holds():
+    """The bound that drops candidates early is no more than memory says, experts and host too."""
+    for run in (
+        Run("mixtral-8x7b", data=8, expert=8, zero=1, precision="bf16-master"),
+        Run("mixtral-8x7b", data=8, tensor=2, expert=4, zero=3, precision="bf16-master"),
+        Run("llama-3-8b", data=8, zero=3, precision="bf16", offload=("optimizer", "parameters")),
+        Run("llama-3-8b", data=4, tensor=2, zero=2, precision="bf16-master"),
+    ):
+        held = memory(run)
+        least = search._state_share(run)(run)
+        assert 0 <= least <= 1.001 * (held.parameters + held.gradients + held.optimizer)
+
+
+def test_a_run_whose_time_nobody_knows_says_so():
+    run = Run("llama-3.2-1b", precision="bf16", optimizer="galore")
+    found = sizing.plan(run, {"h100-sxm": 2}, 1e9, batch=2**17)
+    assert not found.runs
+    assert all("seconds of its decompositions" in c.missing for c in found.rejected)
+
+
 def test_progress_wraps_the_groups():
     walked = []
 

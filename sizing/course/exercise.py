@@ -27,8 +27,9 @@ class Exercise:
     ``answer`` is the value, or a function without arguments that derives it from ``sizing``. With
     ``inputs`` (a tuple of argument tuples) the learner hands in a function instead, and ``answer``
     is the reference function of the same arguments. ``mistakes`` are pairs: what a known mistake
-    leads to, in any form that ``answer`` may have, and the sentence that says why it is wrong.
-    ``choices`` are the words that may be given, where answer and mistakes do not show them all.
+    leads to, in any form that ``answer`` may have, and the sentence that says why it is wrong; a
+    value of it that is ``...`` is whatever was given there. ``choices`` are the words that may be
+    given, where answer and mistakes do not show them all.
     ``tolerance`` is relative; 0 asks for the exact number. ``because`` is said when it is right: a
     text, or a function that finds one where it depends on what was measured.
     """
@@ -93,7 +94,7 @@ def judge(exercise: Exercise, given: Any) -> Verdict:
     if fault is None:
         return Verdict(RIGHT, _praise(exercise, expected))
     for mistake, why in exercise.mistakes:
-        if _fault(exercise, _leaves(exercise, mistake), found) is None:
+        if _is(exercise, mistake, found):
             return Verdict(WRONG, why)
     turned = dict(zip(found, reversed(found.values()), strict=True))
     if len(found) > 1 and not exercise.inputs and _fault(exercise, expected, turned) is None:
@@ -124,6 +125,15 @@ def _flatten(label: str, value: Any) -> Iterator[tuple[str, Any]]:
         return
     for name, part in parts:
         yield from _flatten(f"{label}, {name}" if label else name, part)
+
+
+def _is(exercise: Exercise, mistake: Any, found: dict[str, Any]) -> bool:
+    """Whether an answer is a known mistake in all values that the mistake names."""
+    leaves = _leaves(exercise, mistake)
+    named = {label: leaf for label, leaf in leaves.items() if leaf is not ...}
+    if leaves.keys() != found.keys():
+        return False
+    return _fault(exercise, named, {label: found[label] for label in named}) is None
 
 
 def _fault(exercise: Exercise, expected: dict[str, Any], found: dict[str, Any]) -> str | None:
@@ -198,12 +208,26 @@ def _distance(exercise: Exercise, right: float, given: float) -> str:
 
 
 def _choices(exercise: Exercise, label: str) -> list[str]:
-    """The words that may stand at a place: the right one and those of the known mistakes."""
+    """The words that may stand at a place: right ones and those of the known mistakes.
+
+    Under all keys of a dict the same words may stand, so that none of them tells its answer.
+    """
     if exercise.choices:
         return [repr(word) for word in exercise.choices]
     answers = [exercise.answer, *(mistake for mistake, _ in exercise.mistakes)]
-    words = [_leaves(exercise, answer).get(label) for answer in answers]
+    words = [
+        word
+        for answer in answers
+        for other, word in _leaves(exercise, answer).items()
+        if _place(other) == _place(label)
+    ]
     return sorted({repr(word) for word in words if isinstance(word, str)})
+
+
+def _place(label: str) -> str:
+    """The place of a value in its tuple, whatever the key of the dict around it."""
+    last = label.split(", ")[-1]
+    return last if last.startswith("value ") else ""
 
 
 def _asked(exercise: Exercise, expected: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from functools import cache
 from ..architecture.model import Model, presets
 from ..hardware import GPU
 from ..hardware import gpu as find_gpu
+from ..partition import routed_experts
 from ..run import CHOICES, Run
 from .scaling import TRAIN, optimal
 
@@ -21,6 +22,7 @@ KEPT = (
     *("model", "sequence", "precision", "gradients", "optimizer", "attention", "lora"),
     *("offload", "optimizer_in_backward", "objective", "reduce"),
     *("quantization", "kernels", "loss", "outputs", "engine", "scaling", "document"),
+    *("dispatch", "overlap_dispatch"),
 )
 # Fields with a number that the search sets from the count of GPUs and the batch.
 COUNTED = ("micro_batch", "accumulation", "data", "tensor", "pipeline", "context")
@@ -91,6 +93,8 @@ def axes_of(template: Run, fixed: Mapping, vary: Mapping) -> dict[str, tuple]:
             axes[name] = MICRO_BATCHES
         elif name == "context":
             axes[name] = CONTEXTS if template.sequence >= 32_768 else (1,)
+        elif name == "expert":
+            axes[name] = expert_degrees(template.model)
         elif name not in COUNTED:
             axes[name] = (getattr(template, name),)
     # With fused attention "selective" is per operation, which the search leaves to `vary`.
@@ -101,6 +105,14 @@ def axes_of(template: Run, fixed: Mapping, vary: Mapping) -> dict[str, tuple]:
         if name in fixed:
             axes[name] = (fixed[name],)
     return axes
+
+
+def expert_degrees(model: Model) -> tuple[int, ...]:
+    """Numbers of ranks that routed experts can be dealt out to: powers of two that divide them."""
+    counts = routed_experts(model)
+    most = min(counts, default=1)
+    powers = [2**power for power in range(most.bit_length())]
+    return tuple(degree for degree in powers if all(count % degree == 0 for count in counts))
 
 
 def counts_of(most: int, node: int, counts: Iterable[int] | None) -> list[int]:

@@ -68,6 +68,9 @@ def layout(run: Run) -> str:
             ("tensor", run.tensor),
             ("pipeline", run.pipeline),
             ("context", run.context),
+            ("expert", run.expert),
+            ("copies", run.replicate),
+            ("stages per GPU", run.interleave),
         )
         if degree > 1
     ] or ["one GPU"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
+from dataclasses import fields
 
 from ..run import Run
 
@@ -90,8 +91,9 @@ def sbatch(
 ) -> str:
     """The text of a SLURM batch script that starts a run: ``sbatch train.sh``.
 
-    One task a node, which is torchrun, which starts a process for each GPU. The job's exit code is
-    that of the worst task; a node that fails ends the others at once.
+    One task per node, which is torchrun, which starts a process for each GPU. The job's exit code
+    is that of the worst task; a node that fails ends the others at once. A comment says the run,
+    since most of it is set in the script.
 
     Args:
         run, script, node: as in `torchrun`.
@@ -132,7 +134,17 @@ def sbatch(
             "",
             step + _several(count, each, '"$head"', '"$SLURM_JOB_ID"', script),
         ]
-    return "\n".join(["#!/bin/bash", *head, "", *body, ""])
+    return "\n".join(["#!/bin/bash", *head, "", f"# {described(run)}", *body, ""])
+
+
+def described(run: Run) -> str:
+    """The model and every field of a run that is not its default, on one line."""
+    said = [
+        f"{field.name}={getattr(run, field.name)!r}"
+        for field in fields(Run)
+        if field.name != "model" and getattr(run, field.name) != field.default
+    ]
+    return " ".join([f"{run.model.name}:", ", ".join(said)]).replace("\n", " ")
 
 
 def _script(script: str) -> str:

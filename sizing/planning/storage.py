@@ -136,7 +136,11 @@ def checkpoint(
         device: "cuda" (a GPU's random generator is saved beside the CPU's) or "cpu".
 
     Raises:
-        ValueError: an unknown format or device.
+        ValueError: an unknown format or device; shards of a 4-bit state.
+
+    Of a run with adapters it holds what is trained, under peft's names. The state of "adamw-8bit"
+    and "paged-adamw-8bit" is this course's own layout, codes and scales, without the two tables of
+    1 KiB that bitsandbytes shares.
 
     Sharded tensors are cut along their first dimension into equal parts, the last ones smaller or
     empty, as FSDP2 cuts them: optimizer state and master weights over the data-parallel ranks from
@@ -151,6 +155,11 @@ def checkpoint(
         raise ValueError(f"device: {device!r} given; allowed: 'cpu', 'cuda'")
     if sharded is None:
         sharded = format == "distributed" and run.gpus > 1
+    if sharded and run.optimizer == "adamw-4bit" and run.zero and run.shards > 1:
+        raise ValueError(
+            f"optimizer: 'adamw-4bit' given with zero={run.zero}; allowed: sharded=False, since "
+            "torchao quantises each rank's part by itself, with a table of its own for each"
+        )
     content = contents(run, device)
     exact = True
     if format == "distributed":

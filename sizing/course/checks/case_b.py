@@ -35,7 +35,7 @@ def listed(per_parameter=8, unit=1e6, **changed):
 
 
 def forgotten(latents=32, slower=0.20, passes=2, models=(LLAMA, QWEN)):
-    """(tokens of a sample, MFU in percent at 2.0 samples a second)."""
+    """(tokens of a sample, MFU in percent at 2.0 samples per second)."""
     length = round(latents / slower)
     work = sum(flops(Run(model, sequence=length)).forward for model in models)
     return length, 100 * passes * work * SPEED[1] / gpu("h100-sxm").peak_flops("bf16")
@@ -79,7 +79,7 @@ def spared(keep=stays, unit=GB):
 
 
 def measured(column="resident_bytes", base="frozen"):
-    """(DDP's and FSDP2's bytes a rank over one process's, FSDP2's sent bytes over DDP's)."""
+    """(DDP's and FSDP2's bytes per rank over one process's, FSDP2's sent bytes over DDP's)."""
     rows = load("frozen-weights").ok
     one, ddp, sharded = (
         next(row for row in rows if row["engine"] == engine and row["weights"] == weights)
@@ -171,7 +171,7 @@ EXERCISES = (
             ),
             (
                 lambda: weights(width=4),
-                "This counts 4 bytes a parameter. bf16 takes 2.",
+                "This counts 4 bytes per parameter. bf16 takes 2.",
             ),
             (
                 lambda: weights(unit=1),
@@ -195,7 +195,7 @@ EXERCISES = (
             ),
             (
                 lambda: listed(per_parameter=16),
-                "16 bytes a parameter are weights, gradients and moments. The moments are 8.",
+                "16 bytes per parameter are weights, gradients and moments. The moments are 8.",
             ),
             (
                 lambda: listed(unit=2**20),
@@ -236,7 +236,7 @@ EXERCISES = (
             ),
             (
                 lambda: (forgotten()[0], forgotten()[1] / 100),
-                "The MFU is asked for in percent.",
+                "The MFU is asked for in per cent.",
             ),
         ),
         because="At that length 98 % of the H100's arithmetic is unused: look there first.",

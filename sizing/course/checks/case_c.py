@@ -168,7 +168,7 @@ EXERCISES = (
         mistakes=(
             (
                 "untied",
-                "An untied head adds a second table of 262 144 x 640: 435.9 M in all.",
+                "An untied head adds a second table of 262,144 x 640: 435.9 M in all.",
             ),
             (
                 "deeper",
@@ -176,7 +176,7 @@ EXERCISES = (
                 "missing.",
             ),
         ),
-        because="341 780 736. It is a guess that fits, and other shapes fit too.",
+        because="341,780,736. It is a guess that fits, and other shapes fit too.",
     ),
     Exercise(
         "fits",
