@@ -84,10 +84,9 @@ def test_reasons_of_those_that_are_far_off():
     olmo = rows["Olmo 3 32B"].published
     assert olmo.tokens / 1900 / 3600 == pytest.approx(804_000, rel=0.01)
     deepseek = rows["DeepSeek-V3"]
-    step = seconds(deepseek)
-    share = step.expert_parallel / step.total
-    assert share == pytest.approx(0.4, abs=0.05)
-    assert (1 + deepseek.error) * (1 - share) - 1 == pytest.approx(-0.13, abs=0.01)
+    assert abs(deepseek.error) < 0.05  # DualPipe hides its experts' tokens
+    exposed = seconds(deepseek, overlap_dispatch=False)
+    assert exposed.total > 1.3 * seconds(deepseek).total
     llmc = rows["llm.c GPT-2 124M"].published
     flops = sizing.flops(replace(llmc.run, recompute="none")).model * llmc.tokens / llmc.run.tokens
     mfu = flops / (llmc.hours * 3600 * 312e12)

@@ -19,7 +19,8 @@ PACKAGE = ROOT / "sizing"
 ROOMS = (  # from the ground up; the rooms of one floor do not know each other
     ("units", "hardware", "palette"),
     ("architecture",),
-    ("settings", "recomputing"),
+    ("settings", "recomputing", "choices"),
+    ("lora",),
     ("run",),
     ("partition",),
     ("compute", "parallel"),

@@ -24,7 +24,7 @@ _DIVISOR = re.compile(r"a divisor of (?:the )?(.+) = \d+")
 @dataclass(frozen=True)
 class Cluster:
     """What a plan runs on: an accelerator, how many, how many a node, the network between nodes in
-    bytes/s of a GPU, one direction, and the engine's launching time in units of nanotron's."""
+    bytes/s of a GPU, one direction, and the engine's launching time in units of its own."""
 
     card: GPU
     gpus: int

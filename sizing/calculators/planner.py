@@ -34,9 +34,8 @@ RECIPES = {
     "bf16 alone": ("bf16", "same"),
     "fp32": ("fp32", "same"),
 }
-# nanotron's launches cost it most where tensor parallelism meets a pipeline across nodes, for
-# reasons unknown (step_time.HOST_PIPELINE): measured, but no advice for another engine.
-HOSTS = {"ahead of the GPU": 0.0, "one by one, as nanotron does": 1.0}
+# Kernel by kernel from Python, as `Run.engine` None does, or ahead of the GPU as a captured graph.
+HOSTS = {"ahead of the GPU": 0.0, "one by one, from Python": 1.0}
 SHOWN = {"tokens/s per GPU": "speed", "MFU": "mfu", "memory (GB)": "memory"}
 BEST = "best"
 TIME_PARTS = STEP_PARTS
@@ -103,7 +102,7 @@ class ParallelPlanner(Calculator):
     """Tensor x pipeline degrees on a cluster, data parallelism over the rest; AdamW, flash
     attention. Settings: model, gpu, gpus, node (GPUs per node), network (bytes/s of a GPU),
     sequence, batch (tokens), micro_batch, zero, context, recompute, recipe (precision and
-    gradients), host (launching time in units of nanotron's), show ("speed", "mfu", "memory") and
+    gradients), host (launching time in units of its own), show ("speed", "mfu", "memory") and
     look ("best", or a pair of tensor and pipeline degree)."""
 
     title = "Parallel planner"
@@ -330,8 +329,8 @@ def _notes(cells, chosen: Cell, top: Cell | None, cluster: Cluster) -> tuple[str
     if chosen.time and chosen.time.host > 0.1 * chosen.time.total:
         share = chosen.time.host / chosen.time.total
         notes.append(
-            f"{share:.0%} of the step waits for launches, as nanotron's runs did, most where "
-            "tensor parallelism meets a pipeline across nodes; other engines need not."
+            f"{share:.0%} of the step waits for launches, one by one from Python: compiled layers "
+            "or captured graphs need not."
         )
     words = Counter("memory" if c.memory else c.short for c in cells.values() if not c.possible)
     possible = len(cells) - words.total()

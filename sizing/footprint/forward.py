@@ -6,9 +6,9 @@ from functools import lru_cache
 
 from ..architecture.model import Model
 from ..architecture.weights import Block
-from ..recomputing import check, every_layer
+from ..recomputing import check, every_layer, is_checkpointed, layers_again
 from ..run import Run
-from . import adapters, kernels, objectives, rotary
+from . import adapters, kernels, masks, objectives, rotary
 from .activations import activation
 from .backward import kept, packed
 from .decoder import decoder
@@ -32,6 +32,7 @@ class Forward:
         tape: the operations.
         end: bytes by part alive at the end of the forward pass only.
         outputs: what the trainer keeps until the backward pass is over.
+        leaf: the embedding's rows where they are a leaf of the graph, kept as long.
         layers, weights: {block: operations}, {block: parameters} of one layer of each kind.
     """
 
@@ -80,6 +81,7 @@ class Forward:
         self.shared_keys: dict[int | None, tuple[Tensor, Tensor]] = {}
         self.end: dict[str, Size] = {}
         self.outputs: tuple[Tensor, ...] = ()
+        self.leaf: tuple[Tensor, ...] = ()
         self.uncast: Size = NONE
         # What the code refers to while a layer runs, kept or not: around it, and inside it.
         self.around: tuple[Tensor, ...] = ()
@@ -109,8 +111,12 @@ class Forward:
     def _embed(self) -> Tensor:
         t = self.tape
         x = self._lookup(_embedding_name(self.outer), ("b", "s"))
-        x.grad = x.grad or self.run.recompute == "full"  # transformers then asks for its gradient
-        if self.traits.scaled_embedding:
+        if self.traits.scaled_embedding == "within":
+            x = t.scale(x, "scaled embedding")
+        checkpointed = is_checkpointed(self.run.recompute, "eager" if self.eager else "flash")
+        if checkpointed and not x.grad:  # transformers then asks for its gradient: a leaf of the
+            x.grad, self.leaf = True, (x,)  # graph, there until the backward pass is over
+        if self.traits.scaled_embedding == "after":
             x = t.scale(x, "scaled embedding")
         t.phase = "layers"
         self.all_inputs = BESIDE[self.family](self, x) if self.family in BESIDE else None
@@ -207,32 +213,12 @@ class Forward:
 
     def _shared(self) -> None:
         """Tensors made once and used by every layer: masks, and rotary cosines and sines."""
+        self.masks = masks.of_layers(self)
         self.rope: dict[int | None, list[Tensor]] = {}
-        self.masks: dict[int | None, Tensor | None] = {}
-        for window in {block.window for block in self.model.blocks}:
-            beyond = window is not None and self.run.sequence >= window
-            if self.eager:
-                span = "b" if self.tape.batched else 1
-                mask = Tensor((span, 1, "s", "s"), self.dtype, "mask", grad=False, shared=True)
-            elif self.config.get("alibi"):  # Falcon's: the bias by distance, head by head
-                shape = ("b", self.model.heads, "s", "s")
-                mask = Tensor(shape, self.dtype, "mask and alibi", grad=False, shared=True)
-            elif (beyond and not self._capped()) or self.traits.always_masked:
-                mask = Tensor((1, 1, "s", "s"), "bool", "mask", grad=False, shared=True)
-            else:
-                mask = None
-            self.masks[window] = mask
-        span = "b" if self.tape.batched else 1
-        self.causal_table = Tensor((span, 1, "s", "s"), "bool", "mask", grad=False, shared=True)
         if rotary.width(self.model):
             sets = {block.window: block.query_dim for block in self.model.blocks}
             for kind, head in (sets if self.traits.rotary_sets else {None: None}).items():
                 self.rope[kind] = rotary.angles(self.model, self.dtype, head)
-
-    def _capped(self) -> bool:
-        """Whether the fused kernel caps the scores, and then takes no mask."""
-        cap = self.config.get("attn_logit_softcapping")
-        return self.traits.capped_by_kernel and cap is not None
 
     @property
     def laid_out_by_head(self) -> bool:
@@ -264,7 +250,7 @@ class Forward:
             return [(block, block.count, again) for block in blocks]
         found = []
         for block in blocks:
-            again = round(block.count * (layers // every) / layers)
+            again = layers_again(self.model, block, self.run.recompute)
             pair = [(block, block.count - again, False), (block, again, True)]
             # every n-th layer is: the last one of the model where n divides their number
             found += pair if layers % every == 0 else pair[::-1]
@@ -349,8 +335,7 @@ class Forward:
         t = self.tape
         weight = self.weight(f"{name}.weight")
         bias = self.weight(f"{name}.bias") if biased else None
-        transposed = self.family == "gpt2"
-        out_dim = weight.shape[1] if transposed else weight.shape[0]
+        out_dim = weight.shape[1 if self.traits.input_first else 0]
         if self.frozen:
             return adapters.linear(self, x, name, weight, bias, out_dim)
         return t.linear(x, weight, bias, out_dim, name)

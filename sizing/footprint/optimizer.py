@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
 
+from ..settings import family_of
 from .kernels import norm_of_columns
 
 BLOCK = 256  # elements of an 8-bit moment that share one fp32 scale
@@ -15,7 +16,6 @@ CHUNK = 2**20  # elements that 8-bit AdamW holds in fp32 at a time, five times
 BLOCK_OF_4 = 128  # elements of a 4-bit moment that share one (torchao 0.18, optim/adam.py)
 PAGED = 100_000  # elements from which bitsandbytes pages a state (optim/optimizer.py)
 PAGED_STATE = ("paged-adamw-8bit",)
-GALORE_RANK = 128  # of transformers' Trainer and of GaLore's README
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,6 @@ def state_bytes(name: str, tensors: list[Trained], master: bool) -> int:
         if master and t.width < 4:  # adapters in fp32 are their own masters
             total += t.total * 4
     return total
-
-
-def family_of(name: str) -> tuple[str, int]:
-    """ "galore-64" is ("galore", 64); the rank of all others is 0."""
-    family, _, number = name.rpartition("-")
-    if family == "galore":
-        return family, int(number)
-    return name, GALORE_RANK if name == "galore" else 0
 
 
 def paged_bytes(name: str, tensors: list[Trained]) -> int:

@@ -23,6 +23,7 @@ KEPT = (
     *("model", "sequence", "precision", "gradients", "optimizer", "attention", "lora"),
     *("offload", "optimizer_in_backward", "objective", "reduce"),
     *("quantization", "kernels", "loss", "outputs", "engine", "scaling", "document"),
+    *("dispatch", "overlap_dispatch"),
 )
 # Fields with a number that the search sets from the count of GPUs and the batch.
 COUNTED = ("micro_batch", "accumulation", "data", "tensor", "pipeline", "context")

@@ -18,7 +18,8 @@ from ..architecture.families import kinds_of
 from ..architecture.model import Model
 from ..architecture.weights import Block
 from ..footprint.optimizer import Trained, slots
-from ..run import Lora, Run, linear_layers
+from ..lora import Lora, linear_layers
+from ..run import Run
 from .pickles import Stored
 
 GENERATOR = 5056  # bytes of torch.get_rng_state(): a Mersenne twister of 624 words of 8 bytes, more
@@ -96,14 +97,14 @@ def adapter_shapes(run: Run) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def _adapted_by_layer(run: Run) -> Iterator[tuple[str, tuple[int, int]]]:
-    names = {n.removesuffix(".weight"): shape for n, shape in parameter_shapes(run.model)}
+    names = [n.removesuffix(".weight") for n, _ in parameter_shapes(run.model)]
     known = linear_layers(run.model)
-    for name, shape in names.items():
+    for name in names:
         parts = name.split(".")
         place = next((i for i, part in enumerate(parts) if part.isdigit()), None)
         inside = ".".join(parts[place + 1 :]) if place is not None else ""
         if inside in known and run.lora.adapts(inside):
-            yield name, shape[::-1] if run.model.family == "gpt2" else shape
+            yield name, known[inside]
 
 
 def _prefix(model: Model) -> str:
