@@ -36,6 +36,9 @@ def test_names_that_two_cells_bind_are_found():
     cells = ["n = 1", "def f():\n    return n\nm = [n for n in 'ab']", "n = 2", "f(), m"]
     book = v4.new_notebook(cells=[v4.new_code_cell(cell) for cell in cells])
     assert list(bound_twice(book)) == ["n: bound by cells [1, 3], read by [2]"]
+    cells = ["from math import pi, e", "for pi in range(3):\n    pass", "from math import e\npi, e"]
+    book = v4.new_notebook(cells=[v4.new_code_cell(cell) for cell in cells])
+    assert list(bound_twice(book)) == ["pi: bound by cells [2, 1], read by [3]"]
 
 
 @pytest.mark.parametrize("path", notebooks("labs"), ids=lambda path: path.stem)

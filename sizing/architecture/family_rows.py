@@ -353,6 +353,7 @@ TRAITS: dict[str, Traits] = {
     ),
     "gpt2": Traits(
         norm="layer",
+        input_first=True,
         may_upcast_scores=True,
         softmax_in_fp32=False,
         attention_dropout="attn_pdrop",

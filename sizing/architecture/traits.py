@@ -48,6 +48,7 @@ class Traits:
         parallel: attention and MLP read the same norm; True, False or the name of a flag;
             `residual_last` says that their outputs are added first.
         fused_qkv: one projection for queries, keys and values.
+        input_first: weights of linear layers are (in, out), as those of GPT-2's Conv1D.
         qk_norm: which norm queries and keys get: "each head", "all heads", "heads apart" (a weight
             for each head's elements), "a norm a head" (a module
             each) or none; `qk_names` its modules, `qk_flag` the config flag.
@@ -83,6 +84,7 @@ class Traits:
     qkv_bias: bool | str = "attention_bias"
     out_bias: bool | str = "attention_bias"
     fused_qkv: str | None = None
+    input_first: bool = False
     out: str = "o_proj"
     qk_norm: str | None = None
     qk_names: tuple[str, str] = ("q_norm", "k_norm")

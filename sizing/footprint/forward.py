@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from ..architecture.model import Model
 from ..architecture.weights import Block
-from ..recomputing import check, every_layer
+from ..recomputing import check, every_layer, is_checkpointed, layers_again
 from ..run import Run
 from . import adapters, kernels, masks, objectives, rotary
 from .activations import activation
@@ -113,8 +113,9 @@ class Forward:
         x = self._lookup(_embedding_name(self.outer), ("b", "s"))
         if self.traits.scaled_embedding == "within":
             x = t.scale(x, "scaled embedding")
-        if self._checkpointed and not x.grad:  # transformers then asks for its gradient: a leaf of
-            x.grad, self.leaf = True, (x,)  # the graph, there until the backward pass is over
+        checkpointed = is_checkpointed(self.run.recompute, "eager" if self.eager else "flash")
+        if checkpointed and not x.grad:  # transformers then asks for its gradient: a leaf of the
+            x.grad, self.leaf = True, (x,)  # graph, there until the backward pass is over
         if self.traits.scaled_embedding == "after":
             x = t.scale(x, "scaled embedding")
         t.phase = "layers"
@@ -128,12 +129,6 @@ class Forward:
         if "word_embeddings_layernorm" in self.outer:
             x = self._outer_norm(x, "word_embeddings_layernorm")
         return t.dropout(x, self.rate(self.traits.dropouts[2]))
-
-    @property
-    def _checkpointed(self) -> bool:
-        """Whether transformers' own checkpointing is on; an eager core is recomputed without."""
-        core_alone = self.run.recompute == "selective" and self.eager
-        return self.run.recompute != "none" and not core_alone
 
     def rate(self, field: str | None) -> float:
         """A dropout rate of the config; 0 where the family has none."""
@@ -255,7 +250,7 @@ class Forward:
             return [(block, block.count, again) for block in blocks]
         found = []
         for block in blocks:
-            again = round(block.count * (layers // every) / layers)
+            again = layers_again(self.model, block, self.run.recompute)
             pair = [(block, block.count - again, False), (block, again, True)]
             # every n-th layer is: the last one of the model where n divides their number
             found += pair if layers % every == 0 else pair[::-1]
@@ -340,8 +335,7 @@ class Forward:
         t = self.tape
         weight = self.weight(f"{name}.weight")
         bias = self.weight(f"{name}.bias") if biased else None
-        transposed = self.family == "gpt2"
-        out_dim = weight.shape[1] if transposed else weight.shape[0]
+        out_dim = weight.shape[1 if self.traits.input_first else 0]
         if self.frozen:
             return adapters.linear(self, x, name, weight, bias, out_dim)
         return t.linear(x, weight, bias, out_dim, name)

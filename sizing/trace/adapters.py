@@ -11,7 +11,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.pytorch_utils import Conv1D
 
-from ..run import Lora, Run, linear_layers
+from ..lora import Lora, linear_layers
+from ..run import Run
 from . import build, quantized
 
 
