@@ -41,8 +41,8 @@ RECIPES = {
     "fp8": Recipe("fp32", "fp8", autocast=True),
 }
 
-# Who runs the step. None is PyTorch kernel by kernel: memory as transformers allocates it, time as
-# nanotron was measured, of which there are most runs; what each does is in data/engines.csv.
+# Who runs the step. None is PyTorch kernel by kernel, DDP or FSDP: memory as transformers allocates
+# it, time without what one engine's runs alone have shown; what each does is in data/engines.csv.
 ENGINES = (
     None,
     "transformers",
@@ -89,6 +89,7 @@ CHOICES = {
     "engine": ENGINES,
     "reduce": ("fp32", "same"),
     "scaling": (None, "delayed", "tensorwise", "rowwise", "blockwise"),
+    "dispatch": (None, "all-to-all", "deepep"),
 }
 
 # What people type for one of the choices: the names of transformers' arguments and of torch.
@@ -119,8 +120,10 @@ WORDS = {
     },
     "quantization": {"none": None, "8bit": "int8", "qlora": "nf4-double"},
     "kernels": {"none": "eager", "compile": "compiled", "torch.compile": "compiled"},
+    "dispatch": {"alltoall": "all-to-all", "hybridep": "deepep"},
     "loss": {"cce": "fused", "cut-cross-entropy": "fused", "compile": "compiled"},
     "engine": {
+        "pytorch": None,
         "accelerate": "transformers",
         "ddp": "transformers",
         "trainer": "transformers",

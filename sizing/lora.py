@@ -38,7 +38,7 @@ class Lora:
             layers; of a mixture peft (from 0.21 on, with transformers 5) adapts stacked experts
             and routers as well, by weights that it makes whole, which is not sized here.
         dtype: of the adapters: "fp32" as peft makes them, or "bf16" (autocast_adapter_dtype=False;
-            trl's 4-bit set-up), which is fp16 where the run computes in fp16.
+            trl's 4-bit set-up), which is fp16 under a recipe of fp16.
         dropout: of the adapters' inputs: one mask of its own for each adapted layer.
         embeddings: "embed_tokens", "lm_head" or both, trained whole on a copy beside the frozen
             one (peft's modules_to_save).

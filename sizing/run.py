@@ -61,10 +61,10 @@ class Run:
             heads or width (Korthikanti et al.); without it norms and residuals are whole on each.
         interleave: stages of the pipeline that each GPU holds, its virtual pipeline degree
             (Narayanan et al., arXiv:2104.04473, section 2.2.2).
-        engine: None (PyTorch kernel by kernel), "transformers" (Trainer, accelerate, DDP), "fsdp"
-            (FSDP1 as Composer and fms run it), "torchtitan" (FSDP2, compiled), "deepspeed",
-            "megatron" (Megatron-Core, NeMo), "megatron-deepspeed" (BLOOM, MT-NLG), "nanotron",
-            "xla" (MaxText) or "llm.c"; see data/engines.csv.
+        engine: None (PyTorch's DDP and FSDP, kernel by kernel), "transformers" (Trainer,
+            accelerate, DDP), "fsdp" (FSDP1 as Composer and fms run it), "torchtitan" (FSDP2,
+            compiled), "deepspeed", "megatron" (Megatron-Core, NeMo), "megatron-deepspeed" (BLOOM,
+            MT-NLG), "nanotron", "xla" (MaxText) or "llm.c"; see data/engines.csv.
         lora: None to train all weights, a rank, or a `Lora`.
         quantization: None, "int8", "nf4" or "nf4-double": the linear layers inside the blocks as
             bitsandbytes keeps them, frozen under adapters (Dettmers et al., arXiv:2208.07339 and
@@ -89,6 +89,12 @@ class Run:
         scaling: of fp8, which matters to `step_time` alone: "delayed" (a tensor's scale from the
             steps before), "tensorwise" (from itself), "rowwise" (a scale a row), "blockwise" (a
             scale for 128 or 32 elements: DeepSeek-V3's and MXFP8); None: the engine's.
+        dispatch: how tokens reach their experts under `expert`, which matters to `step_time` alone:
+            "all-to-all" (NCCL's: every copy of a token crosses the network by itself) or "deepep"
+            (and HybridEP: one to a rank, and one to a node, which hands it on; DeepSeek-V3,
+            arXiv:2412.19437, section 3.2.2); None: the engine's.
+        overlap_dispatch: whether they travel beside another micro-batch's computation
+            (Megatron-Core's overlap_moe_expert_parallel_comm, DeepSeek-V3's DualPipe).
 
     Words of transformers and torch are understood ("sdpa", "adamw_torch_fused", recompute=True) and
     kept as the choice that they mean.
@@ -122,6 +128,8 @@ class Run:
     replicate: int = 1
     document: int | None = None
     scaling: str | None = None
+    dispatch: str | None = None
+    overlap_dispatch: bool = False
     engine: str | None = None
     offload: tuple[str, ...] = ()
     optimizer_in_backward: bool = False
@@ -152,10 +160,9 @@ class Run:
                 f"quantization: {self.quantization!r} given; allowed: None without lora (integers "
                 "get no gradient: a quantised model is trained through adapters)"
             )
-        if type(self.sequence_parallel) is not bool:
-            raise ValueError(
-                f"sequence_parallel: {self.sequence_parallel!r} given; allowed: True, False"
-            )
+        for name in ("sequence_parallel", "overlap_dispatch"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"{name}: {getattr(self, name)!r} given; allowed: True, False")
         if self.offload != ():
             settle("offload", offload_of(self.offload))
         if not isinstance(self.optimizer_in_backward, bool):
@@ -176,8 +183,8 @@ class Run:
         longest = self.model.max_positions
         if longest is not None and self.sequence > longest:
             raise ValueError(
-                f"sequence: {self.sequence} given; allowed: 1 to {longest}, the learned positions "
-                f"of {self.model.name}"
+                f"sequence: {self.sequence} given; allowed: 1 to {longest}, the positions that "
+                f"{self.model.name} knows"
             )
 
     @property
@@ -247,16 +254,3 @@ def adapter_parameters(run: Run) -> int:
     heads = [w for w in run.model.outer if w.name == "lm_head.weight"]
     tables = {"embed_tokens": [lookup], "lm_head": heads or [lookup]}
     return total + sum(w.elements for name in lora.embeddings for w in tables[name])
-
-
-def all_weights_trained(run: Run, what: str) -> None:
-    """For quantities that know full training alone.
-
-    Raises:
-        ValueError: the run trains adapters.
-    """
-    if run.lora is not None:
-        raise ValueError(
-            f"lora: {run.lora!r} given; allowed: None, because {what} is known for the training "
-            "of all weights alone"
-        )

@@ -11,6 +11,7 @@ from .architecture.model import Model
 
 OFFLOADS = ("optimizer", "parameters", "activations")
 OBJECTIVES = ("lm", "dpo", "distillation")
+GALORE_RANK = 128  # of transformers' Trainer and of GaLore's README
 REFERENCES = ("model", "adapters off", "precomputed")
 
 
@@ -46,6 +47,14 @@ def whole_number(field: str, value) -> int:
     if isinstance(value, bool) or number < 1:
         raise ValueError(f"{field}: {value!r} given; allowed: a whole number >= 1")
     return number
+
+
+def family_of(optimizer: str) -> tuple[str, int]:
+    """ "galore-64" is ("galore", 64); the rank of all others is 0."""
+    family, _, number = optimizer.rpartition("-")
+    if family == "galore":
+        return family, int(number)
+    return optimizer, GALORE_RANK if optimizer == "galore" else 0
 
 
 def document_of(run) -> int:

@@ -279,7 +279,11 @@ def mpt(f: Fields) -> Architecture:
     )
     last = None if mpt_dropout(f.config) else "blocks.*.ffn.down_proj.weight"
     block = Block(layers, weights, heads, head_dim, head_dim, last_matmul=last)
-    return Architecture(vocab, hidden, heads, heads, head_dim, 4 * hidden, tied, outer, (block,))
+    longest = f.size("max_seq_len")  # the bias is made for so many
+    return Architecture(
+        vocab, hidden, heads, heads, head_dim, 4 * hidden, tied, outer, (block,),
+        max_positions=longest,
+    )  # fmt: skip
 
 
 def mpt_dropout(config: dict) -> float:

@@ -29,6 +29,15 @@ ESSENTIAL = {
     "num_heads",
 }
 
+# Names of one size in other families and in other programs.
+_SAME_SIZE = (
+    ("hidden_size", "n_embd", "d_model", "dim", "hidden_dim", "n_embed", "model_dim", "embed_dim"),
+    ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "layers"),
+    ("num_attention_heads", "n_head", "n_heads", "num_heads"),
+    ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size", "ffn_embed_dim"),
+    ("vocab_size", "padded_vocab_size", "n_vocab"),
+)
+
 # A name that transformers takes beside those of its `attribute_map`, and names of older files that
 # it does not take: used where no other is stated.
 _MORE_ALIASES = {"bloom": {"n_embed": "hidden_size"}, "falcon": {"n_embed": "hidden_size"}}
@@ -115,13 +124,22 @@ class Fields:
         if value is None:
             raise ValueError(
                 f"{name}: missing from the {self.family!r} config; needed: a whole number "
-                f">= {least}"
+                f">= {least}{self._hint(name)}"
             )
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
             raise ValueError(
-                f"{name}: {_shown(value)} given; allowed: a whole number >= {least} and <= {most:,}"
+                f"{name}: {shown(value)} given; allowed: a whole number >= {least} and <= {most:,}"
             )
         return value
+
+    def _hint(self, name: str) -> str:
+        """Under which name the config states a size, or what transformers would fill in."""
+        same = next((names for names in _SAME_SIZE if name in names), ())
+        for other in same:
+            if isinstance(self.given.get(other), int):
+                return f"; the config says {other} {self.given[other]}: is it that?"
+        filled = _class_fields(self.family).get(name)
+        return "" if filled is None else f" (transformers would fill in {filled})"
 
     def layers(self, name: str = "num_hidden_layers") -> int:
         """The number of layers; as each may be of its own kind, there is a limit."""
@@ -131,7 +149,7 @@ class Fields:
         """A list; a missing or null one is empty."""
         value = self.get(name)
         if value is not None and not isinstance(value, list | tuple):
-            raise ValueError(f"{name}: {_shown(value)} given; allowed: a list")
+            raise ValueError(f"{name}: {shown(value)} given; allowed: a list")
         return list(value or [])
 
     def flag(self, name: str) -> bool:
@@ -139,13 +157,13 @@ class Fields:
         if value is None:
             value = defaults(self.family).get(name)
         if not isinstance(value, bool):
-            raise ValueError(f"{name}: {_shown(value)} given; allowed: true or false")
+            raise ValueError(f"{name}: {shown(value)} given; allowed: true or false")
         return value
 
     def rate(self, name: str) -> float:
         value = self.get(name, 0.0)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-            raise ValueError(f"{name}: {_shown(value)} given; allowed: a number from 0 to 1")
+            raise ValueError(f"{name}: {shown(value)} given; allowed: a number from 0 to 1")
         return value
 
     def divides(self, part: str, whole: str, part_value: int, whole_value: int) -> int:
@@ -164,6 +182,7 @@ class Fields:
         return f"assumed (transformers' default of {self.family!r}; the config leaves it out)"
 
 
-def _shown(value) -> str:
+def shown(value) -> str:
+    """A value in an error's words, not longer than a line."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

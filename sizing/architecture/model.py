@@ -16,9 +16,10 @@ from functools import cached_property
 from .families import FAMILIES
 from .family_rows import TRAITS
 from .fields import Fields, aliases
+from .heads import Head
 from .reading import Text, presets, read
 from .traits import Traits
-from .weights import Architecture, Block, Weight
+from .weights import Architecture, Block, Weight, linear
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ class Model:
         head_dim: width of a query/key head; a latent-attention model's value heads may differ.
         ffn: width of the (dense) MLP.
         tied: whether the head shares the embedding's weights.
-        max_positions: rows of a learned position table, None where positions are rotary.
+        max_positions: rows of a learned position table, or tokens of MPT's bias by distance; None
+            where positions are rotary.
         blocks: the kinds of layer, each with the number of layers of that kind.
         weights: every weight tensor outside the blocks and inside, one entry a kind.
     """
@@ -83,8 +85,8 @@ class Model:
             text = source if isinstance(source, Text) else read(source)
         fields = Fields(text.config["model_type"], text.config)
         parts = FAMILIES[fields.family](fields)
-        if text.head != "language model":
-            parts = _without_language_head(parts, text.labels)
+        if text.head.kind != "language model":
+            parts = _without_language_head(parts, text.head)
         self._text = text
         self.name = name or text.name or fields.family
         self.family = fields.family
@@ -92,7 +94,7 @@ class Model:
         self.config = fields.config
         self.notes = text.notes
         self.assumed = dict(fields.assumed)
-        self.head = text.head
+        self.head = text.head.kind
         self.vocab = parts.vocab
         self.hidden = parts.hidden
         self.heads = parts.heads
@@ -104,7 +106,7 @@ class Model:
         self.blocks: tuple[Block, ...] = parts.blocks
         self.layers = sum(block.count for block in self.blocks)
         self.outer: tuple[Weight, ...] = parts.outer
-        self._key = json.dumps([self.config, self.head, text.labels], sort_keys=True, default=str)
+        self._key = json.dumps([self.config, repr(text.head)], sort_keys=True, default=str)
         self._hash = hash(self._key)
 
     def __eq__(self, other):
@@ -153,12 +155,12 @@ class Model:
         return Model(replace(self._text, config={**self.config, **changes}), f"{self.name}*")
 
 
-def _without_language_head(parts: Architecture, labels: int) -> Architecture:
-    """The model with a head of `labels` scores in the place of the vocabulary's, or with none."""
+def _without_language_head(parts: Architecture, scores: Head) -> Architecture:
+    """The model with a head of scores in the place of the vocabulary's, or with none."""
     outer = tuple(weight for weight in parts.outer if not weight.name.startswith("lm_head."))
-    if labels:
+    if scores.labels:
         width = next(weight.shape[1] for weight in outer if weight.kind == "lookup")
-        outer += (Weight("score.weight", (labels, width), "head"),)
+        outer += linear("score", scores.labels, width, "head", scores.biased)
     return replace(parts, outer=outer, tied=False)
 
 

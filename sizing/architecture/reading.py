@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 from ..units import DATA
-from . import strangers
+from . import strangers, translations
 from .families import FAMILIES
 from .fields import ESSENTIAL, RUNTIME, known
+from .heads import LANGUAGE_MODEL, Head, head_of
 from .wrappers import FIXED, SAME_WEIGHTS
 
 PRESETS = DATA / "models"
 _FOUND_BY = ("a preset's name", "the path of a config.json", "its text", "a Hub id of a preset")
+# Characters of a config: published ones have some thousands, with a table of labels a million.
+LONGEST = 10**7
 # Private keys of published configs that size the model all the same.
 _KEPT = {"_remove_final_layer_norm"}
 
@@ -34,15 +39,14 @@ class Text:
         config: its fields, `model_type` a family with a closed form (or what it said).
         name: a name for it, from the preset or the file.
         notes: what was assumed, renamed or left out, one sentence each.
-        head: "language model", "none" or "scores" (a classifier or reward model), with `labels`.
+        head: which head its class has; a classifier's or reward model's has scores.
         wrapper: the type of the multimodal config that it was taken from.
     """
 
     config: dict
     name: str | None = None
     notes: tuple[str, ...] = ()
-    head: str = "language model"
-    labels: int = 0
+    head: Head = LANGUAGE_MODEL
     wrapper: str | None = None
 
 
@@ -62,8 +66,7 @@ def hub_ids() -> dict[str, str]:
     """{id on the Hugging Face Hub, in small letters: the preset with exactly its sizes}."""
     found = {}
     for name in presets():
-        config = json.loads((PRESETS / f"{name}.json").read_text(encoding="utf-8"))
-        for identifier in config.get("_hub", ()):
+        for identifier in _preset_config(name).get("_hub", ()):
             found[identifier.lower()] = name
     return found
 
@@ -111,12 +114,13 @@ def _open(source: str | Path) -> tuple[dict, str | None]:
     preset = _preset(text)
     if preset is not None:
         return parse((PRESETS / f"{preset}.json").read_text(encoding="utf-8"), preset), preset
-    path = Path(text).expanduser()
-    if path.is_dir():
+    # os.path answers False for names that no file can have, where Path raises
+    path = Path(os.path.expanduser(text))
+    if os.path.isdir(path):
         if not (path / "config.json").is_file():
             raise ValueError(f"source: {text!r} is a folder without a config.json")
         path = path / "config.json"
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ValueError(_not_found(text))
     strangers.refuse_file(path)
     name = path.resolve().parent.name if path.name == "config.json" else path.stem
@@ -127,7 +131,7 @@ def _preset(text: str) -> str | None:
     """The preset of that name or Hub id, capitals and blanks aside."""
     plain = text.lower().removesuffix(".json")
     for candidate in (text, plain, plain.replace(" ", "-"), plain.replace("_", "-")):
-        if "/" not in candidate and (PRESETS / f"{candidate}.json").is_file():
+        if "/" not in candidate and os.path.isfile(PRESETS / f"{candidate}.json"):
             return candidate
     address = plain.removeprefix("https://huggingface.co/").removeprefix("hf.co/").rstrip("/")
     address = re.sub(r"/(?:blob|resolve|tree|raw)/.*$", "", address)
@@ -155,7 +159,11 @@ def _not_found(text: str) -> str:
 
 
 def _decoded(path: Path) -> str:
-    raw = path.read_bytes()
+    try:
+        _refuse_length(path.stat().st_size, path.name)
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"source: {path.name} cannot be read: {error.strerror}") from error
     utf16 = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
     try:
         return raw.decode("utf-16" if utf16 else "utf-8-sig")
@@ -169,9 +177,19 @@ def _decoded(path: Path) -> str:
 def parse(text: str, name: str = "the text") -> dict:
     """The object in a JSON text, or a ValueError in words."""
     text = text.lstrip("\ufeff")
+    _refuse_length(len(text), name)
     strangers.refuse_text(text, name)
+    twice: list[str] = []
+
+    def fields(pairs: list[tuple]) -> dict:
+        found = dict(pairs)
+        if len(found) < len(pairs):  # JSON's readers keep the last one and say nothing
+            times = Counter(key for key, _ in pairs)
+            twice.extend(key for key in found if times[key] > 1)
+        return found
+
     try:
-        config = json.loads(text)
+        config = json.loads(text, object_pairs_hook=fields)
     except json.JSONDecodeError as error:
         known_as = strangers.named_in(text)
         reason = f"{error}; {known_as}" if known_as else error
@@ -182,15 +200,26 @@ def parse(text: str, name: str = "the text") -> dict:
         raise ValueError(f"source: {name} holds a number with too many digits: {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f"source: {name} holds a {type(config).__name__}; an object is needed")
+    if twice:
+        raise ValueError(f"{twice[0][:60]}: given twice in {name}; allowed: each field once")
     return config
+
+
+def _refuse_length(length: int, name: str) -> None:
+    if length > LONGEST:
+        raise ValueError(
+            f"source: {name} has a length of {length:,}; allowed: up to {LONGEST:,}, and a "
+            "config.json has some thousands"
+        )
 
 
 # -- from any config to the text model's
 
 
 def _text(config: dict, name: str | None, any_family: bool) -> Text:
-    r = _Reading(strangers.translated(config))
-    r.notes += strangers.notes_on(config)
+    r = _Reading(translations.translated(config))
+    r.notes += translations.notes_on(config)
+    r.notes += _tied_as_published(r.config, config)
     outer = r.config
     family = _family_of(outer)
     architectures = outer.get("architectures")
@@ -212,17 +241,57 @@ def _text(config: dict, name: str | None, any_family: bool) -> Text:
         r.config = {**own, **r.config, **fixed}
         r.config["model_type"] = SAME_WEIGHTS[family]
         r.notes.append(f"{family} has the weights of {SAME_WEIGHTS[family]}.")
-    elif family not in FAMILIES and not (any_family and isinstance(family, str)):
+    elif family not in FAMILIES and not (any_family and family in known()["causal"]):
         raise ValueError(strangers.unknown(family, r.config, outer))
     else:
         r.config["model_type"] = family
-    head, labels = strangers.head_of(architectures, outer, wrapper is not None)
-    if head != "language model":
-        r.notes.append(
-            f"{architectures[0]}: "
-            + ("no head." if head == "none" else f"a head of {labels} scores, no language model.")
+    head = head_of(architectures, outer, wrapper is not None)
+    if any_family and head.kind == "scores":
+        raise ValueError(
+            f"architectures: {architectures[0]!r} given, which scores; allowed here: a language "
+            "model, which is what sizing.trace.model builds"
         )
-    return Text(r.config, name, tuple(r.notes), head, labels, wrapper)
+    r.notes += [head.note] if head.note else []
+    r.notes += _left_out(r.config)
+    return Text(r.config, name, tuple(r.notes), head, wrapper)
+
+
+# Fields that count layers which predict tokens further ahead: no part of transformers' models.
+_FURTHER = ("num_nextn_predict_layers", "num_mtp_modules", "mtp_num_hidden_layers")
+
+
+def _left_out(config: dict) -> list[str]:
+    """What the file tells of and transformers does not build."""
+    found = [(name, config[name]) for name in _FURTHER if isinstance(config.get(name), int)]
+    return [
+        f"{name} {count}: layers that predict further tokens, not counted (transformers does not "
+        "build them)."
+        for name, count in found
+        if count > 0
+    ]
+
+
+_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+
+
+def _tied_as_published(translated: dict, config: dict) -> list[str]:
+    """Meta's params.json does not say whether the head is tied; a preset of its sizes does."""
+    if translated.get("model_type") != "llama" or "dim" not in config:
+        return []
+    for name in presets():
+        preset = _preset_config(name)
+        if preset.get("model_type") == "llama" and all(
+            preset.get(size) == translated[size] for size in _SIZES
+        ):
+            translated["tie_word_embeddings"] = preset.get("tie_word_embeddings", False)
+            tied = "tied" if translated["tie_word_embeddings"] else "not tied"
+            return [f"The head is {tied}, as in {name}, which has these sizes."]
+    return ["Whether the head is tied is not written there: taken as untied."]
+
+
+@cache
+def _preset_config(name: str) -> dict:
+    return json.loads((PRESETS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def _family_of(config: Mapping) -> str | None:

@@ -1,8 +1,4 @@
-"""What a file is that is no config of a known family, and the words that say what would do.
-
-Also old and foreign spellings that can be translated: Meta's and Mistral's params.json, MLC's chat
-config, GPT-2's config of 2019.
-"""
+"""What a file is that is no config of a known family, and the words that say what would do."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .families import FAMILIES
-from .fields import known
+from .fields import known, shown
 
 _BINARY = {
     ".gguf": "a GGUF file of weights",
@@ -42,123 +38,24 @@ def refuse_text(text: str, name: str) -> None:
         )
 
 
-# -- translation
-
-
-def translated(config: dict) -> dict:
-    """The config in transformers' words, where it is written in others that are known."""
-    if "model_type" in config and isinstance(config.get("model_config"), Mapping):  # MLC
-        return {**config["model_config"], "model_type": config["model_type"]}
-    inner = config.get("model")
-    if not config.get("model_type") and isinstance(inner, Mapping) and inner.get("model_type"):
-        return dict(inner)
-    if config.get("model_type") in _NUMBERED and "attn_type_list" in config:
-        return _by_number(config)
-    if config.get("model_type"):
-        return config
-    architectures = config.get("architectures")
-    if isinstance(architectures, list) and "GPT2LMHeadModel" in architectures:
-        return {**config, "model_type": "gpt2"}
-    if "dim" in config and "n_layers" in config:
-        return _from_params(config)
-    return config
-
-
-_NUMBERED = ("minimax_text_01", "minimax_m1", "minimax")
-
-
-def _by_number(config: dict) -> dict:
-    """MiniMax's own code numbers its layers: 0 for lightning attention, 1 for softmax."""
-    if config.get("shared_intermediate_size") not in (None, 0, [0]):
-        raise ValueError(
-            f"shared_intermediate_size: {config['shared_intermediate_size']!r} given; allowed: 0 "
-            "(transformers' MiniMax has no shared expert)"
-        )
-    numbers = config["attn_type_list"]
-    if not isinstance(numbers, list) or not set(map(str, numbers)) <= {"0", "1"}:
-        raise ValueError("attn_type_list: allowed: a list of 0 (lightning) and 1 (softmax)")
-    types = ["full_attention" if number else "linear_attention" for number in numbers]
-    return {"layer_types": types, **config}
-
-
-def _from_params(params: dict) -> dict:
-    """Meta's params.json (llama/model.py: the MLP is 2/3 of 4 x dim, times a multiplier, rounded
-    up) or Mistral's, which names its hidden_dim."""
-    dim, heads = params.get("dim"), params.get("n_heads")
-    numbers = {"dim": dim, "n_heads": heads, "n_layers": params.get("n_layers")}
-    for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}: {value!r} given; allowed: a whole number >= 1")
-    vocab = params.get("vocab_size")
-    if not isinstance(vocab, int) or vocab < 1:
-        raise ValueError(
-            f"vocab_size: {vocab!r} in a params.json; allowed: a whole number >= 1 (Llama 1 and 2 "
-            "wrote -1, and have 32000)"
-        )
-    moe = params.get("moe")
-    if "hidden_dim" in params:
-        family, ffn = ("mixtral" if moe else "mistral"), params["hidden_dim"]
-    else:
-        family, ffn = "llama", _meta_width(dim, params)
-    config = {
-        "model_type": family,
-        "vocab_size": vocab,
-        "hidden_size": dim,
-        "intermediate_size": ffn,
-        "num_hidden_layers": params["n_layers"],
-        "num_attention_heads": heads,
-        "num_key_value_heads": params.get("n_kv_heads") or heads,
-        "tie_word_embeddings": bool(params.get("tied_embeddings", False)),
-    }
-    if params.get("head_dim"):
-        config["head_dim"] = params["head_dim"]
-    if family != "llama":
-        config["sliding_window"] = params.get("sliding_window")
-    if isinstance(moe, Mapping):
-        config["num_local_experts"] = moe.get("num_experts")
-        config["num_experts_per_tok"] = moe.get("num_experts_per_tok")
-    return config
-
-
-def _meta_width(dim: int, params: dict) -> int:
-    multiple = params.get("multiple_of", 256)
-    factor = params.get("ffn_dim_multiplier") or 1.0
-    for name, value in (("multiple_of", multiple), ("ffn_dim_multiplier", factor)):
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-            raise ValueError(f"{name}: {value!r} given; allowed: a number above 0")
-    width = int(factor * int(2 * 4 * dim / 3))
-    return int(multiple) * -(-width // int(multiple))
-
-
-def notes_on(config: dict) -> list[str]:
-    """What `translated` did, in a sentence."""
-    if config.get("model_type"):
-        return ["Sizes taken from `model_config`."] if "model_config" in config else []
-    if "dim" in config and "n_layers" in config:
-        kind = "Mistral's" if "hidden_dim" in config else "Meta's"
-        note = f"Translated from {kind} params.json."
-        if kind == "Meta's":
-            note += " Whether the head is tied is not written there: taken as untied."
-        return [note]
-    if isinstance(config.get("architectures"), list):
-        return ["model_type is missing: read from `architectures`."]
-    return []
-
-
 # -- words
 
 
-_ENCODER_DECODERS = (
-    "t5",
-    "mt5",
-    "umt5",
-    "longt5",
-    "t5gemma",
-    "bart",
-    "mbart",
-    "pegasus",
-    "m2m_100",
-)
+# Types whose code comes with the model: (the family whose sizes theirs are, what to write for it).
+_REMOTE = {
+    "aquila": ("llama", ""),
+    "baichuan": ("llama", ""),
+    "internlm": ("llama", "attention_bias true"),
+    "internlm2": ("llama", ""),
+    "mimo": ("qwen2", ""),
+    "minicpm": ("llama", "tie_word_embeddings true"),
+    "orion": ("llama", "its norms have biases too"),
+    "phi-msft": ("phi", "hidden_size for n_embd, num_hidden_layers for n_layer"),
+    "qwen": ("qwen2", "half its intermediate_size"),
+    "skywork": ("llama", ""),
+    "xverse": ("llama", ""),
+    "yi": ("llama", ""),
+}
 
 
 def unknown(family, config: Mapping, outer: Mapping) -> str:
@@ -166,23 +63,58 @@ def unknown(family, config: Mapping, outer: Mapping) -> str:
     if family is None or family == "":
         return f"model_type: None given; {_what_it_is(outer)}"
     if not isinstance(family, str):
-        return f"model_type: {family!r} given; allowed: text, such as 'llama'"
-    formulas = ", ".join(sorted(FAMILIES))
-    if family in known()["causal"]:
-        return (
+        return f"model_type: {shown(family)} given; allowed: text, such as 'llama'"
+    words = _no_decoder(family)
+    if words is None and family in known()["causal"]:
+        words = (
             f"model_type: {family!r} given, which has no formula here; allowed: "
             "sizing.trace.model(config), which builds and traces the real model (seconds, with "
-            f"torch and transformers), or a type with a formula: {formulas}"
+            f"torch and transformers){_foreign(family, outer)}, or a type with a formula"
         )
-    near = difflib.get_close_matches(family, FAMILIES, n=3, cutoff=0.6)
-    words = f"model_type: unknown architecture {family!r}"
-    if near:
-        words += f"; near it: {', '.join(near)}"
-    if "auto_map" in outer:
+    if words is None:
+        words = f"model_type: unknown architecture {shown(family)}{_near(family, outer)}; allowed"
+    return f"{words}: {', '.join(sorted(FAMILIES))}"
+
+
+def _foreign(family: str, outer: Mapping) -> str:
+    """A warning where the model around a text model is none of transformers' own."""
+    around = outer.get("model_type")
+    if around == family or around in known()["wrappers"] or around in known()["causal"]:
+        return ""
+    return f"; transformers does not know {around!r} around it, whose layers may differ"
+
+
+def _no_decoder(family: str) -> str | None:
+    """Of a type that transformers knows as something else than a decoder."""
+    causal, decoders = known()["causal"], "allowed: a decoder-only language model"
+    if family in known()["encoders"]:
+        also = "; sizing.trace.model counts it as a causal model" if family in causal else ""
+        return f"model_type: {family!r} given, an encoder (it fills in words){also}; {decoders}"
+    if family in known()["encoder_decoders"]:
+        return f"model_type: {family!r} given, an encoder-decoder; {decoders}"
+    if family in known()["others"]:
+        return (
+            f"model_type: {family!r} given, which transformers does not know as a causal language "
+            f"model; {decoders}"
+        )
+    return None
+
+
+def _near(family: str, outer: Mapping) -> str:
+    words = ""
+    if family in _REMOTE:
+        like, change = _REMOTE[family]
+        change = f" ({change})" if change else ""
+        words += f"; its sizes are those of {like!r}: write that as model_type{change}"
+    else:
+        near = difflib.get_close_matches(
+            family[:100], {*FAMILIES, *known()["causal"]}, n=3, cutoff=0.6
+        )
+        near = [name if name in FAMILIES else f"{name} (traced)" for name in near]
+        words += f"; near it: {', '.join(near)}" if near else ""
+    if "auto_map" in outer or family in _REMOTE:
         words += "; its code comes with the model, not with transformers"
-    if family in _ENCODER_DECODERS:
-        words += ", an encoder-decoder, which the course does not size"
-    return f"{words}; allowed: {formulas}"
+    return words
 
 
 def _what_it_is(config: Mapping) -> str:
@@ -216,6 +148,7 @@ def _what_it_is(config: Mapping) -> str:
     )
 
 
+_ANOTHER = "paste the config.json of the model on the Hugging Face Hub"
 _BESIDE = "paste the config.json that is published beside it"
 # (fields that give a file away, what it is and what would do), the first that fits.
 _FILES = (
@@ -273,40 +206,13 @@ def _is_gguf(config) -> bool:
 
 def named_in(text: str) -> str | None:
     """Of text that is no JSON, such as a training script's YAML: what it is, if that is known."""
-    for line in text.splitlines():
-        field, _, value = line.partition(":")
-        if field.strip() in ("model_name_or_path", "base_model", "pretrained_model_name_or_path"):
-            return _settings(field.strip(), value.split("#")[0].strip().strip("'\""))
+    pairs = [line.partition(":") for line in text.splitlines() if not line.startswith("#")]
+    fields = {name.strip(): value.split("#")[0].strip() for name, colon, value in pairs if colon}
+    for field in ("model_name_or_path", "base_model", "pretrained_model_name_or_path"):
+        if field in fields:
+            return _settings(field, fields[field].strip("'\""))
+    if "base_emb_dim" in fields:
+        return f"these are MaxText's settings; {_ANOTHER}"
+    if len(fields) > 2 and not text.lstrip().startswith(("{", "[", "<")):
+        return f"this looks like YAML, another program's settings; {_ANOTHER}"
     return None
-
-
-# -- what the model is built for
-
-_SCORED = ("ForSequenceClassification", "RewardModel", "ForReward")
-
-
-def head_of(architectures, config: Mapping, wrapped: bool) -> tuple[str, int]:
-    """("language model" | "scores" | "none", labels) by the class that the config names."""
-    named = architectures[0] if isinstance(architectures, list | tuple) and architectures else None
-    if not isinstance(named, str) or wrapped:
-        return "language model", 0
-    if named.endswith(_SCORED):
-        return "scores", _labels(config)
-    if "Eagle" in named or "Medusa" in named or named.endswith(("MTP", "MTPModel")):
-        raise ValueError(
-            f"architectures: {named!r} is a draft head for speculative decoding, not the model; "
-            "allowed: the config.json of the model that it drafts for"
-        )
-    if named.endswith("Model") and not named.endswith(("LMHeadModel", "DoubleHeadsModel")):
-        return "none", 0
-    return "language model", 0
-
-
-def _labels(config: Mapping) -> int:
-    labels = config.get("num_labels")
-    if labels is None and isinstance(config.get("id2label"), Mapping):
-        labels = len(config["id2label"])
-    labels = 2 if labels is None else labels  # transformers' default
-    if isinstance(labels, bool) or not isinstance(labels, int) or labels < 1:
-        raise ValueError(f"num_labels: {labels!r} given; allowed: a whole number >= 1")
-    return labels

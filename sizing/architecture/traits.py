@@ -65,7 +65,8 @@ class Traits:
         fused_attention: transformers has more than the written-out attention; without, "flash" runs
             as "eager". `always_masked`: it hands the kernel a mask of s x s in every case.
         dropouts: fields of the rates after attention and MLP; of the embedding.
-        scaled_embedding, scaled_residual, scaled_logits: multiplied with a number.
+        scaled_embedding, scaled_residual, scaled_logits: multiplied with a number; the embedding
+            "within" its module or "after" it.
         may_upcast_scores: a flag of the config has eager scores computed in fp32.
     """
 
@@ -111,7 +112,7 @@ class Traits:
     without_positions: str = ""
     softcaps: bool = False
     capped_by_kernel: bool = False
-    scaled_embedding: bool = False
+    scaled_embedding: str = ""
     scaled_residual: bool = False
     scaled_logits: bool = False
     softmax_in_fp32: bool = True

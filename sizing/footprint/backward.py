@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -257,6 +258,10 @@ class _Walk:
             for tensor, _ in node.saved:
                 self._hold(tensor.storage)
         self._note(node.phase, {node.part: node.extra})
+        if node.late != NONE:
+            gone = self._alone(node) if node.region is not None else {}
+            late = plus(node.extra, node.late)
+            self._note(node.phase, gone | {node.part: plus(late, gone.get(node.part, NONE))})
         incoming = [self.buffers.pop(out) for out in node.outputs if out in self.buffers]
         gradients = []
         for tensor, kind in node.grads:
@@ -271,6 +276,15 @@ class _Walk:
             self._drop(tensor.storage)
         for tensor, arrived in gradients:
             self._deliver(tensor, arrived, node.phase)
+
+    def _alone(self, node: Node) -> dict[str, Size]:
+        """What only this operation keeps, as bytes that go: by part, negative."""
+        gone: dict[str, Size] = {}
+        mine = Counter(tensor.storage for tensor, _ in node.saved)
+        for tensor, count in mine.items():
+            if tensor.part != "parameters" and self.users[tensor] == count:
+                gone[tensor.part] = plus(gone.get(tensor.part, NONE), times(-1, tensor.size))
+        return gone
 
     def _deliver(self, tensor: Tensor, arrived: _Arrived, phase: str) -> None:
         other = self.buffers.pop(tensor, None)

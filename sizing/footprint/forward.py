@@ -8,7 +8,7 @@ from ..architecture.model import Model
 from ..architecture.weights import Block
 from ..recomputing import check, every_layer, is_checkpointed, layers_again
 from ..run import Run
-from . import adapters, kernels, objectives, rotary
+from . import adapters, kernels, masks, objectives, rotary
 from .activations import activation
 from .backward import held, kept, packed
 from .decoder import decoder
@@ -31,8 +31,8 @@ class Forward:
     Attributes:
         tape: the operations.
         end: bytes by part alive at the end of the forward pass only.
-        outputs: what the trainer keeps until the backward pass is over; `asked`, frozen embeddings
-            whose gradient is asked for, which stay as well.
+        outputs: what the trainer keeps until the backward pass is over.
+        leaf: the embedding's rows where they are a leaf of the graph, kept as long.
         layers, weights: {block: operations}, {block: parameters} of one layer of each kind.
     """
 
@@ -81,7 +81,7 @@ class Forward:
         self.shared_keys: dict[int | None, tuple[Tensor, Tensor]] = {}
         self.end: dict[str, Size] = {}
         self.outputs: tuple[Tensor, ...] = ()
-        self.asked: tuple[Tensor, ...] = ()
+        self.leaf: tuple[Tensor, ...] = ()
         self.uncast: Size = NONE
         # What the code refers to while a layer runs, kept or not: around it, and inside it.
         self.around: tuple[Tensor, ...] = ()
@@ -111,11 +111,12 @@ class Forward:
     def _embed(self) -> Tensor:
         t = self.tape
         x = self._lookup(_embedding_name(self.outer), ("b", "s"))
-        attention = "eager" if self.eager else "flash"
-        if not x.grad and is_checkpointed(self.run.recompute, attention):
-            x.grad = True  # transformers then asks for it, of a tensor that stays to receive it
-            self.asked = (x,)
-        if self.traits.scaled_embedding:
+        if self.traits.scaled_embedding == "within":
+            x = t.scale(x, "scaled embedding")
+        checkpointed = is_checkpointed(self.run.recompute, "eager" if self.eager else "flash")
+        if checkpointed and not x.grad:  # transformers then asks for its gradient: a leaf of the
+            x.grad, self.leaf = True, (x,)  # graph, there until the backward pass is over
+        if self.traits.scaled_embedding == "after":
             x = t.scale(x, "scaled embedding")
         t.phase = "layers"
         self.all_inputs = BESIDE[self.family](self, x) if self.family in BESIDE else None
@@ -212,32 +213,12 @@ class Forward:
 
     def _shared(self) -> None:
         """Tensors made once and used by every layer: masks, and rotary cosines and sines."""
+        self.masks = masks.of_layers(self)
         self.rope: dict[int | None, list[Tensor]] = {}
-        self.masks: dict[int | None, Tensor | None] = {}
-        for window in {block.window for block in self.model.blocks}:
-            beyond = window is not None and self.run.sequence >= window
-            if self.eager:
-                span = "b" if self.tape.batched else 1
-                mask = Tensor((span, 1, "s", "s"), self.dtype, "mask", grad=False, shared=True)
-            elif self.config.get("alibi"):  # Falcon's: the bias by distance, head by head
-                shape = ("b", self.model.heads, "s", "s")
-                mask = Tensor(shape, self.dtype, "mask and alibi", grad=False, shared=True)
-            elif (beyond and not self._capped()) or self.traits.always_masked:
-                mask = Tensor((1, 1, "s", "s"), "bool", "mask", grad=False, shared=True)
-            else:
-                mask = None
-            self.masks[window] = mask
-        span = "b" if self.tape.batched else 1
-        self.causal_table = Tensor((span, 1, "s", "s"), "bool", "mask", grad=False, shared=True)
         if rotary.width(self.model):
             sets = {block.window: block.query_dim for block in self.model.blocks}
             for kind, head in (sets if self.traits.rotary_sets else {None: None}).items():
                 self.rope[kind] = rotary.angles(self.model, self.dtype, head)
-
-    def _capped(self) -> bool:
-        """Whether the fused kernel caps the scores, and then takes no mask."""
-        cap = self.config.get("attn_logit_softcapping")
-        return self.traits.capped_by_kernel and cap is not None
 
     @property
     def laid_out_by_head(self) -> bool:

@@ -16,8 +16,10 @@ from .tape import NONE, Size, value
 class Moments:
     """The moments of a step that can be its peak, as polynomials in micro-batch and sequence."""
 
-    def __init__(self, state, moments: list[Point], count: int, whole: Whole, beside: Beside):
-        self.state, self.beside = state, beside
+    def __init__(
+        self, state, moments: list[Point], count: int, whole: Whole, beside: Beside, again: bool
+    ):
+        self.state, self.beside, self.again = state, beside, again
         self.phases = _by_phase(moments)
         layers = [m for m in moments if m.phase == "layers"]
         self.first_layer = undominated(_until_gradients_of_one(layers, count))
@@ -42,6 +44,7 @@ class Moments:
             peak_phase=peak.phase,
             total=total,
             _moments=partial(self.moments, batch, sequence),
+            again=self.again,
         )
 
     def totals_of(self, batches, sequences) -> np.ndarray:

@@ -14,6 +14,7 @@ from ..units import BYTES
 from . import inference
 from .backward import Away, Point, packed, points
 from .classic import buffers
+from .fit import layers_again
 from .forms import sequence_beyond
 from .forward import Forward
 from .moments import Moments, needed
@@ -53,9 +54,10 @@ def moments_of(
     if divided:
         trained = [replace(t, width=4) for t in trained]
     master = recipe.master
-    wide = gradients == "fp32" and recipe.weight_bytes == 2
+    wide = gradients != "same" and recipe.weight_bytes == 2
     weights = _weights(run, recipe)
-    state = _state(run, weights, trained, optimizer, master, 4 if wide else 2 if divided else None)
+    width = _gradient_bytes(gradients) if wide else 2 if divided else None
+    state = _state(run, weights, trained, optimizer, master, width)
     host = host_bytes(offload, optimizer, trained, state, master)
     packed_bytes = packed(forward.tape.nodes) if "activations" in offload else NONE
     if "optimizer" in offload:
@@ -75,9 +77,9 @@ def moments_of(
         moments.append(_update(state, 0))  # on the host
     elif not in_backward:
         moments += _updates(optimizer, master, wide, trained, state, device == "cuda")
-    return Moments(
-        state, moments, model.layers, undivided(forward), Beside(host, packed_bytes, weights)
-    )
+    beside_it = Beside(host, packed_bytes, weights)
+    again = layers_again(run)
+    return Moments(state, moments, model.layers, undivided(forward), beside_it, again)
 
 
 def state_of(run: Run) -> dict[str, int]:
@@ -91,9 +93,14 @@ def state_of(run: Run) -> dict[str, int]:
         objective=run.objective,
     )
     recipe, trained = plain.recipe, _trained(_recorded(plain, "cuda", 1))
-    wide = run.gradients == "fp32" and recipe.weight_bytes == 2
-    weights = _weights(plain, recipe)
-    return _state(plain, weights, trained, run.optimizer, recipe.master, 4 if wide else None)
+    wide = run.gradients != "same" and recipe.weight_bytes == 2
+    weights, width = _weights(plain, recipe), _gradient_bytes(run.gradients) if wide else None
+    return _state(plain, weights, trained, run.optimizer, recipe.master, width)
+
+
+def _gradient_bytes(gradients: str) -> int:
+    """Of an element beside 16-bit weights: a buffer in fp32, or that and the gradient itself."""
+    return 6 if gradients == "both" else 4
 
 
 def _weights(run: Run, recipe) -> int:
@@ -138,7 +145,7 @@ def _walked(
 
     forward = _recorded(run, device, tokens)
     away = Away(at_once is not None, update, activations)
-    walked = points(forward.tape, forward.end, resident, away, forward.outputs + forward.asked)
+    walked = points(forward.tape, forward.end, resident, away, (*forward.outputs, *forward.leaf))
     ends = [point for point in walked if point.phase == "forward"]
     return needed(walked + _others_ahead(forward, ends[-1]), run.model.layers)
 

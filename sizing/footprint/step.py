@@ -157,7 +157,7 @@ def _plan_of(run: Run, device: str, step: str = "steady") -> Moments:
     return moments_of(
         run.model,
         "bf16" if run.gathers_products else SAME_BYTES.get(run.precision, run.precision),
-        "fp32" if run.gathers_products else run.gradients,
+        "fp32" if run.gathers_products else _gradients_kept(run),
         run.optimizer,
         run.recompute,
         run.attention,
@@ -182,3 +182,11 @@ def _plan_of(run: Run, device: str, step: str = "steady") -> Moments:
         run.zero >= 2 and (run.gpus > 1 or gathers(run)),
         leaves_at_once(run) and not (run.zero >= 2 and (run.gpus > 1 or gathers(run))),
     )
+
+
+def _gradients_kept(run: Run) -> str:
+    """`Run.gradients`, or "both": DeepSpeed's pipeline adds 16-bit gradients to the fp32 ones after
+    each backward pass and clears them before the next one, so they stay (deepspeed/runtime/pipe/
+    engine.py, update_hp_grads(clear_lp_grads=False))."""
+    both = run.engine == "megatron-deepspeed" and run.gradients == "fp32"
+    return "both" if both and run.lora is None else run.gradients

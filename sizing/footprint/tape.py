@@ -88,11 +88,12 @@ class Node:
     """One operation: what it saved, and what its backward pass makes.
 
     `grads` lists (input, kind): NEW, NEW_VIEW, SAME or VIEW. `extra` is what the backward pass
-    allocates at once, results included. `during` are tensors that exist while the operation runs
-    forward, for the few operations where that can be the step's worst moment, and `first` beside
-    them only the first time. `held` is kept
-    in a way that autograd does not see: from the first forward pass on until the backward pass is
-    over, since the loss refers to all operations.
+    allocates at once, results included; `late`, what autograd casts or sums of them when it is
+    done: by then a region that was run again has let go of what it saved. `during` are tensors that
+    exist while the operation runs forward, for the few operations where that can be the step's
+    worst moment, and `first` beside them only the first time. `held` is kept in a way that
+    autograd does not see: from the first forward pass on until the backward pass is over, since
+    the loss refers to all operations.
     """
 
     name: str
@@ -108,6 +109,7 @@ class Node:
     held: tuple[Tensor, ...] = ()
     again: tuple[Tensor, ...] = ()  # what is held while the operation's region is run again
     frame: tuple[Tensor, ...] = ()  # what the code refers to meanwhile
+    late: Size = NONE
 
 
 @dataclass(eq=False)
@@ -165,10 +167,11 @@ class Tape:
     frame_of: Callable[[], tuple] = tuple
     outside: tuple[Tensor, ...] = ()  # of a module that is run again apart, what is around it
 
-    def emit(self, name, out, grads, saved=(), extra=None, scratch=NONE):
+    def emit(self, name, out, grads, saved=(), extra=None, scratch=NONE, late=NONE):
         """Record an operation; it exists for autograd only if some input needs a gradient.
 
-        Its backward pass allocates the new gradients at once, or `extra`, and `scratch`.
+        Its backward pass allocates the new gradients at once, or `extra`, and `scratch`; and then
+        `late`.
         """
         outputs = out if isinstance(out, tuple) else (out,)
         grads = [(tensor, kind) for tensor, kind in grads if tensor.grad]
@@ -184,7 +187,7 @@ class Tape:
         part = "logits" if grads[0][0].part == "logits" else "temporary"
         extra = plus(extra, scratch)
         node = Node(name, self.phase, outputs, grads, saved, extra, part, self.region)
-        node.frame = self.frame_of()
+        node.frame, node.late = self.frame_of(), late
         self.nodes.append(node)
         return out
 
@@ -281,14 +284,13 @@ class Tape:
         out = Tensor(big.shape, _promote(x, y), name)
         saved = [(x, why)] if y.grad else []
         saved += [(y, why)] if x.grad else []
-        extra = NONE
+        weight = next((t for t in (x, y) if t.part == "parameters"), None)
+        extra, late = NONE, self._summed(weight)
         for t in (x, y):  # computed at the product's size and dtype, then summed or cast
             if t.grad:
                 extra = plus(extra, out.size)
-                extra = plus(extra, t.size) if t.dtype != out.dtype else extra
-        weight = next((t for t in (x, y) if t.part == "parameters"), None)
-        inputs = [(x, False), (y, False)]
-        return self.emit("mul", out, inputs, saved, extra, self._summed(weight))
+                late = plus(late, t.size) if t.dtype != out.dtype else late
+        return self.emit("mul", out, [(x, False), (y, False)], saved, extra, late=late)
 
     def unary(self, name, x: Tensor, keeps="input", temporaries=1) -> Tensor:
         """An elementwise function; `keeps` its "input" or its "output" for the gradient."""
@@ -297,10 +299,12 @@ class Tape:
         saved = [(kept, f"{keeps} of {name}")]
         return self.emit(name, out, [(x, False)], saved, times(temporaries, x.size))
 
+    def listed(self, x: Tensor) -> Tensor:
+        """The input of an operator that autocast runs in fp32 on CUDA, and on the CPU does not."""
+        return self.cast(x, "fp32") if self.autocast and self.device == "cuda" else x
+
     def power(self, x: Tensor) -> Tensor:
-        if self.autocast and self.device == "cuda":  # on CUDA's list of fp32 operators
-            x = self.cast(x, "fp32")
-        return self.unary("pow", x, temporaries=3)
+        return self.unary("pow", self.listed(x), temporaries=3)
 
     def dropout(self, x: Tensor, rate: float) -> Tensor:
         if not rate:
@@ -326,8 +330,7 @@ class Tape:
         return self.unary("rsqrt", mean, keeps="output", temporaries=3)
 
     def layer_norm(self, x: Tensor, weight: Tensor | None, bias: Tensor | None, name) -> Tensor:
-        if self.autocast and self.device == "cuda":  # on CUDA's list of fp32 operators
-            x = self.cast(x, "fp32")
+        x = self.listed(x)
         out = Tensor(x.shape, x.dtype, f"output of {name}")
         dtype = "fp32" if self.device == "cuda" else x.dtype
         statistic = Tensor((*x.shape[:-1], 1), dtype, f"mean of {name}", grad=False)
@@ -362,12 +365,12 @@ class Tape:
         grads = [(x, NEW_VIEW), (weight, NEW_VIEW)] + ([(bias, NEW)] if bias is not None else [])
         if self.region:
             self.region.product(out)
-        scratch = plus(scratch, self._summed(bias))
-        return self.emit(name, out, grads, saved, scratch=scratch)
+        return self.emit(name, out, grads, saved, scratch=scratch, late=self._summed(bias))
 
     def matmul(self, x: Tensor, y: Tensor, shape: tuple, name) -> Tensor:
         out = Tensor(shape, x.dtype, name)
-        saved = [(x, f"factor of {name}"), (y, f"factor of {name}")]
+        saved = [(x, f"factor of {name}")] if y.grad else []
+        saved += [(y, f"factor of {name}")] if x.grad else []
         return self.emit(name, out, [(x, NEW_VIEW), (y, NEW_VIEW)], saved)
 
     def gather(self, x: Tensor, shape: tuple, name, index_shape: tuple) -> Tensor:

@@ -68,11 +68,15 @@ class TrainedCopy(nn.Module):
         return self.copy(x)
 
 
-def put_on(
-    network: nn.Module, lora: Lora, among: Callable[[str], bool] = bool, products: str = "bf16"
-) -> None:
+def dtype_of(run: Run) -> torch.dtype:
+    """The adapters' dtype: in 16 bits the run's own."""
+    fp16 = run.lora.dtype == "bf16" and run.recipe.products == "fp16"
+    return torch.float16 if fp16 else build.DTYPES[run.lora.dtype]
+
+
+def put_on(network: nn.Module, run: Run, among: Callable[[str], bool] = bool) -> None:
     """Freeze a module, and put adapters on those of its linear layers that `among` names."""
-    dtype = _dtype(lora, products)
+    lora, dtype = run.lora, dtype_of(run)
     network.requires_grad_(False)
     for name, module in list(network.named_modules()):
         if among(name) and isinstance(module, (nn.Linear, Conv1D)) and lora.adapts(name):
@@ -86,7 +90,7 @@ def add(network: nn.Module, run: Run) -> nn.Module:
             f"quantization: {run.quantization!r} given; allowed: None, or a trace with "
             "library=True (bitsandbytes' own layers)"
         )
-    put_on(network, run.lora, lambda name: _inside(name, run), run.recipe.products)
+    put_on(network, run, lambda name: _inside(name, run))
     for name in _tables(network, run.lora):
         module = network.get_submodule(name)
         _put(network, name, TrainedCopy(module))
@@ -126,14 +130,8 @@ def add_with_peft(network: nn.Module, run: Run) -> nn.Module:
         network = peft.get_peft_model(network, config)
     for name, parameter in network.named_parameters():
         if "lora_" in name:
-            parameter.data = parameter.data.to(_dtype(lora, run.recipe.products))
+            parameter.data = parameter.data.to(dtype_of(run))
     return network
-
-
-def _dtype(lora: Lora, products: str) -> torch.dtype:
-    """Of the adapters; 16 bits are those of the base, fp16 in a recipe of fp16."""
-    narrow = products if products == "fp16" else "bf16"
-    return build.DTYPES["fp32" if lora.dtype == "fp32" else narrow]
 
 
 def _tables(network: nn.Module, lora: Lora) -> list[str]:

@@ -24,8 +24,11 @@ _aten = torch.ops.aten
 # models use ("CUDA Ops that can autocast to float32" in torch's automatic mixed precision docs).
 _FP32 = (
     (torch, "pow"),
+    (torch, "square"),  # which is a power
+    (torch, "expm1"),
     (torch, "logsumexp"),
     (functional, "softmax"),
+    (functional, "softplus"),
     (functional, "log_softmax"),
     (functional, "layer_norm"),
 )

@@ -11,7 +11,12 @@ import json
 import warnings
 
 from transformers import CONFIG_MAPPING, PreTrainedConfig, __version__
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES,
+)
 
 from ..architecture.families import FAMILIES
 from ..architecture.fields import DEFAULTS_FILE
@@ -19,17 +24,27 @@ from ..architecture.wrappers import SAME_WEIGHTS
 
 # Fields of every config that neither size a model nor change what it computes.
 _OTHER = {"bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", "use_cache"}
+_TEXT = ("_text", "_text_model")  # parts of multimodal models, which their wrapper reads
 _TEXT_KEYS = ("text_config", "llm_config", "thinker_config")
 
 
 def defaults() -> dict:
-    """{"families": {type: {"fields", "aliases"}}, "wrappers": {type: ...}, "traced": [types]}."""
+    """{"families": {type: {"fields", "aliases"}}, "wrappers": {type: ...}, "causal": [types],
+    and what else transformers knows: "encoders", "encoder_decoders", "others"}."""
     types = sorted({*FAMILIES, *SAME_WEIGHTS} & set(CONFIG_MAPPING))
+    wrappers, causal = _wrappers(), set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    both = {*MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES}
+    both |= {*MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES}
+    encoders = {*MODEL_FOR_MASKED_LM_MAPPING_NAMES} - both
+    rest = set(CONFIG_MAPPING) - causal - both - encoders - set(wrappers) - set(types)
     return {
         "transformers": __version__,
         "families": {name: _family(CONFIG_MAPPING[name]) for name in types},
-        "wrappers": _wrappers(),
-        "causal": sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+        "wrappers": wrappers,
+        "causal": sorted(causal),
+        "encoders": sorted(encoders - set(wrappers)),
+        "encoder_decoders": sorted(both - set(wrappers)),
+        "others": sorted(name for name in rest if not name.endswith(_TEXT)),
     }
 
 
