@@ -142,8 +142,7 @@ def answers() -> str:
     lines = ["# Answers to the calculators' questions", ""]
     for path in lesson_paths():
         cells = nbformat.read(path, as_version=4).cells
-        sources = [cell.source for cell in cells]
-        asked = [s for s in sources if re.search(r"^1\. ", s, re.M) and "calculator" in s.lower()]
+        asked = _asked(cells)
         found = [fold for cell in cells for text in _texts(cell) for fold in _FOLD.findall(text)]
         lines += [f"## {heading(path)}", ""]
         for question in asked:
@@ -152,6 +151,18 @@ def answers() -> str:
         lines += [f"{place}. {unescape(fold.strip())}" if place else fold for place, fold in found]
         lines.append("")
     return "\n".join(lines)
+
+
+def _asked(cells) -> list[str]:
+    """The numbered lists that a calculator's folds answer: each the last one before its fold."""
+    listed, found = "", []
+    for cell in cells:
+        if cell.cell_type == "markdown" and re.search(r"^1\. ", cell.source, re.M):
+            listed = cell.source
+        elif listed and re.search(r"\bfound\(", cell.source):
+            found.append(listed)
+            listed = ""
+    return found
 
 
 def _texts(cell) -> list[str]:

@@ -128,6 +128,10 @@ EXERCISES = (
                 "Here they stay in bf16.",
             ),
             (lambda: missing()[::-1], "The two are swapped: the scales come first."),
+            (
+                (0.83, ...),
+                "The first is both errors together. Give them apart.",
+            ),
         ),
         because="Not a quarter of the bf16 model: scales, and what is not quantised, make it "
         "nearly a third.",
@@ -162,6 +166,17 @@ EXERCISES = (
             (
                 lambda: (..., 100 * (STEP - ARITHMETIC) / (4 * ARITHMETIC)),
                 "The second is waiting over arithmetic. The step is both.",
+            ),
+            (
+                lambda: (..., host()[1] / 100),
+                "The second as a fraction. Per cent is asked for.",
+            ),
+            (
+                lambda: (
+                    ...,
+                    100 * (STEP - ARITHMETIC - UPDATE) / (ARITHMETIC * 4 + STEP - ARITHMETIC),
+                ),
+                "The second is the bus alone. The CPU's update is asked for as well.",
             ),
         ),
         because="What happens once per step is paid by more micro-batches, if their gradients fit.",
