@@ -10,6 +10,8 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 _TESTS = Path(__file__).resolve().parent / "tests"
 _SANITIZE = _TESTS / "nbval_sanitize.cfg"
 # Seconds of each file. Processes share the files (make test): what takes longest begins first, and
@@ -23,6 +25,8 @@ def pytest_configure(config):
     learner = tempfile.TemporaryDirectory(prefix="learner-")
     config.add_cleanup(learner.cleanup)
     os.environ["SIZING_RECORDED"] = "1"
+    # kernels and processes find the library compiled
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["SIZING_LEARNER_DIR"] = learner.name  # a learner's own guesses stay untouched
     os.environ.pop("SIZING_CLASS", None)  # and no class hears of a test
     # traces that were taken before, by the digest of what they depend on: sizing/trace/store.py
@@ -60,3 +64,19 @@ def pytest_collection_finish(session):
     if any(item.path.suffix == ".ipynb" for item in session.items):
         # On a new machine matplotlib reports on stderr that it builds its font cache, once.
         import matplotlib.font_manager  # noqa: F401
+
+
+@pytest.fixture
+def models(monkeypatch):
+    """A preset of each family, for tests that move a calculator through all of them undrawn.
+
+    `make nightly` takes every preset and draws it (SIZING_ALL=1).
+    """
+    import sizing
+    from sizing.calculators.base import Calculator
+
+    if os.environ.get("SIZING_ALL"):
+        return sizing.presets()
+    monkeypatch.setattr(Calculator, "redraw", lambda self: None)
+    monkeypatch.setattr(Calculator, "_png", lambda self: b"")
+    return tuple({sizing.Model(name).family: name for name in sizing.presets()}.values())

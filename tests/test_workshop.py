@@ -127,6 +127,9 @@ def test_answers_follow_their_questions(material):
         assert f"## {material.heading(path)}" in text
     folds = sum("What you should have found</summary>" in path.read_text() for path in LESSONS)
     assert text.count("**Answers**") == folds >= 5
+    for part in text.split("\n## ")[1:]:  # no answers without their questions
+        questions, _, answered = part.partition("**Answers**")
+        assert re.search(r"^1\. ", questions, re.M) or not answered, part[:60]
     assert "1. `llama-3.1-8b` on 64 GPUs" in text and "2. Between 200 and 500 GB/s" in text
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import nbformat
 
+from sizing.course.minutes import minutes as course_minutes
+
 ROOT = Path(__file__).resolve().parents[1]
 _HINT = re.compile(r"<summary>Hint 1: a question back</summary>\s*(.*?)\s*</details>", re.S)
 _CHECK = re.compile(r"\bcheck\(\"([\w.]+)\"")
@@ -40,16 +42,13 @@ def level(cell) -> str:
 
 
 def minutes(path: Path) -> int:
-    """A lesson's minutes, all of it, as it says itself."""
-    return int(re.search(r"^(?:About )?(\d+) minutes", _source(path, 0), re.M)[1])
+    """A lesson's minutes, all of it: computed, not timed."""
+    return course_minutes(path)[1]
 
 
-def core_minutes(path: Path) -> float:
-    """The core's share of them: as its words, code included, to those of the lesson."""
-    words = dict.fromkeys(LEVELS, 0)
-    for cell in nbformat.read(path, as_version=4).cells:
-        words[level(cell)] += len(cell.source.split())
-    return minutes(path) * words["core"] / sum(words.values())
+def core_minutes(path: Path) -> int:
+    """The core's."""
+    return course_minutes(path)[0]
 
 
 def sections(path: Path) -> dict[str, set[str]]:
@@ -65,7 +64,7 @@ def sections(path: Path) -> dict[str, set[str]]:
 def core_and_depth() -> str:
     """What each lesson's core takes, and which sections can be left to those who are ahead."""
     lines = ["# Core and depth", ""]
-    lines += ["Minutes of the core: the lesson's, by the share of its words that are core.", ""]
+    lines += ["Minutes are computed, not timed: `python -m sizing.course.minutes`.", ""]
     lines += [
         "| lesson | all | core | sections that are not core | partly |",
         "|---|---|---|---|---|",
@@ -143,8 +142,7 @@ def answers() -> str:
     lines = ["# Answers to the calculators' questions", ""]
     for path in lesson_paths():
         cells = nbformat.read(path, as_version=4).cells
-        sources = [cell.source for cell in cells]
-        asked = [s for s in sources if re.search(r"^1\. ", s, re.M) and "calculator" in s.lower()]
+        asked = _asked(cells)
         found = [fold for cell in cells for text in _texts(cell) for fold in _FOLD.findall(text)]
         lines += [f"## {heading(path)}", ""]
         for question in asked:
@@ -153,6 +151,18 @@ def answers() -> str:
         lines += [f"{place}. {unescape(fold.strip())}" if place else fold for place, fold in found]
         lines.append("")
     return "\n".join(lines)
+
+
+def _asked(cells) -> list[str]:
+    """The numbered lists that a calculator's folds answer: each the last one before its fold."""
+    listed, found = "", []
+    for cell in cells:
+        if cell.cell_type == "markdown" and re.search(r"^1\. ", cell.source, re.M):
+            listed = cell.source
+        elif listed and re.search(r"\bfound\(", cell.source):
+            found.append(listed)
+            listed = ""
+    return found
 
 
 def _texts(cell) -> list[str]:

@@ -7,12 +7,16 @@ plain numbers they hold.
 
 import copy
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
 from typing import Any
 
+from ..units import GB, GIB
+
+_BYTES = re.compile(r"\b(?:[kMGTP]?B|bytes?)\b(?! of parameters)")
 UNANSWERED, RIGHT, WRONG = "not answered yet", "right", "not yet"
 
 
@@ -26,7 +30,8 @@ class Exercise:
     leads to, in any form that ``answer`` may have, and the sentence that says why it is wrong; a
     value of it that is ``...`` is whatever was given there. ``choices`` are the words that may be
     given, where answer and mistakes do not show them all.
-    ``tolerance`` is relative; 0 asks for the exact number. ``because`` is said when it is right.
+    ``tolerance`` is relative; 0 asks for the exact number. ``because`` is said when it is right: a
+    text, or a function that finds one where it depends on what was measured.
     """
 
     name: str
@@ -35,7 +40,7 @@ class Exercise:
     tolerance: float = 0.01
     mistakes: tuple[tuple[Any, str], ...] = ()
     inputs: tuple[tuple, ...] = ()
-    because: str = ""
+    because: str | Callable[[], str] = ""
     choices: tuple[str, ...] = ()
 
     def __post_init__(self):
@@ -91,6 +96,9 @@ def judge(exercise: Exercise, given: Any) -> Verdict:
     for mistake, why in exercise.mistakes:
         if _is(exercise, mistake, found):
             return Verdict(WRONG, why)
+    turned = dict(zip(found, reversed(found.values()), strict=True))
+    if len(found) > 1 and not exercise.inputs and _fault(exercise, expected, turned) is None:
+        return Verdict(WRONG, "The values are right, in the reverse order.")
     return Verdict(WRONG, fault)
 
 
@@ -180,13 +188,20 @@ def _fault_of_number(exercise: Exercise, right: float, given: Any) -> str | None
 
 def _distance(exercise: Exercise, right: float, given: float) -> str:
     direction = "large" if given > right else "small"
+    if right and math.isclose(given, -right, rel_tol=exercise.tolerance):
+        return "the right size with the wrong sign"
     if right == 0 or given / right <= 0:
         return f"too {direction}"
     factor = max(given / right, right / given)
+    if _BYTES.search(exercise.unit) and math.isclose(factor, GIB / GB, rel_tol=0.002):
+        return f"too {direction} by 7.4 %, as a GiB is to a GB: look at the unit"
     for base in (1000, 1024):
         for power in (1, 2, 3, 4):
             if math.isclose(factor, base**power, rel_tol=0.005):
                 return f"too {direction} by a factor of {base**power:,}, so look at the unit"
+    for times in (2, 3, 4, 8):
+        if math.isclose(factor, times, rel_tol=0.002):
+            return f"too {direction} by a factor of {times}"
     if factor < 1.1:
         return f"close, but a little too {direction} ({exercise.precision} is asked for)"
     return f"too {direction}" + (", by more than ten times" if factor > 10 else "")
@@ -232,11 +247,12 @@ def _asked(exercise: Exercise, expected: dict[str, Any]) -> str:
 
 
 def _praise(exercise: Exercise, expected: dict[str, Any]) -> str:
+    because = exercise.because() if callable(exercise.because) else exercise.because
     if exercise.inputs or len(expected) > 1:
-        return exercise.because
+        return because
     (right,) = expected.values()
     shown = str(right) if isinstance(right, bool | str) else _quantity(exercise, right)
-    return f"{shown}. {exercise.because}".rstrip()
+    return f"{shown}. {because}".rstrip()
 
 
 def _quantity(exercise: Exercise, value: float) -> str:

@@ -15,7 +15,9 @@ from __future__ import annotations
 import csv
 import gc
 import os
+import time
 from importlib.metadata import version
+from math import inf
 from pathlib import Path
 from statistics import fmean, median
 
@@ -192,20 +194,25 @@ def _kernel(run: Run, operators: set[str]) -> str:
 # -- the table
 
 
-def record(path: Path = PATH, runs=None, report=lambda done, row: None) -> None:
+def record(
+    path: Path = PATH, runs=None, report=lambda done, row: None, minutes: float | None = None
+) -> None:
     """Take a step of every run of the grid on the GPU here and write the table.
 
     Rows that are in the file already stay, and those of this device and torch are not taken again:
-    a table that was cut off goes on where it was.
+    a table that was cut off, after some `minutes` for one, goes on where it was.
     """
     import torch
 
+    end = time.monotonic() + 60 * (minutes or inf)
     rows = {_key(row): row for row in load(path)} if path.exists() else {}
     here = versions()
     for done, run in enumerate(runs or grid(), 1):
         key = _key(settings(run) | here)
         if key in rows:
             continue
+        if time.monotonic() > end:
+            break
         try:
             rows[key] = measure(run)
         except torch.OutOfMemoryError:

@@ -35,12 +35,14 @@ def model_of(cell: str) -> Model:
     name, *changed = cell.split()
     if not changed and name in presets():
         return Model(name)
-    whole = Model(name if name in presets() else _defaults(name))
     given = {key: json.loads(value) for key, value in (pair.split("=", 1) for pair in changed)}
+    config = Model(name).config if name in presets() else _defaults(name)
     if layers := given.get("num_hidden_layers"):  # lists by layer are cut with them
-        lists = {key: value for key, value in whole.config.items() if isinstance(value, list)}
+        lists = {key: value for key, value in config.items() if isinstance(value, list)}
         given |= {key: value[:layers] for key, value in lists.items() if len(value) > layers}
-    return Model(whole.replace(**given).config, name=cell)
+    if name in presets():
+        return Model(Model(name).replace(**given).config, name=cell)
+    return Model(config | given, name=cell)
 
 
 def _defaults(family: str) -> dict:
@@ -112,6 +114,7 @@ def draw(count: int, seed: int) -> list[Run]:
         by_family[Model(name).family].append(name)
     families = sorted(by_family)
     chance.shuffle(families)
+    by_family["dots1"] = ["dots1 n_routed_experts=128 num_experts_per_tok=6 n_shared_experts=2"]
     while len(runs) < count:
         family, tried = families[tried % len(families)], tried + 1
         try:

@@ -176,6 +176,7 @@ def _as_given(model: Model, layout: dict[str, str]) -> Run:
         interleave=int(layout["virtual"] or 1),
         replicate=int(layout["replicate"] or 1),
         expert=int(layout["expert"] or 1),
+        overlap_dispatch=layout["overlap_dispatch"] == "yes",
         scaling=layout["scaling"] or None,
         sequence_parallel=layout["sequence_parallel"] != "no",
         **{name: int(layout[name]) for name in numbers},

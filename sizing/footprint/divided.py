@@ -131,6 +131,7 @@ class DividedMoments:
             total=sum([at(peak, part) for part in PARTS]),
             _moments=lambda: {name: {part: at(name, part) for part in PARTS} for name in parts},
             groups=self.groups,
+            again=self.plan.again,
         )
 
     def totals_of(self, batches, sequences) -> np.ndarray:

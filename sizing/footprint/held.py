@@ -26,6 +26,7 @@ class Memory:
         temporary: copies, casts and gradients on their way, at the peak.
         peak_phase: the phase with the most alive; `total` is its bytes.
         groups: NCCL communicators that the GPU is in.
+        again: whether whole layers are run again, which `on` asks for.
         host: bytes in the host's memory for this GPU: what is offloaded, and paged state.
         bus: bytes between host and GPU in an optimizer step, both directions added.
     """
@@ -40,6 +41,7 @@ class Memory:
     total: int
     _moments: Callable[[], dict[str, dict[str, int]]] = field(repr=False, compare=False)
     groups: int = 0
+    again: bool = False
     host: int = 0
     bus: int = 0
 
@@ -60,7 +62,7 @@ class Memory:
         Raises:
             ValueError: there is no such GPU.
         """
-        return fit(self.total, device, self.groups, bucket)
+        return fit(self.total, device, self.groups, bucket, self.again)
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,10 @@ from .tape import NONE, Size, value
 class Moments:
     """The moments of a step that can be its peak, as polynomials in micro-batch and sequence."""
 
-    def __init__(self, state, moments: list[Point], count: int, whole: Whole, beside: Beside):
-        self.state, self.beside = state, beside
+    def __init__(
+        self, state, moments: list[Point], count: int, whole: Whole, beside: Beside, again: bool
+    ):
+        self.state, self.beside, self.again = state, beside, again
         present = [name for name in PHASES if any(m.phase == name for m in moments)]
         self.phases = {
             name: _undominated([m for m in moments if m.phase == name]) for name in present
@@ -45,6 +47,7 @@ class Moments:
             peak_phase=peak.phase,
             total=total,
             _moments=partial(self.moments, batch, sequence),
+            again=self.again,
         )
 
     def totals_of(self, batches, sequences) -> np.ndarray:

@@ -14,6 +14,7 @@ from ..units import BYTES
 from . import inference
 from .backward import Away, Point, packed, points
 from .classic import buffers
+from .fit import layers_again
 from .forms import sequence_beyond
 from .forward import Forward
 from .moments import Moments
@@ -85,9 +86,9 @@ def moments_of(
         moments.append(_update(state, 0))  # on the host
     elif not in_backward:
         moments += _updates(optimizer, master, wide, trained, state, device == "cuda")
-    return Moments(
-        state, moments, model.layers, undivided(forward), Beside(host, packed_bytes, weights)
-    )
+    beside_it = Beside(host, packed_bytes, weights)
+    again = layers_again(run)
+    return Moments(state, moments, model.layers, undivided(forward), beside_it, again)
 
 
 @lru_cache(maxsize=16)

@@ -12,6 +12,7 @@ import shlex
 from dataclasses import fields
 
 from ..run import Run
+from ..units import positive
 
 NODE = 8  # GPUs in a node, as HGX and most cloud instances have them
 CPUS = 8  # cores for each GPU: its own process, the loader's workers and threads that torch starts
@@ -26,6 +27,8 @@ def nodes(run: Run, node: int = NODE) -> tuple[int, int]:
         ValueError: more GPUs than a node has that do not fill whole nodes.
     """
     whole("node", node)
+    if not isinstance(run, Run):
+        raise ValueError(f"run: {run!r} given; allowed: a sizing.Run")
     if run.gpus <= node:
         return 1, run.gpus
     if run.gpus % node:
@@ -176,7 +179,6 @@ def whole(field: str, value: int) -> None:
 
 def _clock(hours: float) -> str:
     """Hours as SLURM's HH:MM:SS, rounded up to its minute."""
-    if isinstance(hours, bool) or not 0 < hours < math.inf:
-        raise ValueError(f"hours: {hours!r} given; allowed: a finite number above 0")
+    positive("hours", hours)
     minutes = math.ceil(round(60 * hours, 6))
     return f"{minutes // 60:02}:{minutes % 60:02}:00"

@@ -10,9 +10,9 @@ of the others stand beside their functions.
 from __future__ import annotations
 
 import json
-import math
 
 from ..run import Run
+from ..units import not_negative
 from .commands import NODE, check_head, nodes, whole
 
 BUCKET = 500_000_000  # elements, DeepSpeed's default
@@ -58,8 +58,7 @@ def deepspeed_config(
                 "data-parallel ranks alone"
             )
     whole("bucket", bucket)
-    if isinstance(clipping, bool) or not 0 <= clipping < math.inf:
-        raise ValueError(f"clipping: {clipping!r} given; allowed: a finite number >= 0")
+    not_negative("clipping", clipping)
     elements = min(bucket, run.model.parameters.total)
     zero: dict = {"stage": run.zero}
     if run.zero:

@@ -22,8 +22,17 @@ from ..partition import check_degrees, expert_slices, routed_parameters
 from ..run import Run
 from ..speed.rates import NETWORK, NODE
 from ..speed.step import step_time
-from ..units import GB, count, gb
-from .axes import COUNTED, KEPT, axes_of, cards_of, counts_of, degrees_of, template_of
+from ..units import GB, count, gb, positive
+from .axes import (
+    COUNTED,
+    KEPT,
+    axes_of,
+    cards_of,
+    check_search,
+    counts_of,
+    degrees_of,
+    template_of,
+)
 from .candidates import Candidate, priced_candidate, within
 from .costs import cost, usual_price
 
@@ -121,9 +130,12 @@ def plan(
         raise ValueError(f"rank: {rank!r} given; allowed: 'money', 'time'")
     cards = cards_of(gpus)
     template, tokens = template_of(model, tokens, fixed)
-    for field, value in (("tokens", tokens), ("batch", batch)):
-        if not 0 < value < math.inf:
-            raise ValueError(f"{field}: {value!r} given; allowed: a finite number above 0")
+    limits = {"deadline_days": deadline_days, "budget": budget}
+    limits = {field: value for field, value in limits.items() if value is not None}
+    for field, value in ({"tokens": tokens, "batch": batch} | limits).items():
+        positive(field, value)
+    counts = tuple(counts) if isinstance(counts, Iterable) else counts
+    check_search(cards, prices, counts, keep, vary)
     axes = axes_of(template, fixed, vary or {})
     groups = [
         (card, number) for card, most in cards.items() for number in counts_of(most, node, counts)
@@ -134,7 +146,7 @@ def plan(
     considered = 0
     memories: dict[Run, int] = {}
     for device, number in progress(groups) if progress else groups:
-        price = (prices or {}).get(device.name) or usual_price(device)
+        price = _price(device, prices or {})
         timed, seen, nearest, refused = _timed(
             template, device, number, axes, batch, network, node, dropped
         )
@@ -160,6 +172,19 @@ def plan(
         tokens=tokens,
         rank=rank,
     )
+
+
+def _price(device: GPU, prices: Mapping[str, float]) -> float:
+    """Dollars per GPU-hour, as given or as listed."""
+    if device.name in prices:
+        return prices[device.name]
+    try:
+        return usual_price(device)
+    except ValueError:
+        raise ValueError(
+            f"prices: none given for {device.name!r}, and data/prices.csv has none on demand; "
+            f"allowed: prices={{{device.name!r}: dollars per GPU-hour}}"
+        ) from None
 
 
 def frontier(priced: Iterable[Candidate]) -> tuple[Candidate, ...]:
@@ -198,7 +223,7 @@ def _timed(
     share_of = _state_share(template)
     timed: list[tuple[float, Run]] = []
     least: tuple[float, Run] | None = None
-    refused = ""
+    refused, divided = "", False
     for tensor, pipeline, context, data in degrees_of(model, number, node, axes):
         for values in product(*(axes[name] for name in (*names, *kept))):
             chosen = dict(zip((*names, *kept), values, strict=True))
@@ -207,6 +232,7 @@ def _timed(
                 dropped["ZeRO without ranks to divide by, or under a pipeline"] += 1
                 seen += 1
                 continue
+            divided = True
             for micro in axes["micro_batch"]:
                 seen += 1
                 accumulation = max(1, round(batch / (template.sequence * data * micro)))
@@ -239,6 +265,8 @@ def _timed(
                     continue
                 timed.append((seconds * number / run.tokens, run))
     timed.sort(key=lambda pair: pair[0])
+    if not divided and seen:
+        refused = f"zero: its stage has no ranks to divide by on {number} of these GPUs"
     return timed, seen, least[1] if least else None, refused
 
 
@@ -328,8 +356,15 @@ def _too_large(template, device, number, timed, nearest, refused, memories) -> C
         return Candidate(run, device, held, "does not fit", None, "", why)
 
     if nearest is None:
-        alone = replace(template, data=1, tensor=1, pipeline=1, context=1, expert=1, interleave=1)
-        batch = f"no degrees of {number} GPUs make the global batch: choose another `batch`"
+        plain = {"tensor": 1, "pipeline": 1, "context": 1, "expert": 1, "interleave": 1}
+        try:
+            alone = replace(template, data=number, **plain)
+        except ValueError:  # what no engine divides
+            alone = replace(template, data=1, **plain)
+        batch = (
+            f"no degrees of {number:,} GPUs make a batch near the one asked for: choose another "
+            f"`batch`, a multiple of the sequence of {template.sequence:,} tokens"
+        )
         return lacking(alone, 0, refused or batch)
     tried = [nearest, *(run for _, run in timed[-8:])]
     tried = [replace(r, recompute="full") if r.recompute == "none" else r for r in tried]

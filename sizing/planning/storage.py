@@ -130,7 +130,7 @@ def checkpoint(
             weights, optimizer and the rest, or of all for each rank; "distributed":
             torch.distributed.checkpoint, a file for each rank that has something to write.
         sharded: whether each rank writes what it alone holds. By default a distributed checkpoint
-            of several GPUs is.
+            of several GPUs is, but for 4-bit AdamW under ZeRO.
         path: the folder, as the program names it: `.metadata` repeats it, and torch.save the name
             of its file.
         device: "cuda" (a GPU's random generator is saved beside the CPU's) or "cpu".
@@ -153,9 +153,10 @@ def checkpoint(
         raise ValueError(f"format: {format!r} given; allowed: {', '.join(map(repr, FORMATS))}")
     if device not in ("cpu", "cuda"):
         raise ValueError(f"device: {device!r} given; allowed: 'cpu', 'cuda'")
+    own_tables = run.optimizer == "adamw-4bit" and run.zero > 0 and run.shards > 1
     if sharded is None:
-        sharded = format == "distributed" and run.gpus > 1
-    if sharded and run.optimizer == "adamw-4bit" and run.zero and run.shards > 1:
+        sharded = format == "distributed" and run.gpus > 1 and not own_tables
+    if sharded and own_tables:
         raise ValueError(
             f"optimizer: 'adamw-4bit' given with zero={run.zero}; allowed: sharded=False, since "
             "torchao quantises each rank's part by itself, with a table of its own for each"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache, partial
 from math import ceil, log2
+from operator import add
 
 from ..architecture.model import Model
 from ..parallel import (
@@ -78,15 +79,18 @@ def _exposed(
     weights = share * elements * gathered / network
     reduction = share * elements * summed / network
     across = _across(run, at, elements / ranks, ranks * stride, backward)
+    # Replicas are averaged while shards are reduced, one bucket behind, where both run beside the
+    # backward pass.
+    together = max if engine.overlaps_replicas else add
     # What is lost goes with the bytes: a slow network moves fewer of them in a second.
     beside = partial(_beside, loss=by_card("contention", at.card) * min(1.0, network / rate.link))
     if run.zero == 3:
         if run.lora is not None:
             reduction = 0.0
         gather = weights
-        exposed = beside(gather, forward) + beside(gather + reduction, backward)
+        exposed = beside(gather, forward) + together(beside(gather + reduction, backward), across)
         first = gather / max(1, stage.layers)  # nothing runs while the first layer is gathered
-        return run.accumulation * (exposed + first + across + _copies(run, at, elements))
+        return run.accumulation * (exposed + first + _copies(run, at, elements))
     if engine.nanotron:
         return across + _nanotron(run, rate, stage, elements, ranks, stride, backward)
     nodes = ceil(ranks * stride / rate.node)
@@ -96,7 +100,7 @@ def _exposed(
     # The last bucket is full when the backward pass is over.
     last = (reduced + latency) / buckets
     hidden = backward if engine.overlaps_gradients else 0.0
-    exposed = max(last, beside(reduced, hidden, latency)) + across
+    exposed = together(max(last, beside(reduced, hidden, latency)), across)
     if run.zero == 2:
         exposed *= run.accumulation
     if run.zero == 0:
@@ -113,7 +117,9 @@ def _across(run: Run, at: Setting, elements: float, stride: int, backward: float
     latency = at.rate.collective("all_reduce", run.replicate, stride, 0.0)
     seconds = at.rate.collective("all_reduce", run.replicate, stride, sent) - latency
     hidden = backward if at.engine.overlaps_replicas else 0.0
-    network = min(at.rate.link, at.rate.crossing(run.replicate, stride))
+    within = run.replicate * stride <= at.rate.node
+    network = at.rate.link if within else at.rate.crossing(run.replicate, stride)
+    network = min(at.rate.link, network)
     loss = by_card("contention", at.card) * network / at.rate.link
     return _beside(seconds, hidden, latency, loss=loss)
 
