@@ -10,7 +10,7 @@ from ..recomputing import check, every_layer, is_checkpointed, layers_again
 from ..run import Run
 from . import adapters, kernels, masks, objectives, rotary
 from .activations import activation
-from .backward import kept, packed
+from .backward import held, kept, packed
 from .decoder import decoder
 from .families import BESIDE, ENTER, LEAVE, OWN_ATTENTION, layer_of
 from .fused import LIGER, fuse
@@ -264,19 +264,26 @@ class Forward:
             if tensor.grad:
                 gradients = plus(gradients, tensor.size)
         self.uncast = plus(self.uncast, times(count, self._casts(nodes)))
-        return Skipped(count, sizes, times(count, gradients), times(count, packed(nodes)))
+        hold = {part: times(count, size) for part, size in held(nodes).items()}
+        return Skipped(count, sizes, times(count, gradients), times(count, packed(nodes)), hold)
 
     def _casts(self, nodes: list) -> Size:
         """Autocast's copies of weights that a layer will cast again: cached until the forward pass
         ends."""
-        if self.frozen:  # only weights that are trained stay in autocast's cache
+        if not self._cached:
             return NONE
         again = [node for node in nodes if node.region is not None]
         return kept(again, of_region=True).get("temporary", NONE)
 
+    @property
+    def _cached(self) -> bool:
+        """Whether autocast keeps its copies of the layers' weights: of trained ones, and not of
+        views of them, such as Falcon's weight.T."""
+        return not self.frozen and self.family != "falcon"
+
     def copies_so_far(self) -> tuple[Tensor, ...]:
         """Autocast's copies of the weights of layers that will be run again, up to here."""
-        if self.frozen or self.tape.region is None:
+        if not self._cached or self.tape.region is None:
             return ()
         here = (copy for copy, region in self.tape.casts.values() if region is self.tape.region)
         before = Tensor((self.uncast[0],), "bool", "copies of layers before", "temporary")
@@ -318,7 +325,11 @@ class Forward:
             return call(self, x)
         attention = self._around() if name == "self_attn" else []
         self.tape.begin_recompute([x, *attention])
+        # what is outside of the module is not there when it is run again
+        outside = self.around, self.frame
+        self.tape.outside, self.around, self.frame = (*self.around, *self.frame), (), ()
         out = call(self, x)
+        self.tape.outside, (self.around, self.frame) = (), outside
         self.tape.end_recompute()
         return out
 
