@@ -162,7 +162,7 @@ def test_what_is_said_to_fit_runs_and_one_more_does_not():
     off = fits.wrong(rows)
     assert len(off) <= 1  # between the margin and the limit it depends on what ran before
     assert all("does not fit, ran" in line for line in off)
-    # three of four steps waste less than their margin; those that fill the device ran, all of them
+    # most steps waste less than their margin; those that fill the device at it ran, all of them
     assert fits.wrong(rows, fits.DEFAULT) == []
     assert len([row for row in rows if row["segments"] == fits.DEFAULT]) == len(fits.CASES)
     for row in rows:
