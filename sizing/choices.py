@@ -92,6 +92,13 @@ CHOICES = {
     "dispatch": (None, "all-to-all", "deepep"),
 }
 
+# What else a field may be, with a number or with names in it: see `settings.numbered`.
+FORMS = {
+    "recompute": ", 'every-2' and so on, or a tuple of a layer's modules",
+    "optimizer": ", 'galore-64' and so on",
+    "attention": ", 'flash-1', 'flash-2', 'flash-3'",
+}
+
 # What people type for one of the choices: the names of transformers' arguments and of torch.
 WORDS = {
     "precision": {

@@ -269,11 +269,12 @@ def _adapted_again(
     if by_module:
         inside = [pair for pair in inside if recomputing.module_of(pair[1][0].name) in how]
     for number, (weight, _) in inside:
-        if by_module and not weight.chosen:  # experts' output is kept to be weighted
+        if by_module:
             ends[recomputing.module_of(weight.name)] = number
-        elif not by_module and weight.name == block.last_matmul:
+        elif weight.name == block.last_matmul:
             ends[""] = number
-    left_out = set() if textbook else set(ends.values())
+    # experts' output is kept to be weighted
+    left_out = {n for n in ends.values() if not textbook and not products[n][0].chosen}
     if how == "selective":
         left_out |= set([n for n, (weight, _) in inside if not weight.chosen][::2])
     again = sum(size for n, (_, size) in inside if n not in left_out)

@@ -34,7 +34,9 @@ class Lora:
     Args:
         rank: of the update: (rank, in) and (out, rank) beside a layer of shape (out, in).
         targets: "all-linear", or the names of the adapted layers ("q_proj", "v_proj"), each the
-            end of a module's name as in peft's target_modules.
+            end of a module's name as in peft's target_modules. "all-linear" means torch's linear
+            layers; of a mixture peft (from 0.21 on, with transformers 5) adapts stacked experts
+            and routers as well, by weights that it makes whole, which is not sized here.
         dtype: of the adapters: "fp32" as peft makes them, or "bf16" (autocast_adapter_dtype=False;
             trl's 4-bit set-up), which is fp16 under a recipe of fp16.
         dropout: of the adapters' inputs: one mask of its own for each adapted layer.

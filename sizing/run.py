@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from .architecture.model import Model
-from .choices import CHOICES, NARROW, RECIPES, WORDS, Recipe
+from .choices import CHOICES, FORMS, NARROW, RECIPES, WORDS, Recipe
 from .lora import Lora, adapted_layers, lora_of, require_layers
 from .settings import (
     Distillation,
@@ -146,7 +146,8 @@ class Run:
             value = getattr(self, name)
             if type(value) in (bool, list, set) or value not in CHOICES[name]:
                 found = numbered(name, value, self.model)
-                settle(name, found or one_of(name, value, CHOICES[name], WORDS.get(name)))
+                words, more = WORDS.get(name), FORMS.get(name, "")
+                settle(name, found or one_of(name, value, CHOICES[name], words, more))
         for name in _COUNTED:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
@@ -173,6 +174,7 @@ class Run:
             settle("objective", objective_of(self))
         if (
             self.offload
+            or self.quantization is not None
             or self.optimizer_in_backward
             or self.objective != "lm"
             or self.optimizer[:6] == "galore"

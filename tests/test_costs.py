@@ -84,7 +84,7 @@ def test_reasons_of_those_that_are_far_off():
     olmo = rows["Olmo 3 32B"].published
     assert olmo.tokens / 1900 / 3600 == pytest.approx(804_000, rel=0.01)
     deepseek = rows["DeepSeek-V3"]
-    assert abs(deepseek.error) < 0.05  # DualPipe hides its experts' tokens
+    assert abs(deepseek.error) < 0.1  # DualPipe hides its experts' tokens
     exposed = seconds(deepseek, overlap_dispatch=False)
     assert exposed.total > 1.3 * seconds(deepseek).total
     llmc = rows["llm.c GPT-2 124M"].published

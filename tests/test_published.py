@@ -18,7 +18,7 @@ from sizing.evidence.printed import NotSayable, row_of
 from sizing.hardware import gpu
 from sizing.speed.engines import PLAIN, engine_of, engines
 from sizing.speed.kernels import rates_of
-from sizing.speed.rates import filling, sustained_rates
+from sizing.speed.rates import filling, reached, sustained_rates
 from sizing.speed.trust import TABLE
 from sizing.units import DATA
 
@@ -270,6 +270,10 @@ def test_dispatch_of_tokens():
     assert once == pytest.approx(8 * (1 - (7 / 8) ** 8) * sent, rel=1e-3)
     inside = 8 * (1 - (7 / 8) ** 8) * 1e9 * 7 / 8 / rates.link
     assert rates.all_to_all(8, 1, 1e9, 8, once=True) == pytest.approx(inside, rel=1e-2)
+    # DeepSeek-V3's router: 4 of 8 groups, on as many nodes; on half as many a node has two
+    assert reached(8, 8, (8, 4)) == pytest.approx(4 * (1 - (3 / 4) ** 8))
+    assert reached(4, 10**6, (8, 4)) == pytest.approx(4 * (1 - 15 / 70))
+    assert reached(8, 10**6, (8, 4)) == pytest.approx(4) and reached(1, 8, (8, 4)) == 1
     run = Run(
         "qwen3-30b-a3b", sequence=4096, micro_batch=4, precision="bf16-master", data=64, zero=1,
         expert=64, engine="megatron",

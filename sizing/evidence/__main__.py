@@ -16,6 +16,7 @@ from . import (
     fits,
     fms,
     hours,
+    offload,
     published_memory,
     savers,
     traces,
@@ -42,6 +43,7 @@ TABLES = {
     "published": published_text,
     "hours": hours.text,
     "savers": savers.text,
+    "offload": offload.text,
     "whole": whole.text,
 }
 RECORDERS = {  # each is given the minutes that it may take, or None
@@ -58,6 +60,7 @@ RECORDERS = {  # each is given the minutes that it may take, or None
     "ultrascale": lambda _: ultrascale.record(),
     "published": lambda _: record_trust(),
     "savers": lambda _: savers.record(),
+    "offload": lambda _: offload.record(),
 }
 
 

@@ -118,14 +118,22 @@ def packed(nodes: list) -> Size:
 
 
 def kept(nodes: list, of_region: bool = False) -> dict[str, Size]:
-    """Bytes by part that the operations keep for the backward pass, shared tensors left out."""
-    tensors = {}
-    for tensor, _ in saved(nodes, of_region):
-        if not tensor.shared and tensor.part != "parameters":
-            tensors[tensor] = None
+    """Bytes by part that the operations keep for the backward pass, shared tensors left out, and
+    those that are held apart."""
+    hold = {tensor.storage for node in nodes for tensor in node.held}
+    return _sizes(t for t, _ in saved(nodes, of_region) if t not in hold)
+
+
+def held(nodes: list) -> dict[str, Size]:
+    """Bytes by part that the operations hold until the backward pass is over."""
+    return _sizes(tensor.storage for node in nodes for tensor in node.held)
+
+
+def _sizes(tensors: Iterable[Tensor]) -> dict[str, Size]:
     sizes: dict[str, Size] = {}
-    for tensor in tensors:
-        sizes[tensor.part] = plus(sizes.get(tensor.part, NONE), tensor.size)
+    for tensor in dict.fromkeys(tensors):
+        if not tensor.shared and tensor.part != "parameters":
+            sizes[tensor.part] = plus(sizes.get(tensor.part, NONE), tensor.size)
     return sizes
 
 
@@ -136,7 +144,6 @@ def saved(nodes: list, of_region: bool = False):
         if not isinstance(node, Node):
             continue
         if node.region is not None and not of_region:
-            yield from ((tensor.storage, "held") for tensor in node.held)
             if node.region not in regions:
                 regions.add(node.region)
                 yield from ((t.storage, "input of recompute") for t in node.region.inputs)
@@ -187,6 +194,8 @@ class _Walk:
                 for part, size in node.saved.items():
                     if not self.away.activations:
                         self._change(part, size)
+                for part, size in node.held.items():
+                    self._change(part, size)
                 continue
             region = node.region
             if region is None:
@@ -209,6 +218,8 @@ class _Walk:
             for tensor in [*region.inputs, *region.kept]:
                 self._hold(tensor.storage)
         held: dict[Tensor, None] = {}
+        left = _left_over(region, nodes)
+        taken = [t.storage for t in region.kept if t.storage not in left]
         for node in nodes:
             for tensor, _ in node.saved:
                 self._hold(tensor.storage)
@@ -216,10 +227,12 @@ class _Walk:
                 break
             held |= dict.fromkeys(node.again)
             self._note_during(node, until.phase, held)
-        left = _left_over(region, nodes)
-        for tensor in region.kept:  # taken instead of being computed again
-            if tensor.storage not in left:
-                self._drop(tensor.storage)
+            for out in node.outputs:  # what was kept is taken instead of being computed again
+                if out.storage in taken:
+                    taken.remove(out.storage)
+                    self._drop(out.storage)
+        for tensor in taken:
+            self._drop(tensor)
         if self._elsewhere(until):  # what was fetched is no longer needed
             for tensor in region.inputs:
                 self._drop(tensor.storage)
@@ -259,7 +272,7 @@ class _Walk:
             gradients.append((tensor, _Arrived(gradient, bool(view))))
         for arrived in incoming:
             self._release(arrived.gradient)
-        for tensor in (*(tensor for tensor, _ in node.saved), *node.held):
+        for tensor, _ in node.saved:
             self._drop(tensor.storage)
         for tensor, arrived in gradients:
             self._deliver(tensor, arrived, node.phase)

@@ -10,7 +10,7 @@ from ..recomputing import check, every_layer, is_checkpointed, layers_again
 from ..run import Run
 from . import adapters, kernels, masks, objectives, rotary
 from .activations import activation
-from .backward import kept, packed
+from .backward import held, kept, packed
 from .decoder import decoder
 from .families import BESIDE, ENTER, LEAVE, OWN_ATTENTION, layer_of
 from .fused import LIGER, fuse
@@ -264,7 +264,8 @@ class Forward:
             if tensor.grad:
                 gradients = plus(gradients, tensor.size)
         self.uncast = plus(self.uncast, times(count, self._casts(nodes)))
-        return Skipped(count, sizes, times(count, gradients), times(count, packed(nodes)))
+        hold = {part: times(count, size) for part, size in held(nodes).items()}
+        return Skipped(count, sizes, times(count, gradients), times(count, packed(nodes)), hold)
 
     def _casts(self, nodes: list) -> Size:
         """Autocast's copies of weights that a layer will cast again: cached until the forward pass
@@ -324,7 +325,11 @@ class Forward:
             return call(self, x)
         attention = self._around() if name == "self_attn" else []
         self.tape.begin_recompute([x, *attention])
+        # what is outside of the module is not there when it is run again
+        outside = self.around, self.frame
+        self.tape.outside, self.around, self.frame = (*self.around, *self.frame), (), ()
         out = call(self, x)
+        self.tape.outside, (self.around, self.frame) = (), outside
         self.tape.end_recompute()
         return out
 

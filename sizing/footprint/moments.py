@@ -20,14 +20,11 @@ class Moments:
         self, state, moments: list[Point], count: int, whole: Whole, beside: Beside, again: bool
     ):
         self.state, self.beside, self.again = state, beside, again
-        present = [name for name in PHASES if any(m.phase == name for m in moments)]
-        self.phases = {
-            name: _undominated([m for m in moments if m.phase == name]) for name in present
-        }
+        self.phases = _by_phase(moments)
         layers = [m for m in moments if m.phase == "layers"]
-        self.first_layer = _undominated(_until_gradients_of_one(layers, count))
+        self.first_layer = undominated(_until_gradients_of_one(layers, count))
         # What every call needs, reduced to the few polynomials that can win.
-        self.peaks = [(m.total, m) for m in _undominated(moments)]
+        self.peaks = [(m.total, m) for m in undominated(moments)]
         # The backward pass starts with all that the forward pass kept.
         self.activations = next(m for m in moments if m.phase == "loss").parts["activations"]
         self.logits = _largest([m.parts.get("logits", NONE) for m in moments])
@@ -73,7 +70,26 @@ def _until_gradients_of_one(layers: list[Point], count: int) -> list[Point]:
     return [moment for moment, size in zip(layers, made, strict=True) if size <= most]
 
 
-def _undominated(moments: list[Point]) -> list[Point]:
+def needed(moments: list[Point], count: int) -> list[Point]:
+    """Those of a step's passes that `Moments` of `count` layers makes any use of, whatever state
+    is added to them all."""
+    layers = [m for m in moments if m.phase == "layers"]
+    kept = [m for some in _by_phase(moments).values() for m in some]
+    kept += [*undominated(_until_gradients_of_one(layers, count)), layers[0], layers[-1]]
+    kept.append(next(m for m in moments if m.phase == "loss"))
+    logits = {m.parts.get("logits", NONE): m for m in moments}
+    kept += [logits[size] for size in _largest(list(logits))]
+    chosen = set(map(id, kept))
+    return [m for m in moments if id(m) in chosen]
+
+
+def _by_phase(moments: list[Point]) -> dict[str, list[Point]]:
+    """Of each phase the moments that can be its worst."""
+    present = [name for name in PHASES if any(m.phase == name for m in moments)]
+    return {name: undominated([m for m in moments if m.phase == name]) for name in present}
+
+
+def undominated(moments: list[Point]) -> list[Point]:
     """Those that can be the largest for some batch and length."""
     best: dict[Size, Point] = {}
     for moment in moments:

@@ -17,11 +17,11 @@ from .classic import buffers
 from .fit import layers_again
 from .forms import sequence_beyond
 from .forward import Forward
-from .moments import Moments
+from .moments import Moments, needed
 from .offload import Beside, host_bytes, updates_copy
 from .optimizer import Trained, chunks_bytes, state_bytes, temporary_bytes
 from .quantized import weight_bytes
-from .tape import NONE, Size, Tensor, plus, size_of, times
+from .tape import NONE, SAME_BYTES, Size, Tensor, plus, size_of, times
 from .undivided import undivided
 
 
@@ -55,18 +55,9 @@ def moments_of(
         trained = [replace(t, width=4) for t in trained]
     master = recipe.master
     wide = gradients != "same" and recipe.weight_bytes == 2
-    gradient_bytes = (6 if gradients == "both" else 4) if wide else 2 if divided else None
-    weights = _own_weight_bytes(run, recipe.weights) + buffers(model, recipe.weight_bytes)
-    beside = frozen_model(run)
-    if beside:
-        weights += sum(w.bytes(recipe.weights) * n for w, n in beside.weights)
-        weights += buffers(beside, recipe.weight_bytes)
-    state = {
-        "parameters": weights + (sum(t.total * t.width for t in trained) if lora else 0),
-        # of fp32 shards those that come, in 16 bits: what is kept of them, `sharding` knows
-        "gradients": sum(t.total * (gradient_bytes or t.width) for t in trained),
-        "optimizer": state_bytes(optimizer, trained, master),
-    }
+    weights = _weights(run, recipe)
+    width = _gradient_bytes(gradients) if wide else 2 if divided else None
+    state = _state(run, weights, trained, optimizer, master, width)
     host = host_bytes(offload, optimizer, trained, state, master)
     packed_bytes = packed(forward.tape.nodes) if "activations" in offload else NONE
     if "optimizer" in offload:
@@ -91,6 +82,49 @@ def moments_of(
     return Moments(state, moments, model.layers, undivided(forward), beside_it, again)
 
 
+def state_of(run: Run) -> dict[str, int]:
+    """Bytes of parameters, gradients and optimizer state, of the whole model on one GPU."""
+    plain = Run(
+        run.model,
+        sequence=1,
+        precision=SAME_BYTES.get(run.precision, run.precision),
+        lora=run.lora,
+        quantization=run.quantization,
+        objective=run.objective,
+    )
+    recipe, trained = plain.recipe, _trained(_recorded(plain, "cuda", 1))
+    wide = run.gradients != "same" and recipe.weight_bytes == 2
+    weights, width = _weights(plain, recipe), _gradient_bytes(run.gradients) if wide else None
+    return _state(plain, weights, trained, run.optimizer, recipe.master, width)
+
+
+def _gradient_bytes(gradients: str) -> int:
+    """Of an element beside 16-bit weights: a buffer in fp32, or that and the gradient itself."""
+    return 6 if gradients == "both" else 4
+
+
+def _weights(run: Run, recipe) -> int:
+    """Bytes of all weights that a step uses, those of a reference or teacher included."""
+    weights = _own_weight_bytes(run, recipe.weights) + buffers(run.model, recipe.weight_bytes)
+    beside = frozen_model(run)
+    if beside:
+        weights += sum(w.bytes(recipe.weights) * n for w, n in beside.weights)
+        weights += buffers(beside, recipe.weight_bytes)
+    return weights
+
+
+def _state(
+    run: Run, weights: int, trained: list[Trained], optimizer: str, master: bool, width: int | None
+) -> dict[str, int]:
+    """Bytes of model state; `width`, of a gradient's element where it is not that of its weight:
+    of fp32 shards those that come, in 16 bits. What is kept of them, `sharding` knows."""
+    return {
+        "parameters": weights + (sum(t.total * t.width for t in trained) if run.lora else 0),
+        "gradients": sum(t.total * (width or t.width) for t in trained),
+        "optimizer": state_bytes(optimizer, trained, master),
+    }
+
+
 @lru_cache(maxsize=16)
 def _recorded(run: Run, device: str, tokens) -> Forward:
     """The tape of a run's forward pass, which no optimizer changes."""
@@ -113,7 +147,7 @@ def _walked(
     away = Away(at_once is not None, update, activations)
     walked = points(forward.tape, forward.end, resident, away, (*forward.outputs, *forward.leaf))
     ends = [point for point in walked if point.phase == "forward"]
-    return walked + _others_ahead(forward, ends[-1])
+    return needed(walked + _others_ahead(forward, ends[-1]), run.model.layers)
 
 
 def _others_ahead(forward: Forward, end: Point) -> list[Point]:

@@ -25,7 +25,7 @@ from .held import PARTS, PHASES, Memory, ModelState
 from .moments import Moments
 from .objectives import CHUNK_OF_TOKENS, as_one_batch
 from .offload import leaves_at_once, traffic
-from .recorded import moments_of
+from .recorded import moments_of, state_of
 from .sharding import gathers
 from .tape import SAME_BYTES, value
 
@@ -138,9 +138,7 @@ def model_state(run: Run) -> ModelState:
     Mixed-precision Adam ("bf16-master") has 2 + 2 + 12 bytes a parameter (Rajbhandari et al.,
     arXiv:1910.02054, section 3.1).
     """
-    if run.zero or run.offload or run.optimizer_in_backward:
-        run = replace(run, zero=0, offload=(), optimizer_in_backward=False)
-    return ModelState(**_plan_of(run, "cuda").state)
+    return ModelState(**state_of(run))
 
 
 def _whole_numbers(field: str, values) -> np.ndarray:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import prod
 
 from ..units import BYTES
@@ -36,6 +37,7 @@ NONE: Size = (0, 0, 0, 0, 0)
 NEW, NEW_VIEW, SAME, VIEW = False, "new view", "same", True
 
 
+@lru_cache(maxsize=65536)
 def size_of(shape: tuple, dtype: str) -> Size:
     """Bytes of a tensor whose dimensions are integers, "b" or "s"."""
     powers = (shape.count("b"), shape.count("s"))
@@ -44,7 +46,7 @@ def size_of(shape: tuple, dtype: str) -> Size:
 
 
 def plus(a: Size, b: Size) -> Size:
-    return tuple(x + y for x, y in zip(a, b, strict=True))
+    return (a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3], a[4] + b[4])  # it is in every loop
 
 
 def times(factor: int, a: Size) -> Size:
@@ -90,7 +92,8 @@ class Node:
     done: by then a region that was run again has let go of what it saved. `during` are tensors that
     exist while the operation runs forward, for the few operations where that can be the step's
     worst moment, and `first` beside them only the first time. `held` is kept in a way that
-    recompute does not see: from the first forward pass on.
+    autograd does not see: from the first forward pass on until the backward pass is over, since
+    the loss refers to all operations.
     """
 
     name: str
@@ -132,12 +135,14 @@ class Region:
 
 @dataclass(eq=False)
 class Skipped:
-    """Layers left out of a tape because they equal one on it: what they keep, what they leave."""
+    """Layers left out of a tape because they equal one on it: what they keep until their backward
+    pass, what they hold until all of it is over, what they leave."""
 
     count: int
     saved: dict[str, Size]
     gradients: Size
-    packed: Size = NONE  # the same, a copy for each operation that saved it
+    packed: Size = NONE  # of what they keep, a copy for each operation that saved it
+    held: dict[str, Size] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -160,6 +165,7 @@ class Tape:
     casts: dict = field(default_factory=dict)
     region: Region | None = None
     frame_of: Callable[[], tuple] = tuple
+    outside: tuple[Tensor, ...] = ()  # of a module that is run again apart, what is around it
 
     def emit(self, name, out, grads, saved=(), extra=None, scratch=NONE, late=NONE):
         """Record an operation; it exists for autograd only if some input needs a gradient.
@@ -200,14 +206,14 @@ class Tape:
         when it runs forward, and not when its region is run again."""
         if self.nodes and isinstance(self.nodes[-1], Node):
             self.nodes[-1].during += tensors
-            self.nodes[-1].first += first
+            self.nodes[-1].first += (*first, *self.outside)
 
     def hold(self, x: Tensor) -> None:
         """The last operation holds on to x by itself, not through autograd: a region that is run
         again makes another x, and both are there."""
         node = self.nodes[-1]
         if self.region is None:
-            node.saved.append((x, "held"))
+            node.held += (x.storage,)
             return
         first = self.region.firsts.setdefault(x.storage, Tensor(x.shape, x.dtype, x.name, x.part))
         node.again += (x.storage,)

@@ -107,6 +107,12 @@ def moved(model: Model, tensor: int, kernels: str, divided: bool) -> float:
     return inside / tensor + outside / (tensor if divided else 1)
 
 
+def groups_of(model: Model) -> tuple[int, int]:
+    """Groups of a router's experts, and to how many of them it sends a token."""
+    every, open_ = (model.config.get(name) or 1 for name in ("n_group", "topk_group"))
+    return every, open_
+
+
 @lru_cache(maxsize=512)
 def permuted(model: Model, dispatch: str | None, ranks: int) -> float:
     """Elements moved for a token in the mean layer, forward or backward, to sort tokens by expert
@@ -122,7 +128,7 @@ def permuted(model: Model, dispatch: str | None, ranks: int) -> float:
         chosen = next((w.chosen for w in block.weights if w.chosen is not None), 0)
         if chosen:
             leaving = 0 if dispatch == "deepep" else 2 * (chosen + 1)
-            came = reached(ranks, chosen) if dispatch == "deepep" else chosen
+            came = reached(ranks, chosen, groups_of(model)) if dispatch == "deepep" else chosen
             arriving = 2 * (came + chosen) if dispatch else 0
             elements += (leaving + arriving) * model.hidden * block.count / model.layers
     return elements

@@ -20,6 +20,7 @@ from .kernels import (
     biased,
     cast,
     chip,
+    groups_of,
     kernels_of,
     loss,
     moved,
@@ -299,10 +300,11 @@ def _dispatched(run: Run, at: Setting, dispatch: str) -> float:
     rows = tokens(run) / (run.tensor if run.sequence_parallel else 1)
     stride = run.tensor if expert_slices(run) > run.expert else 1
     payload = rows * run.model.hidden * run.recipe.activation_bytes
+    once, groups = dispatch != "all-to-all", groups_of(run.model)
     seconds = 0.0
     for block in run.model.blocks:
         chosen = next((w.chosen for w in block.weights if w.chosen is not None), 0)
-        one = at.rate.all_to_all(run.expert, stride, payload, chosen, dispatch != "all-to-all")
+        one = at.rate.all_to_all(run.expert, stride, payload, chosen, once, groups)
         seconds += 2 * one * block.count / run.model.layers
     return seconds
 

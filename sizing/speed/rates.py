@@ -13,7 +13,7 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from math import ceil
+from math import ceil, exp, inf, lgamma
 
 from ..hardware import GPU, gpus
 from ..hardware import gpu as find_gpu
@@ -126,20 +126,27 @@ class Rates:
         return sent / min(self.link, self.crossing(ranks, stride)) + hops * NETWORK_LATENCY
 
     def all_to_all(
-        self, ranks: int, stride: int, payload: float, copies: int, once: bool = False
+        self,
+        ranks: int,
+        stride: int,
+        payload: float,
+        copies: int,
+        once: bool = False,
+        groups: tuple[int, int] = (1, 1),
     ) -> float:
         """Seconds in which each of `ranks` GPUs sends `copies` copies of `payload` bytes, each copy
         evenly to all; with `once` no more than one copy of anything to a rank, and one to a node,
-        which hands it on (DeepSeek-V3, arXiv:2412.19437, section 3.2.2)."""
+        which hands it on (DeepSeek-V3, arXiv:2412.19437, section 3.2.2). `groups`: the router's
+        groups of experts, and to how many of them a token goes (section 2.1.2)."""
         if ranks == 1:
             return 0.0
         inside = max(1, min(ranks, self.node // stride))
-        arriving = reached(ranks, copies) if once else copies
+        arriving = reached(ranks, copies, groups) if once else copies
         near = payload * arriving * (inside - 1) / inside / self.link
         if inside == ranks:
             return near + LINK_LATENCY
         nodes = ranks / inside
-        crossing = reached(nodes, copies) if once else copies
+        crossing = reached(nodes, copies, groups) if once else copies
         far = payload * crossing * (nodes - 1) / nodes / self.network
         return max(near, far) + NETWORK_LATENCY
 
@@ -159,9 +166,25 @@ class Rates:
         return payload / self.network + NETWORK_LATENCY
 
 
-def reached(places: float, copies: int) -> float:
-    """Different places, of so many, that copies of something reach if each is sent to any one."""
-    return places * (1 - (1 - 1 / places) ** copies)
+@lru_cache(maxsize=1024)
+def reached(places: float, copies: int, groups: tuple[int, int] = (1, 1)) -> float:
+    """Different places, of so many, that copies of something reach if each is sent to any one; of
+    `groups` of the places only as many are open to one thing as the second number says."""
+    every, open_ = groups
+    if places >= every:
+        within = places * open_ / every
+        return within * (1 - (1 - 1 / within) ** copies)
+    inside = every / places  # groups at a place, which is missed if none of them is reached
+    some = reached(open_, copies)
+    missed = exp(_choices(every - inside, some) - _choices(every, some))
+    return places * (1 - missed)
+
+
+def _choices(among: float, chosen: float) -> float:
+    """The logarithm of the number of ways to choose some, between whole numbers as well."""
+    if chosen > among:
+        return -inf
+    return lgamma(among + 1) - lgamma(chosen + 1) - lgamma(among - chosen + 1)
 
 
 # Share of the rate that is left where the rows of a matrix begin at multiples of so many elements
