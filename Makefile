@@ -46,7 +46,7 @@ traces: $(READY)
 # What a contributor runs before a commit: the core, the data, the course's rules; no torch model.
 QUICK := data costs course floors run run_degrees hardware scaling plan launch hygiene
 quick: $(READY)
-	$(TESTS) $(SHARED) $(QUICK:%=tests/test_%.py)
+	$(TESTS) $(SHARED) -m "not slow" $(QUICK:%=tests/test_%.py)
 
 # Longer than a commit can wait for: every trace anew, each preset drawn, the whole fuzz, a hub, what
 # is newest.

@@ -145,7 +145,7 @@ class Odd:
         (SIZE, lambda: 37.25, "You gave a function"),
         (SIZE, Odd(), "Reading your answer stops with NotImplementedError: no data"),
         (SIZE, torch.empty((), device="meta"), "Reading your answer stops with"),
-        (SIZE, -37.25, "-37.25 GiB: too small."),
+        (SIZE, -37.25, "-37.25 GiB: the right size with the wrong sign."),
         (SIZE, 0, "0 GiB: too small."),
         (SIZE, 38, "close, but a little too large (within 1 % is asked for)"),
         (SIZE, 200, "200 GiB: too large."),

@@ -273,6 +273,7 @@ dist.destroy_process_group()
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_plan_for_this_machine_is_exported_and_started(tmp_path):
     """Two processes of a CPU, planned, written as a torchrun line, and really run for a step."""
     here = measured_gpu("this CPU", {"fp32": 1e11}, 2e10, 16 * 10**9, link=1e9, power=100)

@@ -119,7 +119,7 @@ def _attempt(run: Run, segments: str, card: GPU) -> dict:
     said = memory(run)
     on = said.on(card)
     return {
-        **cuda.settings(run),
+        **{key: value for key, value in cuda.settings(run).items() if key in COLUMNS},
         "segments": segments,
         "verdict": on.verdict,
         "outcome": outcome,

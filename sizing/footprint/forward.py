@@ -270,14 +270,20 @@ class Forward:
     def _casts(self, nodes: list) -> Size:
         """Autocast's copies of weights that a layer will cast again: cached until the forward pass
         ends."""
-        if self.frozen:  # only weights that are trained stay in autocast's cache
+        if not self._cached:
             return NONE
         again = [node for node in nodes if node.region is not None]
         return kept(again, of_region=True).get("temporary", NONE)
 
+    @property
+    def _cached(self) -> bool:
+        """Whether autocast keeps its copies of the layers' weights: of trained ones, and not of
+        views of them, such as Falcon's weight.T."""
+        return not self.frozen and self.family != "falcon"
+
     def copies_so_far(self) -> tuple[Tensor, ...]:
         """Autocast's copies of the weights of layers that will be run again, up to here."""
-        if self.frozen or self.tape.region is None:
+        if not self._cached or self.tape.region is None:
             return ()
         here = (copy for copy, region in self.tape.casts.values() if region is self.tape.region)
         before = Tensor((self.uncast[0],), "bool", "copies of layers before", "temporary")

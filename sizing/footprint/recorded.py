@@ -237,12 +237,13 @@ def _trained(forward: Forward) -> list[Trained]:
             for t in forward.weights[block]
             if t.grad
         ]
-        outer = [
-            Trained(t.shape, 1, BYTES[t.dtype], hidden=False)
-            for t in forward.tables.values()
+        outer = {
+            name: Trained(t.shape, 1, BYTES[t.dtype], hidden=False)
+            for name, t in forward.tables.items()
             if t.grad
-        ]
-        return inner + outer
+        }
+        last = [outer.pop("lm_head")] if "lm_head" in outer else []
+        return [*outer.values(), *inner, *last]
 
     def trained(weight, count: int, hidden: bool) -> Trained:
         width = BYTES[weight.dtype or forward.dtype]

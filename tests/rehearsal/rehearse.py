@@ -13,7 +13,7 @@ take a smaller model than on a GPU (SMALLER). Nothing here was seen on a GPU.
 
 Linux on x86-64 only, with gcc and nm. `make rehearse` makes .venv-rehearsal with the CUDA build of
 the versions that requirements.txt pins: 5 GB, once. `make rehearse TORCH=2.11.0` makes another with
-that torch, and takes a share of the table. Then, in 30 to 60 minutes on one core:
+that torch, and takes a share of the table. Then, in one to two hours on one core:
 
     rehearse.py attention               which kernel each kind of attention takes
     rehearse.py experiments [name ...]  every experiment's own grid, those of several processes on
