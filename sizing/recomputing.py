@@ -7,7 +7,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from .architecture.model import Model
-from .architecture.weights import Weight
+from .architecture.weights import Block, Weight
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ def recomputed_exactly(model: Model, recompute, attention: str, textbook: bool =
     product is kept, in the order of the modules.
     """
     check(model, recompute, attention)
-    share = _share_of_layers(model, recompute)
+    share, times = _share_of_layers(model, recompute), again_by_block(model, recompute)
     if recompute == "none":
         return Again()
     if recompute == "selective" and attention == "eager":
         return Again(scores=Fraction(1 if textbook else "1/2"))
     fused = recompute == "selective"
-    done = whole = 0
+    done = whole = pairs = all_pairs = 0
     for block in model.blocks:
         matrices = [w for w in block.weights if w.kind == "matrix"]
         whole += sum(w.multiplied for w in matrices) * block.count
@@ -61,12 +61,14 @@ def recomputed_exactly(model: Model, recompute, attention: str, textbook: bool =
         if fused:
             plain = [w for w in matrices if not w.chosen]  # experts' products are grouped
             skipped |= {w.name for w in plain[::2]}
-        done += sum(w.multiplied for w in matrices if w.name not in skipped) * block.count
-    matmul = share * Fraction(done, whole)
+        done += sum(w.multiplied for w in matrices if w.name not in skipped) * times[block]
+        width = block.heads * (block.query_dim + block.value_dim)
+        pairs, all_pairs = pairs + width * times[block], all_pairs + width * block.count
+    matmul = Fraction(done, whole)
     if fused:
         return Again(matmul, 0, 1, 1, 1)
     if isinstance(recompute, str):
-        return Again(matmul, share, share, share, share)
+        return Again(matmul, Fraction(pairs, all_pairs), share, share, share)
     attends = Fraction("self_attn" in recompute)
     norms = [_module(w.name) for b in model.blocks for w in b.weights if w.part == "norm"]
     outside = [name for name in norms if name not in ("self_attn",)]
@@ -98,6 +100,15 @@ def every_layer(recompute) -> int:
     if recompute == "full":
         return 1
     return int(recompute.removeprefix("every-")) if str(recompute).startswith("every-") else 0
+
+
+def again_by_block(model: Model, recompute) -> dict[Block, int]:
+    """How many layers of each kind are run again: every n-th, or all, of which some part may be."""
+    every = every_layer(recompute) or 1
+    again = dict.fromkeys(model.blocks, 0)
+    for block in model.by_layer[every - 1 :: every]:
+        again[block] += 1
+    return again
 
 
 def _share_of_layers(model: Model, recompute) -> Fraction:

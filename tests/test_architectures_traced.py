@@ -43,12 +43,52 @@ MINIMAX = {
 }
 
 
+GEMMA4 = {
+    **{name: value for name, value in GEMMA3N.items() if name != "activation_sparsity_pattern"},
+    "model_type": "gemma4_text",
+    "num_hidden_layers": 6,
+    "global_head_dim": 32,
+    "num_kv_shared_layers": 2,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2,
+}
+GLM = {
+    "model_type": "glm4_moe",
+    "vocab_size": 300,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "moe_intermediate_size": 32,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "first_k_dense_replace": 2,
+    "n_routed_experts": 8,
+    "n_group": 1,
+    "topk_group": 1,
+    "num_experts_per_tok": 2,
+}
+GEMMA3 = {
+    **{name: value for name, value in GEMMA3N.items() if name != "activation_sparsity_pattern"},
+    "model_type": "gemma3_text",
+    "num_hidden_layers": 7,
+    "layer_types": ["sliding_attention"] * 5 + ["full_attention", "sliding_attention"],
+}
+
+
 @pytest.mark.parametrize(
     ("config", "recompute"),
     [
         (GEMMA3N, "none"),
         (GEMMA3N, "full"),
+        (GEMMA3N, "every-2"),
         ({**GEMMA3N, "num_kv_shared_layers": 2}, "none"),
+        ({**GEMMA3N, "num_kv_shared_layers": 2}, "full"),
+        ({**GEMMA3N, "num_kv_shared_layers": 2}, "every-2"),
+        (GEMMA4, "full"),
+        (GEMMA4, "every-3"),
+        ({**GEMMA4, "attention_k_eq_v": True}, "full"),
+        (GEMMA3, "every-2"),
+        (GLM, "every-3"),
         ({**MINIMAX, "block_size": 256}, "none"),
         ({**MINIMAX, "block_size": 32}, "none"),
         ({**MINIMAX, "block_size": 48}, "full"),

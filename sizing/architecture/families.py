@@ -64,6 +64,7 @@ _OWN: dict[str, Callable[[Fields], Architecture]] = {
 }
 FAMILIES: dict[str, Callable[[Fields], Architecture]] = {**dict.fromkeys(TRAITS, decoder), **_OWN}
 _KINDS = {
+    "gpt_neo": classic.local_layers,
     "gemma3n_text": gemma3n.layer_kinds,
     "gemma4_text": gemma4.layer_kinds,
     "minimax": minimax.layer_kinds,

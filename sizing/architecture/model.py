@@ -13,7 +13,7 @@ import json
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from .families import FAMILIES
+from .families import FAMILIES, kinds_of
 from .family_rows import TRAITS
 from .fields import Fields, aliases
 from .heads import Head
@@ -124,6 +124,13 @@ class Model:
         """(weight, how many layers have one) for every weight tensor."""
         outer = tuple((weight, 1) for weight in self.outer)
         return outer + tuple((w, block.count) for block in self.blocks for w in block.weights)
+
+    @cached_property
+    def by_layer(self) -> tuple[Block, ...]:
+        """The kind of each layer, from the first to the last."""
+        kinds = kinds_of(self.family, self.config, self.layers)
+        blocks = dict(zip(dict.fromkeys(kinds), self.blocks, strict=True))
+        return tuple(blocks[kind] for kind in kinds)
 
     @cached_property
     def parameters(self) -> Parameters:

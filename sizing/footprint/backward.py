@@ -151,6 +151,7 @@ class _Walk:
         self.users: dict[Tensor, int] = {}
         self.buffers: dict[Tensor, _Arrived] = {}
         self.waiting: dict[Tensor, int] = {}  # gradients that a parameter is still to receive
+        self.lent: list[Tensor] = []  # what is in the dictionary, and what that keeps alive
         self.points: list[Point] = []
 
     def run(self, end: dict[str, Size]) -> list[Point]:
@@ -177,6 +178,11 @@ class _Walk:
                 inputs = [] if self._elsewhere(node) else region.inputs
                 for tensor in [*inputs, *_left_over(region, nodes)]:
                     self._drop(tensor.storage)
+                self._lend(_own_input(region, nodes))
+                del first_of[region]
+                if not first_of:  # with the last region goes the code's dictionary
+                    for tensor in self.lent:
+                        self._drop(tensor)
         return self.points
 
     def _hold_forward(self, nodes) -> None:
@@ -192,6 +198,8 @@ class _Walk:
                 tensors = [tensor for tensor, _ in node.saved]
             else:
                 tensors = [] if region in regions else [*region.inputs, *region.kept]
+                if region not in regions:
+                    self._lend(region.lent)
                 regions.add(region)
             if self._elsewhere(node):
                 tensors = []
@@ -215,6 +223,8 @@ class _Walk:
                 break
             held |= dict.fromkeys(node.again)
             self._note_during(node, until.phase, held)
+        x = region.inputs[0].storage
+        self._lend(t for t in _behind(region.lent, nodes) if t.storage is not x)
         left = _left_over(region, nodes)
         for tensor in region.kept:  # taken instead of being computed again
             if tensor.storage not in left:
@@ -223,6 +233,11 @@ class _Walk:
             for tensor in region.inputs:
                 self._drop(tensor.storage)
         self._note(until.phase, {"temporary": self._beside(held)})
+
+    def _lend(self, tensors: Iterable[Tensor]) -> None:
+        for tensor in tensors:
+            self._hold(tensor.storage)
+            self.lent.append(tensor.storage)
 
     def _note_during(self, node: Node, phase: str, held: Iterable[Tensor] = ()) -> None:
         """The moment in which an operation runs forward, where it can be the worst."""
@@ -327,6 +342,25 @@ class _Walk:
         for part, size in (more or {}).items():
             parts[part] = plus(parts[part], size)
         self.points.append(Point(phase, parts))
+
+
+def _behind(lent: Iterable[Tensor], nodes: list[Node]) -> list[Tensor]:
+    """What the operations saved that the lent tensors come from: made again, these bring their
+    graph with them."""
+    wanted, found = set(lent), []
+    for node in reversed(nodes):
+        if wanted & set(node.outputs):
+            wanted |= {tensor for tensor, _ in node.grads}
+            found += [tensor for tensor, _ in node.saved]
+    return found
+
+
+def _own_input(region: Region, nodes: list) -> list[Tensor]:
+    """The layer's input, which that graph keeps too; the layer before will make another one."""
+    inside = [node for node in nodes if _in(node, region)]
+    behind = {tensor.storage for tensor in _behind(region.lent, inside)}
+    x = region.inputs[0].storage
+    return [Tensor(x.shape, x.dtype, x.name, x.part)] if x in behind else []
 
 
 def _left_over(region: Region, nodes: list) -> list[Tensor]:

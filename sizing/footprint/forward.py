@@ -99,12 +99,16 @@ class Forward:
             if skipped:
                 t.nodes.append(self._skipped(block, skipped, again))
                 continue
-            last = not any(later is block and not skip for later, skip, _ in steps[place:])
-            self.kept_for_others = last and any(b.shares_keys for b in self.model.blocks)
+            self.kept_for_others = self._lends(block, [step[0] for step in steps[place:]])
             self.around = (embedded, x)
             x = self._layer(block, x, again)
         x = self._final(x)
         self._loss(x)
+
+    def _lends(self, block: Block, later: list[Block]) -> bool:
+        """Whether others read a layer's keys and values: the last of its window before those."""
+        own = [b for b in later if b.window == block.window and not b.shares_keys]
+        return any(b.shares_keys for b in self.model.blocks) and not own
 
     def _embed(self) -> Tensor:
         t = self.tape
@@ -209,10 +213,10 @@ class Forward:
         """Tensors made once and used by every layer: masks, and rotary cosines and sines."""
         self.rope: dict[int | None, list[Tensor]] = {}
         self.masks: dict[int | None, Tensor | None] = {}
+        span = "b" if self.tape.batched else 1
         for window in {block.window for block in self.model.blocks}:
             beyond = window is not None and self.run.sequence >= window
             if self.eager:
-                span = "b" if self.tape.batched else 1
                 mask = Tensor((span, 1, "s", "s"), self.dtype, "mask", grad=False, shared=True)
             elif self.config.get("alibi"):  # Falcon's: the bias by distance, head by head
                 shape = ("b", self.model.heads, "s", "s")
@@ -222,7 +226,6 @@ class Forward:
             else:
                 mask = None
             self.masks[window] = mask
-        span = "b" if self.tape.batched else 1
         self.causal_table = Tensor((span, 1, "s", "s"), "bool", "mask", grad=False, shared=True)
         if rotary.width(self.model):
             sets = {block.window: block.query_dim for block in self.model.blocks}
@@ -257,18 +260,15 @@ class Forward:
 
     def _kinds(self) -> list[tuple[Block, int, bool]]:
         """Kinds of layer, how many, and whether these are run again as a whole."""
-        blocks, layers = self.model.blocks, self.model.layers
-        every = every_layer(self.run.recompute)
+        every, blocks = every_layer(self.run.recompute), self.model.blocks
         if every <= 1:
             again = every == 1 or self.per_operation
             return [(block, block.count, again) for block in blocks]
-        found = []
-        for block in blocks:
-            again = round(block.count * (layers // every) / layers)
-            pair = [(block, block.count - again, False), (block, again, True)]
-            # every n-th layer is: the last one of the model where n divides their number
-            found += pair if layers % every == 0 else pair[::-1]
-        return [kind for kind in found if kind[1]]
+        order = list(enumerate(self.model.by_layer, 1))
+        kinds = [(block, number % every == 0) for number, block in order]
+        last = {kind: place for place, kind in enumerate(kinds)}  # in the order of their last ones
+        found = sorted(last, key=lambda kind: (blocks.index(kind[0]), last[kind]))
+        return [(block, kinds.count((block, again)), again) for block, again in found]
 
     def _skipped(self, block: Block, count: int, again: bool) -> Skipped:
         nodes = self.recorded[block, again]
