@@ -52,7 +52,8 @@ def recomputed_exactly(model: Model, recompute, attention: str, textbook: bool =
     done = whole = pairs = all_pairs = 0
     for block in model.blocks:
         matrices = [w for w in block.weights if w.kind == "matrix"]
-        whole += sum(w.multiplied for w in matrices) * block.count
+        mixed = model.hidden * block.streams**2 if block.streams > 1 else 0
+        whole += (sum(w.multiplied for w in matrices) + mixed) * block.count
         skipped = set() if textbook else {block.last_matmul}
         if not isinstance(recompute, str):
             chosen = [w for w in matrices if _module(w.name) in recompute]
@@ -61,7 +62,8 @@ def recomputed_exactly(model: Model, recompute, attention: str, textbook: bool =
         if fused:
             plain = [w for w in matrices if not w.chosen]  # experts' products are grouped
             skipped |= {w.name for w in plain[::2]}
-        done += sum(w.multiplied for w in matrices if w.name not in skipped) * times[block]
+        made = sum(w.multiplied for w in matrices if w.name not in skipped) + mixed
+        done += made * times[block]
         width = block.heads * (block.query_dim + block.value_dim)
         pairs, all_pairs = pairs + width * times[block], all_pairs + width * block.count
     matmul = Fraction(done, whole)

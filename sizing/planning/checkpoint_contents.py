@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from ..architecture.model import Model
-from ..architecture.weights import Block
 from ..footprint.optimizer import Trained, slots
 from ..run import Run, all_weights_trained, linear_layers
 from .pickles import Stored
