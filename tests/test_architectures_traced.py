@@ -130,6 +130,22 @@ def test_frozen_experts_keep_no_rows(family):
     assert flops(run) == trace.flops(run)
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_layer_that_is_used_twice_has_one_adapter(device):
+    run = Run(GEMMA3N, sequence=160, micro_batch=2, lora=8, optimizer="sgd")
+    held = traced(run, device=device)
+    assert memory(run, device=device).total == pytest.approx(held.total, rel=0.001)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16", "fp32"])
+def test_a_bias_by_distance_of_the_scores_dtype_is_not_copied(precision):
+    config = {"model_type": "falcon", "vocab_size": 2000, "hidden_size": 64, "alibi": True}
+    config |= {"num_hidden_layers": 3, "num_attention_heads": 4, "parallel_attn": False}
+    config |= {"multi_query": False, "bias": True, "new_decoder_architecture": False}
+    run = Run(config, sequence=160, micro_batch=2, precision=precision, optimizer="sgd")
+    assert memory(run).total == pytest.approx(traced(run).total, rel=0.001)
+
+
 @pytest.mark.parametrize("family", ["gemma3n_text", "gemma4_text", "deepseek_v2", "qwen2_moe"])
 @pytest.mark.parametrize("recompute", ["none", "full"])
 def test_flops_with_adapters(family, recompute):

@@ -77,6 +77,7 @@ class Forward:
         self.layers: dict[Block, list] = {}
         self.recorded: dict[tuple[Block, bool], list] = {}
         self.weights: dict[Block, list[Tensor]] = {}
+        self.made: dict[str, Tensor] = {}  # parameters of the layer that is recorded
         self.shared_keys: dict[int | None, tuple[Tensor, Tensor]] = {}
         self.end: dict[str, Size] = {}
         self.outputs: tuple[Tensor, ...] = ()
@@ -264,8 +265,7 @@ class Forward:
         if every <= 1:
             again = every == 1 or self.per_operation
             return [(block, block.count, again) for block in blocks]
-        order = list(enumerate(self.model.by_layer, 1))
-        kinds = [(block, number % every == 0) for number, block in order]
+        kinds = [(block, n % every == 0) for n, block in enumerate(self.model.by_layer, 1)]
         last = {kind: place for place, kind in enumerate(kinds)}  # in the order of their last ones
         found = sorted(last, key=lambda kind: (blocks.index(kind[0]), last[kind]))
         return [(block, kinds.count((block, again)), again) for block, again in found]
@@ -302,7 +302,7 @@ class Forward:
         t = self.tape
         start = len(t.nodes)
         self.block, self.frame = block, ()
-        self.weights[block] = []
+        self.weights[block], self.made = [], {}
         self.named = {w.name.split("*.", 1)[1]: w for w in block.weights}
         whole = self.all_inputs
         self.layer_input = whole and t.slice(whole, ("b", "s", whole.shape[-1]))
@@ -341,9 +341,14 @@ class Forward:
         if name not in self.named:
             return None
         known = self.named[name]
-        tensor = self._parameter(known.shape, name, known.trained and not self.frozen, known.dtype)
-        self.weights[self.block].append(tensor)
-        return tensor
+        return self._own(known.shape, name, known.trained and not self.frozen, known.dtype)
+
+    def _own(self, shape: tuple, name: str, grad: bool, dtype: str | None) -> Tensor:
+        """A parameter of the layer, one tensor however often the layer uses it."""
+        if name not in self.made:
+            self.made[name] = self._parameter(shape, name, grad, dtype)
+            self.weights[self.block].append(self.made[name])
+        return self.made[name]
 
     def linear(self, x: Tensor, name: str, biased: bool = True) -> Tensor:
         t = self.tape
@@ -357,9 +362,7 @@ class Forward:
 
     def adapter(self, shape: tuple, name: str) -> Tensor:
         """A matrix of an adapter, which is trained."""
-        matrix = self._parameter(shape, name, dtype=self.run.lora.dtype)
-        self.weights[self.block].append(matrix)
-        return matrix
+        return self._own(shape, name, True, self.run.lora.dtype)
 
     def norm(self, x: Tensor, name: str) -> Tensor:
         """The layer's norm of that name, as the family writes it."""
