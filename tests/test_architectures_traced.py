@@ -130,6 +130,13 @@ def test_frozen_experts_keep_no_rows(family):
     assert flops(run) == trace.flops(run)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
+def test_the_last_layer_may_be_the_only_one_of_its_kind(precision):
+    config = {**GLM, "num_hidden_layers": 4, "first_k_dense_replace": 3, "n_routed_experts": 64}
+    run = Run(config, sequence=512, micro_batch=2, precision=precision, optimizer="sgd")
+    assert memory(run).total == pytest.approx(traced(run).total, rel=0.002)
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_a_layer_that_is_used_twice_has_one_adapter(device):
     run = Run(GEMMA3N, sequence=160, micro_batch=2, lora=8, optimizer="sgd")

@@ -82,8 +82,7 @@ class Forward:
         self.end: dict[str, Size] = {}
         self.outputs: tuple[Tensor, ...] = ()
         self.uncast: Size = NONE
-        # What the code refers to while a layer runs, kept or not: around it, and inside it.
-        self.around: tuple[Tensor, ...] = ()
+        self.around: tuple[Tensor, ...] = ()  # what the code refers to around a layer and in it
         self.frame: tuple[Tensor, ...] = ()
         # Moments of the forward pass beside its end, as bytes by part beside what is kept.
         self.moments: list[dict[str, Size]] = []
@@ -245,30 +244,32 @@ class Forward:
         return self.block.rotated and (joined or self.traits.rotary == "two halves")
 
     def _representatives(self):
-        """(block, skipped, again): a layer to record, or how many to skip that equal the last
-        recorded; again says which of them a layer-wise recompute takes.
+        """(block, how many to skip that equal the last recorded, whether it is run again).
 
-        The first and the last of each kind are recorded, since a peak is at one end. With frozen
-        embeddings the model's first layer keeps less than others: a second one stands for those.
+        The first and the last of each kind are recorded, in the model's order: a peak is at an end.
+        With frozen embeddings the first layer keeps less: a second one stands for the others.
         """
         lead, order = (2 if self.frozen else 1), []
         for sharing in (False, True):  # layers that read others' keys come after those
-            kinds = [kind for kind in self._kinds() if kind[0].shares_keys == sharing]
-            order += [(block, 0, a) for block, n, a in kinds for _ in range(min(lead, n))]
-            order += [(block, n - lead - 1, a) for block, n, a in kinds if n > lead + 1]
-            order += [(block, 0, a) for block, n, a in kinds if n > lead]
+            kinds = {k: at for k, at in self._places().items() if k[0].shares_keys == sharing}
+            recorded = {n: k for k, at in kinds.items() for n in (*at[:lead], at[-1])}
+            waiting = []  # skipped before the next layer that is the last of its kind
+            for n in sorted(recorded):
+                (block, again), at = recorded[n], kinds[recorded[n]]
+                if n == at[-1] and len(at) > lead:
+                    order, waiting = order + waiting, []
+                order.append((block, 0, again))
+                if len(at) > lead + 1 and n == at[lead - 1]:
+                    waiting.append((block, len(at) - lead - 1, again))
         return order
 
-    def _kinds(self) -> list[tuple[Block, int, bool]]:
-        """Kinds of layer, how many, and whether these are run again as a whole."""
-        every, blocks = every_layer(self.run.recompute), self.model.blocks
-        if every <= 1:
-            again = every == 1 or self.per_operation
-            return [(block, block.count, again) for block in blocks]
-        kinds = [(block, n % every == 0) for n, block in enumerate(self.model.by_layer, 1)]
-        last = {kind: place for place, kind in enumerate(kinds)}  # in the order of their last ones
-        found = sorted(last, key=lambda kind: (blocks.index(kind[0]), last[kind]))
-        return [(block, kinds.count((block, again)), again) for block, again in found]
+    def _places(self) -> dict[tuple[Block, bool], list[int]]:
+        """{(kind, whether run again as a whole): numbers of its layers}."""
+        every, places = every_layer(self.run.recompute), {}
+        for n, block in enumerate(self.model.by_layer, 1):
+            again = n % every == 0 if every else self.per_operation
+            places.setdefault((block, again), []).append(n)
+        return places
 
     def _skipped(self, block: Block, count: int, again: bool) -> Skipped:
         nodes = self.recorded[block, again]
