@@ -247,15 +247,15 @@ class Forward:
         """(block, how many to skip that equal the last recorded, whether it is run again).
 
         The first and the last of each kind are recorded, in the model's order: a peak is at an end.
-        With frozen embeddings the first layer keeps less: a second one stands for the others.
-        """
+        With frozen embeddings the first layer keeps less: a second one stands for the others. What
+        is skipped comes before the next layer that is the last of its kind."""
         lead, order = (2 if self.frozen else 1), []
         for sharing in (False, True):  # layers that read others' keys come after those
             kinds = {k: at for k, at in self._places().items() if k[0].shares_keys == sharing}
             recorded = {n: k for k, at in kinds.items() for n in (*at[:lead], at[-1])}
-            waiting = []  # skipped before the next layer that is the last of its kind
-            for n in sorted(recorded):
-                (block, again), at = recorded[n], kinds[recorded[n]]
+            waiting = []
+            for n, (block, again) in sorted(recorded.items(), key=lambda entry: entry[0]):
+                at = kinds[block, again]
                 if n == at[-1] and len(at) > lead:
                     order, waiting = order + waiting, []
                 order.append((block, 0, again))
