@@ -21,17 +21,21 @@ lab: $(READY)
 calculators: $(READY)
 	$(BIN)/python -m sizing.calculators
 
-# Whole files go to WORKERS processes, each with one thread; the browser alone, as it waits for
-# pictures. SIZING_TRACES= takes every trace again.
+# Whole files go to WORKERS processes, each with one thread, the longest first (tests/seconds.json,
+# written by SIZING_SECONDS=1 make test); the browser alone, as it waits for pictures.
+# SIZING_TRACES= takes every trace again.
 test: $(READY) lint
 	$(TESTS) $(SHARED) -m "not browser"
 	$(TESTS) -m browser tests/browser
-	@echo "Left to make nightly: traces anew, 10 000 fuzzed settings, every lesson in a browser,"
-	@echo "notebooks live, twice and cell by cell, installations, a hub, the newest packages."
+	@echo "Left to make nightly: traces anew, 10 000 fuzzed settings, every preset in each picture,"
+	@echo "every lesson in a browser, notebooks live, twice and cell by cell, installations, a hub,"
+	@echo "the newest packages."
 
 # Every lesson opened in Chromium: no cell error, each control moved, keyboard, axe-core, themes, widths.
+# LESSONS="05 11" takes some.
+LESSONS ?= all
 browser-test: $(READY)
-	SIZING_BROWSER=all $(TESTS) -m browser tests/browser
+	SIZING_BROWSER="$(LESSONS)" $(TESTS) -m browser tests/browser
 
 # What `make test` finds in files, made anew: traces in tests/traces.jsonl, and every trace itself.
 traces: $(READY)
@@ -42,11 +46,12 @@ traces: $(READY)
 # What a contributor runs before a commit: the core, the data, the course's rules; no torch model.
 QUICK := data costs course floors run run_degrees hardware scaling plan launch hygiene
 quick: $(READY)
-	$(TESTS) $(SHARED) $(QUICK:%=tests/test_%.py)
+	$(TESTS) $(SHARED) -m "not slow" $(QUICK:%=tests/test_%.py)
 
-# Longer than a commit can wait for: every trace anew, the whole fuzz, a hub, what is newest.
+# Longer than a commit can wait for: every trace anew, each preset drawn, the whole fuzz, a hub, what
+# is newest.
 nightly: $(READY)
-	SIZING_TRACES= $(TESTS) $(SHARED)
+	SIZING_TRACES= SIZING_ALL=1 $(TESTS) $(SHARED)
 	$(MAKE) fuzz browser-test notebook-test workshop slides
 	$(MAKE) hub-test install-test
 	$(BIN)/python tests/newest.py

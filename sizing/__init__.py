@@ -10,7 +10,8 @@ import importlib
 from . import hardware, units
 from .architecture import Model, presets
 from .hardware import gpu, gpus
-from .run import Lora, Run
+from .lora import Lora
+from .run import Run
 from .settings import Distillation, Dpo
 from .units import DATA, GB, GIB, count, duration, gb, gib, si
 

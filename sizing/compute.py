@@ -10,12 +10,14 @@ The formulas of the literature stand at the end under their own names, to be com
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 
+from . import recomputing
 from .architecture.model import Model
-from .architecture.weights import Block
-from .recomputing import recomputed_exactly
-from .run import Run, adapted_layers, one_of
-from .settings import asked_model, sequences_of
+from .architecture.weights import Block, Weight
+from .lora import adapted_layers
+from .run import Run
+from .settings import asked_model, one_of, sequences_of
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ def mixed_states(hidden: int, block: Block, sequence: int) -> int:
 
 def _recomputed(run: Run, products: tuple[Matmul, ...], textbook: bool) -> int:
     """FLOPs of the second forward pass over one sequence."""
-    again = recomputed_exactly(run.model, run.recompute, run.attention, textbook)
+    again = recomputing.recomputed_exactly(run.model, run.recompute, run.attention, textbook)
     outside = ("head", "embedding")
     scores = sum(product.flops for product in products if product.part == "scores")
     layers = sum(p.flops for p in products if p.part not in ("scores", *outside))
@@ -177,22 +179,18 @@ def _recomputed(run: Run, products: tuple[Matmul, ...], textbook: bool) -> int:
 
 def _with_adapters(run: Run, attention: str, textbook: bool) -> Flops:
     """FLOPs of a step that trains adapters alone, and tables where the run says so."""
-    core = run.recompute == "selective" and run.attention == "eager"
-    if run.recompute not in ("none", "full") and not core:
-        raise ValueError(
-            f"recompute: {run.recompute!r} given; allowed with lora: 'none', 'full', and "
-            "'selective' with eager attention, because the FLOPs of no other are known"
-        )
+    recomputing.check(run.model, run.recompute, run.attention)
     forward = backward = again = 0
-    # transformers asks for the embeddings' gradient under recompute, whatever is trained
-    asked = reached = run.recompute == "full" or "embed_tokens" in run.lora.embeddings
+    checkpointed = recomputing.is_checkpointed(run.recompute, run.attention)
+    asked = reached = checkpointed or "embed_tokens" in run.lora.embeddings
     for block in run.model.blocks:
+        layers_again = recomputing.layers_again(run.model, block, run.recompute)
         for number in range(2 if block.count > 1 else 1):
             times = 1 if number == 0 else block.count - 1
             ahead, back, repeated = _adapted_layer(run, block, attention, reached, textbook)
             forward += times * ahead
             backward += times * back
-            again += times * repeated
+            again += Fraction(times * repeated * layers_again, block.count)
             reached = reached or bool(adapted_layers(run.model, run.lora, block))
     outside = matmuls(run.model, run.sequence)
     before = sum(p.flops for p in outside if p.part == "embedding")
@@ -202,9 +200,9 @@ def _with_adapters(run: Run, attention: str, textbook: bool) -> Flops:
     backward += before * asked + after * reached + head * ("lm_head" in run.lora.embeddings)
     n = run.sequences * sequences_of(run.objective)
     ahead = forward + _asked(run, attention)
-    return Flops(
-        ahead * n, backward * n, (again + (before + after if textbook and again else 0)) * n
-    )
+    if textbook and run.recompute == "full":  # the textbook's four thirds count the head too
+        again += before + after
+    return Flops(ahead * n, backward * n, int(again) * n)
 
 
 def _adapted_layer(
@@ -212,31 +210,27 @@ def _adapted_layer(
 ) -> tuple[int, int, int]:
     """(forward, backward, recompute) FLOPs of one layer over one sequence; `reached` says whether
     its input has a gradient."""
-    adapted = {name for name, _ in adapted_layers(run.model, run.lora, block)}
+    adapted = dict(adapted_layers(run.model, run.lora, block))
     grads = _gradients_in(run.model, block, adapted, reached)
-    forward = backward = skipped = 0
+    backward, products = 0, []
     for weight in block.weights:
         if weight.kind != "matrix":
             continue
         name = weight.name.split("*.", 1)[1].removesuffix(".weight")
-        base, low = 2 * run.sequence * weight.multiplied, 0
-        last = weight.name == block.last_matmul
+        base = 2 * run.sequence * weight.multiplied
+        products.append((weight, base))
         if name in adapted:
-            out, into = reversed(weight.shape) if run.model.family == "gpt2" else weight.shape
+            out, into = adapted[name]
             down, up = (2 * run.sequence * run.lora.rank * n for n in (into, out))
             down, up = down * weight.uses, up * weight.uses
-            low = down + up
+            products += [(weight, down), (weight, up)]
             # gradients of both matrices, of what lies between them, and of the layer's input
-            backward += low + up + down // weight.uses * grads[name]
-            skipped += up if last else 0
-        elif last:
-            skipped += base
-        forward += base + low
+            backward += down + 2 * up + down // weight.uses * grads[name]
         backward += base // weight.uses * grads[name]
     pairs = query_key_pairs(run.sequence, block, attention, run.document)
     pairs = 2 * pairs * block.heads
     first, second = pairs * block.query_dim, pairs * block.value_dim
-    forward += first + second
+    forward = sum(size for _, size in products) + first + second
     backward += first * (grads["queries"] + grads["keys"])
     backward += second * ((grads["queries"] or grads["keys"]) + grads["values"])
     if block.linear and grads["queries"]:
@@ -245,14 +239,51 @@ def _adapted_layer(
     forward += mixed
     backward += mixed * grads["streams"]
     again = 0
-    if run.recompute == "full":
-        again = forward if textbook else forward - skipped
-    elif run.recompute == "selective" and run.attention == "eager":
-        again = first + (second if textbook else 0)
-    return forward, backward, again
+    if recomputing.is_checkpointed(run.recompute, run.attention) or any(
+        grads[name] for name in ("queries", "keys", "values")
+    ):
+        again = _adapted_again(run, block, products, (first, second), textbook)
+    return forward, backward, again + (mixed if recomputing.every_layer(run.recompute) else 0)
 
 
-def _gradients_in(model: Model, block: Block, adapted: set[str], reached: bool) -> dict[str, int]:
+def _adapted_again(
+    run: Run, block: Block, products: list[tuple[Weight, int]], scores, textbook: bool
+) -> int:
+    """FLOPs of one layer over one sequence that are run again: of a layer as a whole, by
+    operation, or by module.
+
+    What is run again ends with the last tensor that is kept, so without its last product.
+
+    Args:
+        products: (weight, FLOPs) in order: of the weight itself, and of its adapter's two matrices.
+        scores: FLOPs of attention's two products.
+    """
+    how = run.recompute
+    if how == "none":
+        return 0
+    if how == "selective" and run.attention == "eager":
+        return sum(scores) if textbook else scores[0]
+    by_module = not isinstance(how, str)
+    ends: dict[str, int] = {}  # of each part that is run again, its last product
+    inside = list(enumerate(products))
+    if by_module:
+        inside = [pair for pair in inside if recomputing.module_of(pair[1][0].name) in how]
+    for number, (weight, _) in inside:
+        if by_module:
+            ends[recomputing.module_of(weight.name)] = number
+        elif weight.name == block.last_matmul:
+            ends[""] = number
+    # experts' output is kept to be weighted
+    left_out = {n for n in ends.values() if not textbook and not products[n][0].chosen}
+    if how == "selective":
+        left_out |= set([n for n, (weight, _) in inside if not weight.chosen][::2])
+    again = sum(size for n, (_, size) in inside if n not in left_out)
+    if how == "selective" or (by_module and "self_attn" not in how):
+        return again
+    return again + sum(scores)
+
+
+def _gradients_in(model: Model, block: Block, adapted: dict, reached: bool) -> dict[str, int]:
     """Of each layer, in how many of its uses its input has a gradient; and whether queries, keys
     and values have one."""
     names = [
@@ -297,7 +328,7 @@ def _gradients_in(model: Model, block: Block, adapted: set[str], reached: bool) 
 _ROUTER, _COEFFICIENTS = "altup.modality_router", "altup.prediction_coefs"
 
 
-def _before_attention(block: Block, adapted: set[str], reached: bool) -> dict[str, int]:
+def _before_attention(block: Block, adapted: dict, reached: bool) -> dict[str, int]:
     """The same for AltUp's predictions, "streams" their product, and the low-rank residual."""
     if block.streams == 1:
         return {"streams": 0}

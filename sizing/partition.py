@@ -81,12 +81,7 @@ def check_degrees(run: Run) -> None:
 def _check_experts(run: Run) -> None:
     if run.expert == 1:
         return
-    experts = {
-        weight.shape[0]
-        for block in run.model.blocks
-        for weight in block.weights
-        if weight.chosen is not None
-    }
+    experts = routed_experts(run.model)
     if not experts:
         raise ValueError(f"expert: {run.expert} given; allowed: 1 for a model without experts")
     for count in experts:
@@ -97,6 +92,16 @@ def _check_experts(run: Run) -> None:
         "tensor x context x data" + (" / replicate" if run.replicate > 1 else ""),
         run.tensor * run.shards,
     )
+
+
+def routed_experts(model: Model) -> set[int]:
+    """Numbers of routed experts that its layers have; empty for a dense model."""
+    return {
+        weight.shape[0]
+        for block in model.blocks
+        for weight in block.weights
+        if weight.chosen is not None
+    }
 
 
 def expert_slices(run: Run) -> int:
@@ -171,12 +176,12 @@ def held_parameters(run: Run, stage: Stage) -> tuple[float, float]:
     slices = expert_slices(run)
     return (
         stage_parameters(run.model, stage, run.tensor, slices),
-        _routed(run.model) / slices * stage.layers / run.model.layers,
+        routed_parameters(run.model) / slices * stage.layers / run.model.layers,
     )
 
 
 @lru_cache(maxsize=256)
-def _routed(model: Model) -> int:
+def routed_parameters(model: Model) -> int:
     """Parameters of all routed experts."""
     return sum(
         weight.elements * block.count
@@ -196,7 +201,7 @@ def stage_parameters(
     whole on every rank. Routed experts are divided by `slices`, `tensor` if None. A tied head on
     another stage than the embedding is a second copy.
     """
-    routed = _routed(model)
+    routed = routed_parameters(model)
     per_layer = routed / (slices or tensor) + sum(
         _share(weight, tensor) * block.count
         for block in model.blocks

@@ -43,7 +43,7 @@ def recomputed_exactly(model: Model, recompute, attention: str, textbook: bool =
     product is kept, in the order of the modules.
     """
     check(model, recompute, attention)
-    share, times = _share_of_layers(model, recompute), again_by_block(model, recompute)
+    share = Fraction(sum(layers_again(model, b, recompute) for b in model.blocks), model.layers)
     if recompute == "none":
         return Again()
     if recompute == "selective" and attention == "eager":
@@ -56,23 +56,24 @@ def recomputed_exactly(model: Model, recompute, attention: str, textbook: bool =
         whole += (sum(w.multiplied for w in matrices) + mixed) * block.count
         skipped = set() if textbook else {block.last_matmul}
         if not isinstance(recompute, str):
-            chosen = [w for w in matrices if _module(w.name) in recompute]
+            chosen = [w for w in matrices if module_of(w.name) in recompute]
             skipped = set() if textbook else _last_of_modules(chosen)
             matrices = chosen
         if fused:
             plain = [w for w in matrices if not w.chosen]  # experts' products are grouped
             skipped |= {w.name for w in plain[::2]}
+        again = layers_again(model, block, recompute)
         made = sum(w.multiplied for w in matrices if w.name not in skipped) + mixed
-        done += made * times[block]
+        done += made * again
         width = block.heads * (block.query_dim + block.value_dim)
-        pairs, all_pairs = pairs + width * times[block], all_pairs + width * block.count
+        pairs, all_pairs = pairs + width * again, all_pairs + width * block.count
     matmul = Fraction(done, whole)
     if fused:
         return Again(matmul, 0, 1, 1, 1)
     if isinstance(recompute, str):
         return Again(matmul, Fraction(pairs, all_pairs), share, share, share)
     attends = Fraction("self_attn" in recompute)
-    norms = [_module(w.name) for b in model.blocks for w in b.weights if w.part == "norm"]
+    norms = [module_of(w.name) for b in model.blocks for w in b.weights if w.part == "norm"]
     outside = [name for name in norms if name not in ("self_attn",)]
     again = sum(name in recompute for name in outside) / len(outside) if outside else 0.0
     mlp = float(any(name != "self_attn" and name not in norms for name in recompute))
@@ -93,8 +94,14 @@ def check(model: Model, recompute, attention: str) -> None:
 
 def _last_of_modules(matrices: list[Weight]) -> set[str]:
     """The last product of each module, but not experts', whose output is kept to be weighted."""
-    last = {_module(w.name): w for w in matrices}
+    last = {module_of(w.name): w for w in matrices}
     return {w.name for w in last.values() if not w.chosen}
+
+
+def is_checkpointed(recompute, attention: str) -> bool:
+    """Whether layers are run again by transformers' gradient checkpointing, which asks for the
+    gradient of the embeddings, trained or not; of eager attention's core alone they are not."""
+    return recompute != "none" and not (recompute == "selective" and attention == "eager")
 
 
 def every_layer(recompute) -> int:
@@ -104,20 +111,15 @@ def every_layer(recompute) -> int:
     return int(recompute.removeprefix("every-")) if str(recompute).startswith("every-") else 0
 
 
-def again_by_block(model: Model, recompute) -> dict[Block, int]:
-    """How many layers of each kind are run again: every n-th, or all, of which some part may be."""
-    every = every_layer(recompute) or 1
-    again = dict.fromkeys(model.blocks, 0)
-    for block in model.by_layer[every - 1 :: every]:
-        again[block] += 1
-    return again
-
-
-def _share_of_layers(model: Model, recompute) -> Fraction:
+def layers_again(model: Model, block: Block, recompute) -> int:
+    """How many layers of a kind are run again, as a whole or in part."""
     every = every_layer(recompute)
-    return Fraction(model.layers // every, model.layers) if every else Fraction(1)
+    if not every:
+        return 0 if recompute == "none" else block.count
+    places = block.places or range(model.layers)
+    return sum((place + 1) % every == 0 for place in places)
 
 
-def _module(name: str) -> str:
+def module_of(name: str) -> str:
     """Of "model.layers.*.mlp.up_proj.weight" the "mlp"."""
     return name.split("*.", 1)[1].split(".")[0]

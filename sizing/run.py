@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from functools import lru_cache
+from dataclasses import dataclass, fields
 
 from .architecture.model import Model
-from .architecture.weights import Block
+from .choices import CHOICES, FORMS, NARROW, RECIPES, WORDS, Recipe
+from .lora import Lora, adapted_layers, lora_of, require_layers
 from .settings import (
     Distillation,
     Dpo,
@@ -18,235 +18,6 @@ from .settings import (
     one_of,
     whole_number,
 )
-from .units import BYTES
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Which dtypes a precision recipe keeps: of the weights, and of the matrix products' inputs.
-
-    `autocast` casts fp32 weights for each product; `master` keeps an fp32 copy of 16-bit weights
-    in the optimizer, whose state is fp32 then.
-    """
-
-    weights: str
-    products: str
-    autocast: bool = False
-    master: bool = False
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of one weight."""
-        return BYTES[self.weights]
-
-    @property
-    def activation_bytes(self) -> int:
-        """Bytes of one element that matrix products take and give."""
-        return 2 if self.products == "fp8" else BYTES[self.products]  # fp8 in, bf16 out
-
-
-RECIPES = {
-    "fp32": Recipe("fp32", "fp32"),
-    "bf16-mixed": Recipe("fp32", "bf16", autocast=True),
-    "bf16-master": Recipe("bf16", "bf16", master=True),
-    "bf16": Recipe("bf16", "bf16"),
-    "fp16-mixed": Recipe("fp32", "fp16", autocast=True),
-    "fp16": Recipe("fp16", "fp16"),
-    "fp8": Recipe("fp32", "fp8", autocast=True),
-}
-
-# Who runs the step. None is PyTorch kernel by kernel: memory as transformers allocates it, time as
-# nanotron was measured, of which there are most runs; what each does is in data/engines.csv.
-ENGINES = (
-    None,
-    "transformers",
-    "fsdp",
-    "torchtitan",
-    "deepspeed",
-    "megatron",
-    "megatron-deepspeed",
-    "nanotron",
-    "xla",
-    "llm.c",
-)
-# Frozen weights under autocast keep the dtype that they were loaded in.
-_NARROW = {
-    name: replace(recipe, weights=recipe.products)
-    for name, recipe in RECIPES.items()
-    if recipe.autocast
-}
-
-CHOICES = {
-    "precision": tuple(RECIPES),
-    "gradients": ("same", "fp32"),
-    "optimizer": (
-        "sgd",
-        "momentum",
-        "adamw",
-        "adamw-fused",
-        "adamw-8bit",
-        "adafactor",
-        "muon",
-        "lion",
-        "adamw-4bit",
-        "paged-adamw-8bit",
-        "galore",
-        "adam-mini",
-    ),
-    "recompute": ("none", "selective", "full"),
-    "attention": ("flash", "eager"),
-    "zero": (0, 1, 2, 3),
-    "quantization": (None, "int8", "nf4", "nf4-double"),
-    "kernels": ("eager", "compiled", "liger"),
-    "loss": (None, "eager", "compiled", "chunked", "fused"),
-    "outputs": ("released", "kept", "fp32"),
-    "engine": ENGINES,
-    "reduce": ("fp32", "same"),
-    "scaling": (None, "delayed", "tensorwise", "rowwise", "blockwise"),
-}
-
-# What people type for one of the choices: the names of transformers' arguments and of torch.
-WORDS = {
-    "precision": {
-        "float32": "fp32",
-        "bfloat16": "bf16",
-        "float16": "fp16",
-        "half": "fp16",
-    },
-    "optimizer": {
-        "adam": "adamw",
-        "adamw-torch": "adamw",
-        "adamw-torch-fused": "adamw-fused",
-        "adamw-torch-8bit": "adamw-8bit",
-        "adamw-bnb-8bit": "adamw-8bit",
-        "adamw-torch-4bit": "adamw-4bit",
-        "paged-adamw": "paged-adamw-8bit",
-        "galore-adamw": "galore",
-        "lion-32bit": "lion",
-    },
-    "recompute": {True: "full", False: "none"},
-    "attention": {
-        "sdpa": "flash",
-        "flash-attention-2": "flash",
-        "flash-attention-3": "flash",
-        "flash-attention": "flash",
-    },
-    "quantization": {"none": None, "8bit": "int8", "qlora": "nf4-double"},
-    "kernels": {"none": "eager", "compile": "compiled", "torch.compile": "compiled"},
-    "loss": {"cce": "fused", "cut-cross-entropy": "fused", "compile": "compiled"},
-    "engine": {
-        "accelerate": "transformers",
-        "ddp": "transformers",
-        "trainer": "transformers",
-        "trl": "transformers",
-        "composer": "fsdp",
-        "fms": "fsdp",
-        "fsdp1": "fsdp",
-        "fsdp2": "torchtitan",
-        "megatron-bridge": "megatron",
-        "megatron-core": "megatron",
-        "megatron-lm": "megatron",
-        "nemo": "megatron",
-        "jax": "xla",
-        "maxtext": "xla",
-        "paxml": "xla",
-    },
-}
-
-
-LORA_CHOICES = {
-    "dtype": ("fp32", "bf16"),
-    "base": ("bf16", "fp32"),
-}
-TABLES = ("embed_tokens", "lm_head")  # what `Lora.embeddings` names, whatever a family calls them
-
-
-@dataclass(frozen=True)
-class Lora:
-    """Low-rank adapters on linear layers inside the blocks; all other weights are frozen.
-
-    As peft adds them to a model (Hu et al., arXiv:2106.09685). `Run.precision` means then:
-
-    ============ ======================================== ========
-    precision    frozen weights                           autocast
-    ============ ======================================== ========
-    "fp32"       fp32                                     no
-    "bf16"       bf16                                     no
-    "bf16-mixed" bf16, as loaded (fp32 with base="fp32")  yes
-    ============ ======================================== ========
-
-    Args:
-        rank: of the update: (rank, in) and (out, rank) beside a layer of shape (out, in).
-        targets: "all-linear", or the names of the adapted layers ("q_proj", "v_proj"), each the
-            end of a module's name as in peft's target_modules.
-        dtype: of the adapters: "fp32" as peft makes them, or "bf16" (autocast_adapter_dtype=False;
-            trl's 4-bit set-up).
-        dropout: of the adapters' inputs: one mask of its own for each adapted layer.
-        embeddings: "embed_tokens", "lm_head" or both, trained whole on a copy beside the frozen
-            one (peft's modules_to_save).
-        base: "bf16" or "fp32": of the frozen weights under autocast. It changes nothing in other
-            recipes, whose weights have one dtype, and under quantisation.
-
-    Raises:
-        ValueError: names the field, the value and what is allowed.
-    """
-
-    rank: int
-    targets: str | tuple[str, ...] = "all-linear"
-    dtype: str = "fp32"
-    dropout: float = 0.0
-    embeddings: tuple[str, ...] = ()
-    base: str = "bf16"
-
-    def __post_init__(self):
-        def settle(name, value):
-            object.__setattr__(self, name, value)
-
-        settle("rank", whole_number("rank", self.rank))
-        settle("targets", _targets(self.targets))
-        for name, allowed in LORA_CHOICES.items():
-            settle(name, one_of(name, getattr(self, name), allowed, WORDS["precision"]))
-        settle("dropout", _share("dropout", self.dropout))
-        settle("embeddings", _tables(self.embeddings))
-
-    def adapts(self, name: str) -> bool:
-        """Whether a linear layer of that name gets an adapter."""
-        return self.targets == "all-linear" or any(
-            name == target or name.endswith(f".{target}") for target in self.targets
-        )
-
-
-def _targets(value) -> str | tuple[str, ...]:
-    """The layers' names, sorted: their order says nothing."""
-    if isinstance(value, str) and value.strip().lower().replace("_", "-") == "all-linear":
-        return "all-linear"
-    names = (value,) if isinstance(value, str) else value
-    if (
-        not isinstance(names, tuple | list | set | frozenset)
-        or not names
-        or not all(isinstance(name, str) and name for name in names)
-    ):
-        raise ValueError(
-            f"targets: {value!r} given; allowed: 'all-linear', or names of linear layers such as "
-            "('q_proj', 'v_proj')"
-        )
-    return tuple(sorted(set(names)))
-
-
-def _share(field: str, value) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise ValueError(f"{field}: {value!r} given; allowed: a number from 0, below 1")
-    return float(value)
-
-
-def _tables(value) -> tuple[str, ...]:
-    names = (value,) if isinstance(value, str) else tuple(value)
-    for name in names:
-        if name not in TABLES:
-            raise ValueError(
-                f"embeddings: {name!r} given; allowed: {', '.join(map(repr, TABLES))}, or none"
-            )
-    return tuple(name for name in TABLES if name in names)
 
 
 @dataclass(frozen=True)
@@ -290,10 +61,10 @@ class Run:
             heads or width (Korthikanti et al.); without it norms and residuals are whole on each.
         interleave: stages of the pipeline that each GPU holds, its virtual pipeline degree
             (Narayanan et al., arXiv:2104.04473, section 2.2.2).
-        engine: None (PyTorch kernel by kernel), "transformers" (Trainer, accelerate, DDP), "fsdp"
-            (FSDP1 as Composer and fms run it), "torchtitan" (FSDP2, compiled), "deepspeed",
-            "megatron" (Megatron-Core, NeMo), "megatron-deepspeed" (BLOOM, MT-NLG), "nanotron",
-            "xla" (MaxText) or "llm.c"; see data/engines.csv.
+        engine: None (PyTorch's DDP and FSDP, kernel by kernel), "transformers" (Trainer,
+            accelerate, DDP), "fsdp" (FSDP1 as Composer and fms run it), "torchtitan" (FSDP2,
+            compiled), "deepspeed", "megatron" (Megatron-Core, NeMo), "megatron-deepspeed" (BLOOM,
+            MT-NLG), "nanotron", "xla" (MaxText) or "llm.c"; see data/engines.csv.
         lora: None to train all weights, a rank, or a `Lora`.
         quantization: None, "int8", "nf4" or "nf4-double": the linear layers inside the blocks as
             bitsandbytes keeps them, frozen under adapters (Dettmers et al., arXiv:2208.07339 and
@@ -318,6 +89,12 @@ class Run:
         scaling: of fp8, which matters to `step_time` alone: "delayed" (a tensor's scale from the
             steps before), "tensorwise" (from itself), "rowwise" (a scale a row), "blockwise" (a
             scale for 128 or 32 elements: DeepSeek-V3's and MXFP8); None: the engine's.
+        dispatch: how tokens reach their experts under `expert`, which matters to `step_time` alone:
+            "all-to-all" (NCCL's: every copy of a token crosses the network by itself) or "deepep"
+            (and HybridEP: one to a rank, and one to a node, which hands it on; DeepSeek-V3,
+            arXiv:2412.19437, section 3.2.2); None: the engine's.
+        overlap_dispatch: whether they travel beside another micro-batch's computation
+            (Megatron-Core's overlap_moe_expert_parallel_comm, DeepSeek-V3's DualPipe).
 
     Words of transformers and torch are understood ("sdpa", "adamw_torch_fused", recompute=True) and
     kept as the choice that they mean.
@@ -351,6 +128,8 @@ class Run:
     replicate: int = 1
     document: int | None = None
     scaling: str | None = None
+    dispatch: str | None = None
+    overlap_dispatch: bool = False
     engine: str | None = None
     offload: tuple[str, ...] = ()
     optimizer_in_backward: bool = False
@@ -367,24 +146,24 @@ class Run:
             value = getattr(self, name)
             if type(value) in (bool, list, set) or value not in CHOICES[name]:
                 found = numbered(name, value, self.model)
-                settle(name, found or one_of(name, value, CHOICES[name], WORDS.get(name)))
+                words, more = WORDS.get(name), FORMS.get(name, "")
+                settle(name, found or one_of(name, value, CHOICES[name], words, more))
         for name in _COUNTED:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 settle(name, whole_number(name, value))
         if self.lora is not None and not isinstance(self.lora, Lora):
-            settle("lora", _lora(self.lora))
+            settle("lora", lora_of(self.lora))
         if self.lora is not None and self.lora.targets != "all-linear":
-            _require_layers(self.lora.targets, self.model)
+            require_layers(self.lora.targets, self.model)
         if self.quantization is not None and self.lora is None:
             raise ValueError(
                 f"quantization: {self.quantization!r} given; allowed: None without lora (integers "
                 "get no gradient: a quantised model is trained through adapters)"
             )
-        if type(self.sequence_parallel) is not bool:
-            raise ValueError(
-                f"sequence_parallel: {self.sequence_parallel!r} given; allowed: True, False"
-            )
+        for name in ("sequence_parallel", "overlap_dispatch"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"{name}: {getattr(self, name)!r} given; allowed: True, False")
         if self.offload != ():
             settle("offload", offload_of(self.offload))
         if not isinstance(self.optimizer_in_backward, bool):
@@ -395,6 +174,7 @@ class Run:
             settle("objective", objective_of(self))
         if (
             self.offload
+            or self.quantization is not None
             or self.optimizer_in_backward
             or self.objective != "lm"
             or self.optimizer[:6] == "galore"
@@ -405,8 +185,8 @@ class Run:
         longest = self.model.max_positions
         if longest is not None and self.sequence > longest:
             raise ValueError(
-                f"sequence: {self.sequence} given; allowed: 1 to {longest}, the learned positions "
-                f"of {self.model.name}"
+                f"sequence: {self.sequence} given; allowed: 1 to {longest}, the positions that "
+                f"{self.model.name} knows"
             )
 
     @property
@@ -415,7 +195,7 @@ class Run:
         recipe = RECIPES[self.precision]
         if self.lora is None or not recipe.autocast or self.quantization is not None:
             return recipe
-        return _NARROW[self.precision] if self.lora.base == "bf16" else recipe
+        return NARROW[self.precision] if self.lora.base == "bf16" else recipe
 
     @property
     def loss_kernel(self) -> str:
@@ -464,52 +244,6 @@ _COUNTED = tuple(
 )
 
 
-def _lora(value) -> Lora:
-    try:
-        return Lora(value)
-    except ValueError:
-        raise ValueError(
-            f"lora: {value!r} given; allowed: None (all weights are trained), a rank >= 1, "
-            "or a sizing.Lora"
-        ) from None
-
-
-def _require_layers(targets: tuple[str, ...], model: Model) -> None:
-    """Each target must be a linear layer of the model."""
-    if getattr(model, "traced", False):
-        return
-    names = linear_layers(model)
-    for target in targets:
-        if not any(n == target or n.endswith(f".{target}") for n in names):
-            ends = sorted({n.rpartition(".")[2] for n in names})
-            raise ValueError(
-                f"targets: {target!r} given; allowed: 'all-linear', or linear layers of "
-                f"{model.name}: {', '.join(map(repr, ends))}"
-            )
-
-
-@lru_cache(maxsize=256)
-def linear_layers(model: Model) -> dict[str, tuple[int, ...]]:
-    """{name: shape} of the linear layers inside the blocks, which adapters and quantisation know.
-
-    Stacked experts and most routers of mixtures are no linear layers in transformers, but
-    parameters of their own; and Gemma 3n multiplies with the weight of one layer past its module.
-    """
-    return {
-        w.name.split("*.", 1)[1].removesuffix(".weight"): w.shape
-        for block in model.blocks
-        for w in block.weights
-        if w.kind == "matrix" and len(w.shape) == 2 and w.name.endswith(".weight")
-        if w.part != "router" or w.name.endswith(_LINEAR_ROUTERS)
-        if not w.name.endswith("altup.correction_coefs.weight")
-    }
-
-
-# Qwen 2's gate of its shared expert is a linear layer like any other. Llama 4's router is one that
-# returns two tensors: peft wraps it under "all-linear", and the layer then fails.
-_LINEAR_ROUTERS = ("shared_expert_gate.weight",)
-
-
 def adapter_parameters(run: Run) -> int:
     """Elements that are trained beside the frozen weights: (rank, in) and (out, rank) for each
     adapted layer, and the tables that are trained whole."""
@@ -522,23 +256,3 @@ def adapter_parameters(run: Run) -> int:
     heads = [w for w in run.model.outer if w.name == "lm_head.weight"]
     tables = {"embed_tokens": [lookup], "lm_head": heads or [lookup]}
     return total + sum(w.elements for name in lora.embeddings for w in tables[name])
-
-
-def adapted_layers(model: Model, lora: Lora, block: Block) -> list[tuple[str, tuple[int, ...]]]:
-    """(name, shape) of the layers of a block that have an adapter."""
-    known = linear_layers(model)
-    names = [(w.name.split("*.", 1)[1].removesuffix(".weight"), w.shape) for w in block.weights]
-    return [(n, shape) for n, shape in names if n in known and lora.adapts(n)]
-
-
-def all_weights_trained(run: Run, what: str) -> None:
-    """For quantities that know full training alone.
-
-    Raises:
-        ValueError: the run trains adapters.
-    """
-    if run.lora is not None:
-        raise ValueError(
-            f"lora: {run.lora!r} given; allowed: None, because {what} is known for the training "
-            "of all weights alone"
-        )

@@ -11,11 +11,13 @@ from .architecture.model import Model
 
 OFFLOADS = ("optimizer", "parameters", "activations")
 OBJECTIVES = ("lm", "dpo", "distillation")
+GALORE_RANK = 128  # of transformers' Trainer and of GaLore's README
 REFERENCES = ("model", "adapters off", "precomputed")
 
 
-def one_of(field: str, value, allowed: tuple, words: dict | None = None):
-    """The allowed value that is meant: case and "_" for "-" do not matter, `words` translate.
+def one_of(field: str, value, allowed: tuple, words: dict | None = None, more: str = ""):
+    """The allowed value that is meant: case and "_" for "-" do not matter, `words` translate; what
+    else is allowed, and read elsewhere, `more` says.
 
     Raises:
         ValueError: names the field, the value, what is allowed, and the nearest of it.
@@ -28,7 +30,7 @@ def one_of(field: str, value, allowed: tuple, words: dict | None = None):
     words = [choice for choice in allowed if isinstance(choice, str)]
     near = difflib.get_close_matches(plain, words, 1) if isinstance(plain, str) else []
     raise ValueError(
-        f"{field}: {value!r} given; allowed: {', '.join(map(repr, allowed))}"
+        f"{field}: {value!r} given; allowed: {', '.join(map(repr, allowed))}{more}"
         + (f"; nearest: {near[0]!r}" if near else "")
     )
 
@@ -46,6 +48,14 @@ def whole_number(field: str, value) -> int:
     if isinstance(value, bool) or number < 1:
         raise ValueError(f"{field}: {value!r} given; allowed: a whole number >= 1")
     return number
+
+
+def family_of(optimizer: str) -> tuple[str, int]:
+    """ "galore-64" is ("galore", 64); the rank of all others is 0."""
+    family, _, number = optimizer.rpartition("-")
+    if family == "galore":
+        return family, int(number)
+    return optimizer, GALORE_RANK if optimizer == "galore" else 0
 
 
 def document_of(run) -> int:
@@ -119,6 +129,9 @@ def layer_modules(model: Model) -> tuple[str, ...]:
     return tuple(found)
 
 
+_DASHES = str.maketrans("_ ", "--")
+
+
 def numbered(field: str, value, model: Model) -> str | tuple[str, ...] | None:
     """The choices with a number or with names in them: "every-2", "galore-1024", "flash-3",
     modules."""
@@ -135,7 +148,7 @@ def numbered(field: str, value, model: Model) -> str | tuple[str, ...] | None:
     prefix = {"recompute": "every", "optimizer": "galore", "attention": "flash"}.get(field)
     if prefix is None or not isinstance(value, str):
         return None
-    word, _, number = value.strip().lower().replace("_", "-").rpartition("-")
+    word, _, number = value.strip().lower().translate(_DASHES).rpartition("-")
     if word != prefix or not number.isdecimal() or int(number) < 1:
         return None
     if field == "recompute" and int(number) == 1:
@@ -234,6 +247,12 @@ def check_together(run) -> None:
                 "allowed: False with muon or an offloaded optimizer; torchtune runs it with AdamW "
                 "and the like on the GPU",
             )
+    if run.quantization is not None and run.tensor > 1:
+        refuse(
+            "quantization",
+            "allowed: None with tensor > 1, as bitsandbytes' layers are not divided; DDP and "
+            "pipelines (device_map) train over them, and FSDP with bnb_4bit_quant_storage",
+        )
     if "parameters" in run.offload and run.zero != 3:
         refuse(
             "offload",

@@ -45,6 +45,16 @@ def positive(field: str, value: float) -> None:
         raise ValueError(f"{field}: {value!r} given; allowed: a finite number above 0")
 
 
+def not_negative(field: str, value: float) -> None:
+    """Refuse what is not a finite number from 0 on.
+
+    Raises:
+        ValueError: names the field, the value and what is allowed.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < math.inf:
+        raise ValueError(f"{field}: {value!r} given; allowed: a finite number >= 0")
+
+
 def gb(size: float) -> str:
     """Bytes as decimal gigabytes: ``gb(16e9)`` is ``'16.00 GB'``.
 

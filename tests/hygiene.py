@@ -49,32 +49,37 @@ def markdown_cells(notebook: NotebookNode) -> Iterator[tuple[int, NotebookNode]]
             yield number, cell
 
 
-def made_and_read(source: str) -> tuple[set[str], set[str]]:
-    """The names that a code cell binds, and those that it reads before it has bound them itself."""
+def made_and_read(source: str) -> tuple[set[str], set[str], set[str]]:
+    """The names that a code cell binds, that it imports, and that it reads before it has them."""
     code = compile(source, "cell", "exec")
-    made, needed, imported = set(), set(), ""
+    made, imported, needed, before = set(), set(), set(), ""
     for step in dis.get_instructions(code):
-        if step.opname == "LOAD_NAME" and step.argval not in made:
+        if step.opname == "LOAD_NAME" and step.argval not in made | imported:
             needed.add(step.argval)
-        if step.opname == "STORE_NAME" and not imported.startswith("IMPORT"):
-            made.add(step.argval)
-        imported = step.opname
+        if step.opname == "STORE_NAME":
+            (imported if before.startswith("IMPORT") else made).add(step.argval)
+        before = step.opname
     inner = [constant for constant in code.co_consts if hasattr(constant, "co_consts")]
     while inner:
         function = inner.pop()
         inner += [constant for constant in function.co_consts if hasattr(constant, "co_consts")]
         steps = dis.get_instructions(function)
-        needed |= {s.argval for s in steps if s.opname in ("LOAD_GLOBAL", "LOAD_NAME")} - made
-    return made, needed
+        read = {s.argval for s in steps if s.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+        needed |= read - made - imported
+    return made, imported, needed
 
 
 def bound_twice(notebook: NotebookNode) -> Iterator[str]:
-    """Names that a cell takes from another, though two cells bind them: it depends on the order."""
+    """Names that a cell takes from another, though two cells bind them: it depends on the order.
+
+    Two cells may import the same name, but none may bind what another imports.
+    """
     cells = [(number, *made_and_read(cell.source)) for number, cell in code_cells(notebook)]
-    for name in sorted({name for _, _, needed in cells for name in needed}):
-        makers = [number for number, made, _ in cells if name in made]
+    for name in sorted({name for *_, needed in cells for name in needed}):
+        makers = [number for number, made, _, _ in cells if name in made]
+        makers += [number for number, _, imported, _ in cells if makers and name in imported]
         if len(makers) > 1:
-            readers = [number for number, _, needed in cells if name in needed]
+            readers = [number for number, *_, needed in cells if name in needed]
             yield f"{name}: bound by cells {makers}, read by {readers}"
 
 

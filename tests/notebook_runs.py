@@ -17,6 +17,7 @@ import re
 import sys
 import tempfile
 import time
+from itertools import zip_longest
 from pathlib import Path
 
 import nbformat
@@ -33,13 +34,18 @@ VARYING = re.compile(r"\btook [0-9][0-9.,]* (?:days|h|min|s|ms|µs)")  # as test
 REMEMBERS = re.compile(r"\b(?:reveal|predict|plan|catch_up|environment|ready)\b")
 
 
-def text(cell) -> list[str]:
-    """What a cell shows as text, without times."""
-    shown = []
-    for output in cell.get("outputs", ()):
-        said = output.get("text") or output.get("data", {}).get("text/plain", "")
-        shown.append(VARYING.sub("#", said))
-    return shown
+def text(cell) -> str:
+    """What a cell shows as text, without times; a kernel splits a stream where it likes."""
+    outputs = cell.get("outputs", ())
+    said = (out.get("text") or out.get("data", {}).get("text/plain", "") for out in outputs)
+    return VARYING.sub("#", "".join(said))
+
+
+def difference(before: str, now: str) -> str:
+    """The first line that a cell says now and did not say before."""
+    lines = zip_longest(before.splitlines(), now.splitlines(), fillvalue="nothing")
+    was, is_ = next(pair for pair in lines if pair[0] != pair[1])
+    return f"said {was.strip()!r}, and now {is_.strip()!r}"
 
 
 def execute(client, cell, index: int) -> str:
@@ -86,7 +92,7 @@ def run(lesson: Path, way: str, folder: Path) -> tuple[list[str], float]:
                 elif name == "first":
                     before[place] = text(cell)
                 elif text(cell) != before[place] and not REMEMBERS.search(cell.source):
-                    wrong.append(f"{name}: cell {place} says something else")
+                    wrong.append(f"{name}: cell {place} {difference(before[place], text(cell))}")
     return wrong, time.monotonic() - started
 
 

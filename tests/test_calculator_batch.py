@@ -103,9 +103,9 @@ def test_picture_shows_the_curves_and_the_choice():
     assert chosen == (line.get_xdata()[at], line.get_ydata()[at])
 
 
-def test_every_preset_is_inside_the_picture():
+def test_every_preset_is_inside_the_picture(models):
     made = BatchCalculator(sequence=512)
-    for name in sizing.presets():
+    for name in models:
         made.set(model=name)
         if name == "falcon-7b":  # one key/value head, for which torch has no fused kernel
             assert made.error.startswith("attention: 'flash' given; allowed: 'eager'")

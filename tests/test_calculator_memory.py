@@ -178,6 +178,8 @@ def test_every_field_that_changes_memory_has_a_control():
         "replicate",
         "document",
         "scaling",
+        "dispatch",
+        "overlap_dispatch",
     }  # of time alone, or without a control yet
     of_run = {field.name for field in fields(sizing.Run)} - without
     of_lora = {field.name for field in fields(sizing.Lora)} - {"rank"} - without
@@ -237,9 +239,9 @@ def test_moving_a_control_changes_words_table_and_picture():
     assert (made._picture.value, made.current.rows, made._details.value) == before
 
 
-def test_every_preset_can_be_chosen():
+def test_every_preset_can_be_chosen(models):
     made = calculator()
-    for name in sizing.presets():
+    for name in models:
         made.set(model=name, sequence=512)
         if name == "falcon-7b":  # one key/value head, for which torch has no fused kernel
             assert made.error.startswith("attention: 'flash' given; allowed: 'eager'")

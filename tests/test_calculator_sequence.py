@@ -135,9 +135,9 @@ def test_what_a_reader_without_widgets_sees():
     assert f"{runs} traced runs" in bundle["text/html"]
 
 
-def test_every_preset_can_be_chosen():
+def test_every_preset_can_be_chosen(models):
     calculator = SequenceCalculator(sequence=1024)
-    for name in sizing.presets():
+    for name in models:
         made = calculator.set(model=name)
         if name == "falcon-7b":  # one key/value head, for which torch has no fused kernel
             assert made.error.startswith("attention: 'flash' given; allowed: 'eager'")

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import sizing
 from sizing import experiments, saved_tensors
-from sizing.course.checks import case_b
+from sizing.course import bridge
 from sizing.experiments import frozen_weights
 from sizing.measuring import training
 
@@ -88,7 +88,7 @@ def test_what_freezing_spares_is_what_the_lab_says(rows):
     shape = training.as_run(alone)
     run = replace(shape, sequence=alone["sequence"] + alone["latents"])
     layers = run.model.layers
-    spared = sum(t.bytes * layers for t in saved_tensors(run) if not case_b.stays(t))
+    spared = sum(t.bytes * layers for t in saved_tensors(run) if not bridge.stays(t))
     outside = 2 * run.tokens * run.model.hidden * 4  # the last norm's scale, and the head
     positions = shape.tokens * 8  # the embedding's gradient needs the tokens' numbers
     found = everything["activation_bytes"] - alone["activation_bytes"]
@@ -132,30 +132,30 @@ def test_trained_parts():
         + linear(256, 3584)
         + nn.Embedding(32, 256)(torch.arange(32)).numel()
     )
-    assert case_b.listed() == (3584, modules, pytest.approx(8 * modules / 1e6))
+    assert bridge.listed() == (3584, modules, pytest.approx(8 * modules / 1e6))
 
 
 def test_what_both_models_keep():
     """Activations and logits at batch 4 of 160 tokens, which the lab rounds to 7 GB."""
     tokens = 4 * 160
-    logits = 12 * tokens * case_b.QWEN.vocab + 4 * tokens * case_b.LLAMA.vocab
-    assert 1e9 * case_b.spared()[1] + logits == pytest.approx(case_b.UNDIVIDED, rel=0.05)
-    both = (case_b.LLAMA, case_b.QWEN)
+    logits = 12 * tokens * bridge.QWEN.vocab + 4 * tokens * bridge.LLAMA.vocab
+    assert 1e9 * bridge.spared()[1] + logits == pytest.approx(bridge.UNDIVIDED, rel=0.05)
+    both = (bridge.LLAMA, bridge.QWEN)
     outside = sum(model.vocab * model.hidden * 2 for model in both)
     layer = max((m.parameters.total - 2 * m.vocab * m.hidden) / m.layers for m in both)
-    assert 2 * (outside + 2 * layer) == pytest.approx(case_b.GATHERED, rel=0.01)
+    assert 2 * (outside + 2 * layer) == pytest.approx(bridge.GATHERED, rel=0.01)
 
 
 def test_the_case_s_verdicts():
-    assert case_b.weights() == pytest.approx((16.06, 15.23), abs=0.005)
-    hours = [round(case_b.gpu_hours(count), 1) for count in (1, 2, 4)]
+    assert bridge.weights() == pytest.approx((16.06, 15.23), abs=0.005)
+    hours = [round(bridge.gpu_hours(count), 1) for count in (1, 2, 4)]
     assert hours == [5.6, 6.3, 7.4]
-    assert [case_b.efficiency(count) for count in (1, 2, 4)] == [1, 0.875, 0.75]
-    assert case_b.break_even(1, 4) == pytest.approx(0.5)
-    assert case_b.break_even(1, 2) == pytest.approx(1 / 3)
-    assert case_b.break_even(2, 4) == pytest.approx(0.8)
-    fixed, each, rate = case_b.batch()
+    assert [bridge.efficiency(count) for count in (1, 2, 4)] == [1, 0.875, 0.75]
+    assert bridge.break_even(1, 4) == pytest.approx(0.5)
+    assert bridge.break_even(1, 2) == pytest.approx(1 / 3)
+    assert bridge.break_even(2, 4) == pytest.approx(0.8)
+    fixed, each, rate = bridge.batch()
     assert fixed + 4 * each == pytest.approx(2.0)
     assert 8 / (fixed + 8 * each) == pytest.approx(2.6)
     assert 2.6 < rate < 3.5
-    assert [case_b.doubled(count) > 12 for count in (1, 2, 4)] == [True, True, False]
+    assert [bridge.doubled(count) > 12 for count in (1, 2, 4)] == [True, True, False]

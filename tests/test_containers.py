@@ -127,4 +127,4 @@ def test_a_cell_that_needs_a_later_one_is_found(tmp_path):
     path = tmp_path / "notebooks" / "01-x.ipynb"
     write(book, path)
     wrong, _ = notebook_runs.run(path, "again", tmp_path)
-    assert wrong[0] == "second: cell 1 says something else"
+    assert wrong[0] == "second: cell 1 said 'none', and now '1'"

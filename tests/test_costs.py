@@ -46,16 +46,63 @@ def test_tables_have_sources_and_are_explained(table):
 def test_hours_of_published_runs():
     """Median error of 20 % with a published layout, 30 % without; a band for nine in ten."""
     rows = hours.table()
-    assert len(rows) == 30
     known = [row for row in rows if row.published.known]
     ours = [row for row in rows if not row.published.known]
-    assert len(known) >= 12
-    assert median(abs(row.error) for row in known) < 0.20
-    assert median(abs(row.error) for row in ours) < 0.30
-    assert sum(abs(row.error) < 0.30 for row in known) == len(known)
+    assert len(known) >= 18 and len(rows) >= 35
+    for chosen, limit in ((known, 0.20), (ours, 0.30)):
+        assert median(abs(row.error) for row in chosen) < limit
+        assert sum(row.near for row in chosen) >= 0.75 * len(chosen)
     assert sum(row.within for row in rows) >= 0.9 * len(rows)
     rule = median(abs(row.rule) for row in rows)
     assert median(abs(row.error) for row in rows) < rule
+
+
+def test_every_run_that_is_far_off_says_why():
+    rows = hours.table()
+    assert all(row.published.why for row in rows if not row.near)
+    assert not [row.published.name for row in rows if row.near and row.published.why]
+
+
+def test_reasons_of_those_that_are_far_off():
+    """Each figure of a reason in data/layouts.csv, from the run itself or from what was printed."""
+    rows = {row.published.name: row for row in hours.table()}
+
+    def seconds(row, **changes):
+        run = replace(row.published.run, **changes)
+        return step_time(run, row.published.gpu, network=row.published.network)
+
+    eight, seventy = (rows[f"Llama 3 {size}"].published for size in ("8B", "70B"))
+    assert seventy.mfu / eight.mfu == pytest.approx(1.75, abs=0.05)
+    assert rows["MPT-1B (RedPajama)"].hours / 440 == pytest.approx(8.3, abs=0.1)
+    glm = rows["GLM-130B"].published
+    assert glm.hours * glm.mfu / 0.325 == pytest.approx(855_000, rel=0.01)
+    bloomberg = rows["BloombergGPT 50B"]
+    shape = {"data": 512, "tensor": 1, "pipeline": 1}
+    slow = seconds(bloomberg, **shape, micro_batch=1, accumulation=4).total
+    quick = seconds(bloomberg, **shape, micro_batch=4, accumulation=1).total
+    assert (round(slow), round(quick)) == (41, 16)
+    olmo = rows["Olmo 3 32B"].published
+    assert olmo.tokens / 1900 / 3600 == pytest.approx(804_000, rel=0.01)
+    deepseek = rows["DeepSeek-V3"]
+    assert abs(deepseek.error) < 0.1  # DualPipe hides its experts' tokens
+    exposed = seconds(deepseek, overlap_dispatch=False)
+    assert exposed.total > 1.3 * seconds(deepseek).total
+    llmc = rows["llm.c GPT-2 124M"].published
+    flops = sizing.flops(replace(llmc.run, recompute="none")).model * llmc.tokens / llmc.run.tokens
+    mfu = flops / (llmc.hours * 3600 * 312e12)
+    assert mfu == pytest.approx(0.64, abs=0.01)
+    assert mfu / (1 + rows["llm.c GPT-2 124M"].error) == pytest.approx(0.51, abs=0.01)
+
+
+def test_mfu_that_published_hours_imply():
+    """DeepSeek-V3's whole cost, and of TPUs what their authors print: hours hold lost time too."""
+    rows = {row.published.name: row.published for row in hours.table()}
+    assert rows["DeepSeek-V3"].mfu == pytest.approx(0.346, abs=0.001)
+    assert rows["Olmo 3 7B"].hours == 234_000 and rows["Olmo 3 32B"].hours == 1_050_000
+    others = {name: (mfu, printed) for name, _, mfu, printed in hours.unpredicted()}
+    assert {"GPT-3 175B", "Gopher 280B", "PaLM 540B"} <= set(others)
+    for name, (mfu, printed) in others.items():
+        assert 0.1 < mfu < printed, name
 
 
 def test_layouts_use_the_gpus_and_the_batch_that_runs_had():
@@ -164,9 +211,11 @@ def test_error_budget():
     assert step.high == pytest.approx(rates[-len(rates) // 10], abs=0.01)
     by_hand = next(r for r in costs._rows("goodput") if r["name"] == "HLAT, manual restarts")
     assert costs.TERMS[2].high == 1 / float(by_hand["goodput"])
-    pythia = next(row for row in hours.table() if row.published.name == "Pythia 12B")
-    productive = pythia.cost.gpu_hours * pythia.cost.goodput.useful
-    assert costs.TERMS[1].high == pytest.approx(pythia.published.hours / productive, abs=0.02)
+    pythia = next(row for row in hours.published() if row.name == "Pythia 12B")
+    unnamed = replace(pythia.run, engine=None)
+    steps = math.ceil(pythia.tokens / unnamed.tokens)
+    taken = steps * step_time(unnamed, pythia.gpu).total * unnamed.gpus / 3600
+    assert costs.TERMS[1].high == pytest.approx(pythia.hours / taken, abs=0.01)
 
 
 # --- Arithmetic ----------------------------------------------------------------------------------
@@ -212,8 +261,29 @@ def test_prices():
         ({"price": -1}, "price: -1 given"),
         ({"evaluation": 1.0}, "evaluation: 1.0 given"),
         ({"idle": -0.1}, "idle: -0.1 given"),
+        ({"failures": -1}, "failures: -1 given; allowed: a finite number >= 0"),
+        ({"failures": 1e4}, "failures: 10000.0 given, .* stop before they have saved"),
+        ({"restart": -5}, "restart: -5 given"),
+        ({"preemption": "often"}, "preemption: 'often' given; allowed: a finite number >= 0"),
+        ({"evaluation": "1 %"}, "evaluation: '1 %' given"),
+        ({"pue": 0.5}, "pue: 0.5 given; allowed: 1 or more"),
+        ({"carbon": -1}, "carbon: -1 given"),
+        ({"tokens": "1T"}, "tokens: '1T' given; allowed: a finite number above 0"),
     ],
 )
 def test_bad_arguments(changes, message):
     with pytest.raises(ValueError, match=message):
         sizing.cost(RUN, **changes)
+
+
+def test_a_name_is_no_run():
+    with pytest.raises(ValueError, match=r"run: 'llama-3-8b' given; allowed: a sizing\.Run"):
+        sizing.cost("llama-3-8b")
+
+
+def test_adapters_are_priced():
+    """A checkpoint of adapters is small: less time goes into saving than for all weights."""
+    adapted = sizing.cost(replace(RUN, lora=16, gradients="same"), price=2.0)
+    whole = sizing.cost(RUN, price=2.0)
+    assert adapted.saving.size < 0.05 * whole.saving.size
+    assert adapted.goodput.saves < whole.goodput.saves

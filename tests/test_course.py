@@ -107,6 +107,23 @@ def test_known_mistake_has_its_own_message(exercise):
         assert (verdict.status, verdict.text) == (WRONG, why)
 
 
+@pytest.mark.parametrize("given", [(4, 4), (4, 0), (4, "many")])
+def test_a_mistake_may_leave_a_value_open(given):
+    exercise = Exercise("open", answer=(3, 4), mistakes=(((4, ...), "The first is one more."),))
+    assert judge(exercise, given).text == "The first is one more."
+    assert judge(exercise, (3, 5)).text != "The first is one more."
+
+
+def test_the_words_of_one_key_do_not_tell_its_answer():
+    exercise = Exercise(
+        "words",
+        answer={"A": "always", "B": "never"},
+        mistakes=(({"A": ..., "B": "sometimes"}, "Look at B again."),),
+    )
+    said = judge(exercise, {"A": "no", "B": "never"}).text
+    assert "'always', 'never', 'sometimes'" in said
+
+
 class Odd:
     def tolist(self):
         raise NotImplementedError("no data")
@@ -128,7 +145,7 @@ class Odd:
         (SIZE, lambda: 37.25, "You gave a function"),
         (SIZE, Odd(), "Reading your answer stops with NotImplementedError: no data"),
         (SIZE, torch.empty((), device="meta"), "Reading your answer stops with"),
-        (SIZE, -37.25, "-37.25 GiB: too small."),
+        (SIZE, -37.25, "-37.25 GiB: the right size with the wrong sign."),
         (SIZE, 0, "0 GiB: too small."),
         (SIZE, 38, "close, but a little too large (within 1 % is asked for)"),
         (SIZE, 200, "200 GiB: too large."),

@@ -7,8 +7,9 @@ import pytest
 
 import sizing
 from sizing import memory, trace
+from sizing.architecture.families import FAMILIES
 from sizing.evidence import __main__ as evidence
-from sizing.evidence import cuda, fits
+from sizing.evidence import cuda, cuda_runs, fits
 from sizing.footprint import fit, kernels
 from sizing.trace.optimizers import BUILT
 
@@ -16,15 +17,18 @@ ROWS = cuda.load()
 
 
 def test_the_table_is_wide():
-    assert len(ROWS) >= 120
-    assert len({row["model"] for row in ROWS}) >= 30
+    assert len(ROWS) >= 300
+    assert {row["family"] for row in ROWS} == set(FAMILIES)
     assert {row["optimizer"] for row in ROWS} == set(BUILT)
-    assert {row["recompute"] for row in ROWS} == set(sizing.run.CHOICES["recompute"])
+    assert {row["recompute"] for row in ROWS} == {*sizing.run.CHOICES["recompute"], "every-2"}
     assert {row["allocator_phase"] for row in ROWS} == set(cuda.PHASES)
     assert {"FlashAttention-2", "memory-efficient", "eager"} <= {row["kernel"] for row in ROWS}
     # nobody writes scores down unasked, but for families that have no fused attention
-    math = [row for row in ROWS if row["kernel"] == "math"]
-    assert not any(sizing.Model(row["model"]).traits.fused_attention for row in math)
+    math = [row for row in ROWS if row["kernel"] == "math" and row["family"] != "minimax"]
+    assert not any(cuda_runs.model_of(row["model"]).traits.fused_attention for row in math)
+    # but MiniMax's lightning attention, the only one in its first layers
+    short = [row for row in ROWS if row["kernel"] == "math" and row["family"] == "minimax"]
+    assert all("num_hidden_layers=2" in row["model"] for row in short)
 
 
 def test_the_formula_is_what_the_allocator_handed_out():
@@ -122,10 +126,22 @@ def test_the_table_is_printed_under_its_name(capsys):
     assert "allocator rehearsal, no GPU" in capsys.readouterr().out
 
 
-def test_rows_say_their_adapters():
+def test_a_row_is_a_run():
     for lora in (None, sizing.run.Lora(8), sizing.run.Lora(16, targets=("q_proj",), dropout=0.1)):
-        run = sizing.Run("qwen3-0.6b", precision="bf16", lora=lora)
+        run = sizing.Run("qwen3-0.6b", precision="bf16", lora=lora, optimizer_in_backward=not lora)
         assert cuda.run_of(cuda.settings(run)) == run
+    runs = cuda_runs.draw(60, 5)
+    assert runs == cuda_runs.draw(60, 5) != cuda_runs.draw(60, 6)
+    assert [cuda.run_of(cuda.settings(run)) for run in runs] == runs
+    assert len({run.model.family for run in runs}) > 35
+
+
+def test_a_models_cell_says_what_was_changed():
+    model = cuda_runs.model_of("gpt-oss-20b num_hidden_layers=3 tie_word_embeddings=true")
+    assert (model.layers, model.tied) == (3, True)
+    assert model.config["layer_types"] == sizing.Model("gpt-oss-20b").config["layer_types"][:3]
+    assert cuda_runs.model_of("gpt2") == sizing.Model("gpt2")
+    assert cuda_runs.model_of("granitemoe").family == "granitemoe"
 
 
 def test_what_is_said_to_fit_runs_and_one_more_does_not():

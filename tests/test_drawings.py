@@ -5,12 +5,12 @@ import xml.etree.ElementTree as ET
 from dataclasses import replace
 from html import unescape
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 import sizing
-from sizing.calculators import style
-from sizing.calculators.style import COLOURS
+from sizing import palette
 from sizing.course import drawings
 from sizing.course.drawings import all_reduce as rings
 from sizing.course.drawings import attention as tiles
@@ -22,7 +22,7 @@ from sizing.course.drawings import zero_stages as stages
 from sizing.course.drawings.drawing import Drawing, Step
 from sizing.course.drawings.svg import contrast, on
 from sizing.footprint.saved import saved_tensors
-from sizing.planning import figures
+from sizing.palette import COLOURS
 
 MADE = {
     "layer": lambda: drawings.layer("llama-3.1-8b"),
@@ -325,6 +325,13 @@ def test_what_the_experts_are_sent_is_the_librarys():
 
 def test_lines_are_seen_on_white():
     """WCAG 2.1, 1.4.11: graphical objects have a contrast of 3 at least."""
-    for colour in (*style.SERIES, *figures.COLOURS):
+    for colour in {*palette.SERIES, *palette.COLOURS.values(), palette.GREY}:
         assert contrast(colour, "#ffffff") >= 3
-    assert set(figures.COLOURS) >= set(style.SERIES) - {style.BLACK}
+
+
+def test_no_module_has_a_palette_of_its_own():
+    hues = {colour.lower() for colour in palette.SERIES}
+    for path in (Path(sizing.__file__).parent).rglob("*.py"):
+        if path.name != "palette.py":
+            found = set(re.findall(r"#[0-9a-f]{6}", path.read_text(encoding="utf-8").lower()))
+            assert not found & hues, path

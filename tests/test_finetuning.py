@@ -203,7 +203,7 @@ def kept_by_the_compiler(run: Run) -> int:
     config._attn_implementation = "sdpa"
     layer = LlamaDecoderLayer(config, 0).to(dtype)
     if run.lora:
-        adapters.put_on(layer, run.lora)
+        adapters.put_on(layer, run)
     names, values = zip(*layer.named_parameters(), strict=True)
     shape = (run.micro_batch, run.sequence, config.hidden_size)
     x = torch.zeros(shape, dtype=dtype, requires_grad=True)

@@ -17,9 +17,10 @@ import sizing
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "sizing"
 ROOMS = (  # from the ground up; the rooms of one floor do not know each other
-    ("units", "hardware"),
+    ("units", "hardware", "palette"),
     ("architecture",),
-    ("settings", "recomputing"),
+    ("settings", "recomputing", "choices"),
+    ("lora",),
     ("run",),
     ("partition",),
     ("compute", "parallel"),

@@ -11,6 +11,7 @@ LINK = re.compile(r"\]\(\.\./docs/GLOSSARY\.md#([\w-]+)\)")
 # How a term is written where that is not as its heading says, singular and plural.
 WRITTEN = {
     "all-gather": r"all-gathers?",
+    "collective": r"\b[Cc]ollectives?\b",
     "eager attention": r"eager\b",
     "FLOP": r"FLOPs?\b(?!/)",
     "GB, GiB": r"GiB",
@@ -28,6 +29,8 @@ WRITTEN = {
     "flash attention": r"[Ff]lash attention|\bflash\b",
     "residual": r"[Rr]esidual\b",
     "roofline": r"[Rr]oofline\b",
+    "offload": r"\b[Oo]ffload",
+    "strong scaling": r"[Ss]trong scaling",
     "rank": r"\b[Rr]anks\b|each rank",
     "latent attention": r"[Ll]atent.attention",
     "sdpa": r"\bsdpa\b|SDPA",

@@ -1,10 +1,11 @@
 """Every committed notebook keeps the house rules, and each rule finds what it is there for."""
 
+import json
 from copy import deepcopy
 
 import nbformat.v4 as v4
 import pytest
-from hygiene import WIDGET_VIEW, bound_twice, dead_links, notebooks, problems, read
+from hygiene import ROOT, WIDGET_VIEW, bound_twice, dead_links, notebooks, problems, read
 
 
 def test_there_are_notebooks():
@@ -36,6 +37,9 @@ def test_names_that_two_cells_bind_are_found():
     cells = ["n = 1", "def f():\n    return n\nm = [n for n in 'ab']", "n = 2", "f(), m"]
     book = v4.new_notebook(cells=[v4.new_code_cell(cell) for cell in cells])
     assert list(bound_twice(book)) == ["n: bound by cells [1, 3], read by [2]"]
+    cells = ["from math import pi, e", "for pi in range(3):\n    pass", "from math import e\npi, e"]
+    book = v4.new_notebook(cells=[v4.new_code_cell(cell) for cell in cells])
+    assert list(bound_twice(book)) == ["pi: bound by cells [2, 1], read by [3]"]
 
 
 @pytest.mark.parametrize("path", notebooks("labs"), ids=lambda path: path.stem)
@@ -155,3 +159,10 @@ def test_dead_links(tmp_path):
     say(0, "[a](here.md#top) [b](gone.md) [c](https://example.org/x) [d](#top)")(notebook)
     say(3, "It rises.")(notebook)
     assert dead_links(notebook, tmp_path) == ["gone.md"]
+
+
+def test_files_that_are_timed_are_there():
+    """tests/seconds.json orders the files; one that is gone, or renamed, is timed no more."""
+    timed = json.loads((ROOT / "tests" / "seconds.json").read_text(encoding="utf-8"))
+    assert len(timed) >= 15 and min(timed.values()) >= 0
+    assert [name for name in timed if not (ROOT / name).exists()] == []

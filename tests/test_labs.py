@@ -236,8 +236,22 @@ def test_each_known_mistake_gets_its_own_message(name):
     assert len(set(reasons)) == len(reasons)
     for mistake, why in exercise.mistakes:
         given = mistake() if callable(mistake) and not exercise.inputs else mistake
+        if not exercise.inputs:
+            right = exercise.answer() if callable(exercise.answer) else exercise.answer
+            given = completed(given, right)
         verdict = judge(exercise, given)
         assert (verdict.status, verdict.text) == (WRONG, why)
+
+
+def completed(mistake, right):
+    """A mistake with the right value wherever it does not say what was given."""
+    if mistake is ...:
+        return right
+    if isinstance(mistake, dict):
+        return {key: completed(part, right[key]) for key, part in mistake.items()}
+    if isinstance(mistake, tuple):
+        return tuple(completed(part, whole) for part, whole in zip(mistake, right, strict=True))
+    return mistake
 
 
 @each("labs")

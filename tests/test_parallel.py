@@ -10,10 +10,8 @@ import torch
 import torch.distributed as dist
 from reference import build
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.debug import CommDebugMode
 from torch.distributed.tensor.parallel import (
@@ -26,7 +24,6 @@ from torch.distributed.tensor.parallel import (
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import masking_utils
 
 from sizing import Model, Run, memory
 from sizing.footprint.sharding import in_flight, shares, zero_state
@@ -38,7 +35,7 @@ from sizing.parallel import (
     stage_parameters,
     stages,
 )
-from sizing.trace.build import model as build_run
+from sizing.trace import fsdp
 from sizing.units import GB, GIB
 
 RANKS = 8
@@ -269,12 +266,8 @@ def test_fsdp2_sends_what_zero_3_says(mesh):
         ("qwen3-0.6b", 3, 1024, 4, 512, "none", "loss"),
     ],
 )
-def test_fsdp2_holds_what_zero_3_says(
-    name, layers, ranks, batch, sequence, recompute, phase, monkeypatch
-):
+def test_fsdp2_holds_what_zero_3_says(name, layers, ranks, batch, sequence, recompute, phase):
     """Traced by FSDPMemTracker on fake tensors, peaks in four different phases."""
-    # what fake tensors would make transformers build, and no real run has
-    monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda *a, **k: None)
     run = Run(
         Model(name).replace(num_hidden_layers=layers),
         sequence=sequence,
@@ -287,7 +280,7 @@ def test_fsdp2_holds_what_zero_3_says(
     )
     phases = sharded(run)
     assert max(phases, key=lambda name: sum(phases[name].values())) == phase
-    assert peak(run) == pytest.approx(fsdp2_peak(run), rel=0.005)
+    assert peak(run) == pytest.approx(fsdp.peak(run), rel=0.005)
 
 
 @pytest.mark.parametrize(
@@ -299,41 +292,16 @@ def test_fsdp2_holds_what_zero_3_says(
     ],
 )
 def test_mixed_precision_under_zero_3_is_what_fsdp2_s_policy_holds(
-    name, layers, ranks, batch, sequence, recompute, reduce, monkeypatch
+    name, layers, ranks, batch, sequence, recompute, reduce
 ):
     """fp32 shards, gathered and computed in bf16, reduced in the dtype that the run says."""
-    monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda *a, **k: None)
     run = Run(
         Model(name).replace(num_hidden_layers=layers),
         **{"sequence": sequence, "micro_batch": batch, "precision": "bf16-mixed"},
         **{"optimizer": "adamw-fused", "recompute": recompute, "reduce": reduce},
         **{"data": ranks, "zero": 3},
     )
-    assert peak(run) == pytest.approx(fsdp2_peak(run), rel=0.005)
-
-
-def fsdp2_peak(run: Run) -> int:
-    with fake_group(run.data) as mesh, FakeTensorMode(), torch.device("cpu"):
-        model = build_run(replace(run, precision="fp32") if run.gathers_products else run)
-        policy = MixedPrecisionPolicy()
-        if run.gathers_products:
-            reduced = torch.float32 if run.reduce == "fp32" else torch.bfloat16
-            policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=reduced)
-        for layer in model.model.layers:
-            fully_shard(layer, mesh=mesh, mp_policy=policy)
-        fully_shard(model, mesh=mesh, mp_policy=policy)
-        optimizer = torch.optim.AdamW(model.parameters(), foreach=False)
-        tracker = FSDPMemTracker(model, optimizer)
-        tracker.track_inputs((torch.zeros(1),))
-        tokens = torch.zeros(run.micro_batch, run.sequence, dtype=torch.long)
-        with tracker:
-            for _ in range(2):
-                tracker.reset_mod_stats()
-                model(input_ids=tokens, labels=tokens, use_cache=False).loss.backward()
-                optimizer.step()
-                optimizer.zero_grad()
-        (snapshot,) = tracker.get_tracker_snapshot("peak").values()
-    return next(size for name, size in snapshot.items() if str(name).endswith("Total"))
+    assert peak(run) == pytest.approx(fsdp.peak(run), rel=0.005)
 
 
 class Half(nn.Module):

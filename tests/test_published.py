@@ -4,21 +4,21 @@ import csv
 import json
 import time
 from dataclasses import replace
-from statistics import median
+from statistics import mean, median
 
 import pytest
 
 import sizing
 from sizing import Run, step_time
+from sizing.choices import ENGINES
 from sizing.evidence import bands, published, published_text, whole
 from sizing.evidence import published_runs as runs
 from sizing.evidence.__main__ import main
 from sizing.evidence.printed import NotSayable, row_of
 from sizing.hardware import gpu
-from sizing.run import ENGINES
-from sizing.speed.engines import engine_of, engines
+from sizing.speed.engines import PLAIN, engine_of, engines
 from sizing.speed.kernels import rates_of
-from sizing.speed.rates import filling, sustained_rates
+from sizing.speed.rates import filling, reached, sustained_rates
 from sizing.speed.trust import TABLE
 from sizing.units import DATA
 
@@ -165,22 +165,32 @@ def test_bands_hold_eight_in_ten():
     ]
     assert sum(inside) > 0.8 * len(inside)
     held = bands.left_out()
-    assert len(held) == len(inside) and sum(held) > 0.8 * len(held)
+    every = [each for rows in held.values() for each in rows]
+    assert len(every) == len(inside) and sum(every) > 0.85 * len(every)
+    assert mean(map(mean, held.values())) > 0.8  # of a source that nobody has seen
 
 
 # --- Engines -------------------------------------------------------------------------------------
 
 
 def test_each_engine_has_a_row_and_runs():
-    assert set(engines()) == set(ENGINES) - {None}
+    assert set(engines()) == set(ENGINES) - {None} | {PLAIN}
     for name in engines():
         assert step_time(replace(RUN, engine=name)).total > 0
-    assert engine_of(replace(RUN, engine=None)).name == "nanotron"
+    assert engine_of(replace(RUN, engine=None)).name == engine_of(replace(RUN, engine=PLAIN)).name
 
 
-def test_no_engine_is_nanotron():
-    run = replace(RUN, zero=1, tensor=4, data=8, pipeline=2, accumulation=8)
-    assert step_time(replace(run, engine="nanotron")) == step_time(replace(run, engine=None))
+def test_no_engine_has_nothing_that_nanotron_alone_has_shown():
+    """On a card they are the same; a pipeline across nodes costs its host nothing more."""
+    alone = replace(RUN, data=1, zero=0)
+    run = Run(
+        "llama-3.1-70b", sequence=4096, accumulation=16, precision="bf16-master", tensor=8,
+        pipeline=2, data=4, zero=1,
+    )  # fmt: skip
+    for each in (alone, replace(run, pipeline=1, data=1, zero=0)):
+        assert step_time(replace(each, engine="nanotron")) == step_time(replace(each, engine=None))
+    plain, nanotron = step_time(run), step_time(replace(run, engine="nanotron"))
+    assert plain.host < 0.01 * plain.total < 0.4 * nanotron.total < nanotron.host
 
 
 def test_nanotrons_latency_grows_with_nodes_and_trees_do_not():
@@ -247,6 +257,69 @@ def test_experts_and_adapters():
     adapted = step_time(replace(RUN, lora=16))
     assert adapted.matmul < step_time(RUN).matmul
     assert adapted.optimizer == 0
+
+
+def test_dispatch_of_tokens():
+    """8 experts of 128 on 64 ranks of 8 nodes: all copies cross 7 of 8 times; one of each to a node
+    reaches 8 (1 - (7/8)^8) = 5.25 nodes; beside computation the rest costs processors alone."""
+    rates = sustained_rates("h100-sxm")
+    sent = 1e9 * 7 / 8 / rates.network
+    every = rates.all_to_all(64, 1, 1e9, 8)
+    once = rates.all_to_all(64, 1, 1e9, 8, once=True)
+    assert every == pytest.approx(8 * sent, rel=1e-3)
+    assert once == pytest.approx(8 * (1 - (7 / 8) ** 8) * sent, rel=1e-3)
+    inside = 8 * (1 - (7 / 8) ** 8) * 1e9 * 7 / 8 / rates.link
+    assert rates.all_to_all(8, 1, 1e9, 8, once=True) == pytest.approx(inside, rel=1e-2)
+    # DeepSeek-V3's router: 4 of 8 groups, on as many nodes; on half as many a node has two
+    assert reached(8, 8, (8, 4)) == pytest.approx(4 * (1 - (3 / 4) ** 8))
+    assert reached(4, 10**6, (8, 4)) == pytest.approx(4 * (1 - 15 / 70))
+    assert reached(8, 10**6, (8, 4)) == pytest.approx(4) and reached(1, 8, (8, 4)) == 1
+    run = Run(
+        "qwen3-30b-a3b", sequence=4096, micro_batch=4, precision="bf16-master", data=64, zero=1,
+        expert=64, engine="megatron",
+    )  # fmt: skip
+    plain, nccl, beside = (
+        step_time(replace(run, **words))
+        for words in ({}, {"dispatch": "all-to-all"}, {"overlap_dispatch": True})
+    )
+    assert plain == step_time(replace(run, dispatch="hybridep"))
+    assert beside.expert_parallel < plain.expert_parallel < nccl.expert_parallel
+    assert beside.elementwise == plain.elementwise < nccl.elementwise  # sorted before they leave
+    with pytest.raises(ValueError, match="overlap_dispatch: 'yes' given; allowed: True, False"):
+        replace(run, overlap_dispatch="yes")
+
+
+def test_gradients_of_experts_are_products_of_their_own():
+    """As many FLOPs as of one matrix, but each expert's gradient is written, by its own kernel."""
+    rates = sustained_rates("h100-sxm")
+    one, many = (rates.weight_gradient(16384, 4096, 2048, copies=c) for c in (1, 64))
+    assert one == rates.multiply(4096, 2048, 16384)
+    assert many - one > 0.9 * 63 / 4 * 8e-6  # their tiles fill the waves a little better
+    written = 2 * (16384 * (4096 + 2048) + 512 * 4096 * 2048) / rates.memory
+    assert rates.weight_gradient(16384, 4096, 2048, copies=512) > written
+
+
+def test_both_kinds_of_weights_hide_behind_one_pass():
+    """A longer sequence is never cheaper: experts and others share the pass they hide behind."""
+    run = Run(
+        "deepseek-v3", sequence=512, accumulation=2, precision="fp16-mixed", recompute="full",
+        data=512, zero=2, tensor=2, context=8, expert=64, engine="fsdp", kernels="compiled",
+    )  # fmt: skip
+    short, long = (step_time(replace(run, sequence=s), "a100-sxm-80gb") for s in (512, 1024))
+    assert short.total < long.total
+
+
+@pytest.mark.parametrize("card", ["h100-sxm", "rtx-3090", "a100-pcie-80gb"])
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_a_faster_network_is_never_slower(card, zero):
+    run = replace(RUN, engine="xla", zero=zero, data=64, replicate=2 if zero else 1)
+    seconds = [step_time(run, card, network=rate * 1e9).total for rate in (5, 10, 20, 50, 100, 500)]
+    assert seconds == sorted(seconds, reverse=True)
+    run = replace(run, engine="fsdp", data=16)
+    hosts = [step_time(run, card, network=5e9, host=share).total for share in (0, 1, 4, 10)]
+    assert hosts == sorted(hosts)  # replicas and shards hide behind one pass
+    slow_link = [step_time(run, card, node=n).total for n in (8, 16)]
+    assert slow_link == sorted(slow_link, reverse=True)  # what leaves a card crosses its link first
 
 
 def test_without_sequence_parallelism_norms_are_whole():
@@ -330,7 +403,6 @@ def test_shards_decide_what_a_gpu_holds():
         ({"document": 9000}, "document: 9000 given; allowed: 1 to 8192"),
         ({"document": 512, "attention": "eager"}, "document: 512 given; allowed: None"),
         ({"offload": "activations"}, "offload: 'activations' given with recompute='none'"),
-        ({"optimizer": "galore", "zero": 0}, "optimizer: 'galore' given"),
     ],
 )
 def test_what_is_refused(changes, message):
@@ -368,6 +440,22 @@ def test_a_layer_that_is_run_again_ends_before_its_last_product():
     assert early < 0.85 * late
 
 
+def test_galore_decomposes_every_200_steps():
+    """By hand for 4096 x 4096: 26 a^3 FLOPs in fp32 at 5.5 % of the peak; the rest are products."""
+    run = replace(RUN, data=1, zero=0, engine="transformers", precision="bf16")
+    found = step_time(replace(run, optimizer="galore-1024"), "a100-sxm-80gb")
+    square = 26 * 4096**3 * 2  # queries and the output; keys and values are (1024, 4096)
+    keys = 2 * (6 * 4096 * 1024**2 + 20 * 1024**3)
+    mlp = 3 * (6 * 14336 * 4096**2 + 20 * 4096**3)
+    decomposing = 32 * (square + keys + mlp) / (0.055 * 19.5e12) / 200
+    plain = step_time(replace(run, optimizer="adamw"), "a100-sxm-80gb")
+    small = step_time(replace(run, optimizer="galore"), "a100-sxm-80gb")
+    assert decomposing < small.optimizer < decomposing + plain.optimizer
+    inside = sum(w.elements for w in run.model.blocks[0].weights if w.kind == "matrix") * 32
+    more = 4 * inside * (1024 - 128) / (0.78 * 312e12)
+    assert found.optimizer - small.optimizer == pytest.approx(more)
+
+
 def test_offload_waits_for_the_bus_and_the_host():
     run = replace(RUN, data=1, zero=0, recompute="full", engine="deepspeed")
     plain, away = step_time(run), step_time(replace(run, offload="optimizer"))
@@ -393,7 +481,7 @@ def test_memory_without_sequence_parallelism():
     assert runs.size(groups["minimind, tensor 1"]) < 0.03
     assert runs.size(groups["minimind, tensor 2"]) < 0.05
     assert runs.size(groups["bloom, 16-bit gradients"]) < 0.10
-    assert runs.size(groups["bloom, fp32 gradients"]) < 0.20
+    assert runs.size(groups["bloom, fp32 gradients"]) < 0.10
 
 
 def test_scales_of_fp8_cost_their_casts():

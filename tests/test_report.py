@@ -77,7 +77,7 @@ def test_of_a_candidate_and_saved(found, tmp_path):
 
 def test_what_has_no_report():
     none = sizing.plan("llama-3-70b", {"a100-sxm-40gb": 8}, tokens=1e11)
-    with pytest.raises(ValueError, match="which: 0 given"):
+    with pytest.raises(ValueError, match="plan: one without a feasible run given"):
         sizing.report(none)
     with pytest.raises(ValueError, match="a candidate that does not fit"):
         sizing.report(none.rejected[0])

@@ -114,13 +114,6 @@ def test_fp16_takes_the_bytes_of_bf16():
     assert sizing.step_time(run, "v100-sxm-32gb").total > 0
 
 
-def test_what_knows_full_training_alone_says_so():
-    from sizing.planning.storage import checkpoint_numbers
-
-    with pytest.raises(ValueError, match=r"lora: Lora\(rank=8, .* given; allowed: None"):
-        checkpoint_numbers(Run("gpt2", sequence=512, lora=8))
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

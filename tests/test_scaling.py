@@ -217,6 +217,28 @@ def test_a_bad_value_names_the_field(call, words):
         call()
 
 
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: sizing.scaling.lifetime("2.3", 1e9), "loss: '2.3' given; allowed: a finite"),
+        (lambda: sizing.scaling.loss_limited(1e9, 1e10, 0), "unique: 0 given; allowed: a finite"),
+        (lambda: sizing.scaling_fits.tokens_at(1e18, 0), "parameters: 0 given"),
+        (lambda: sizing.scaling_fits.band([]), "values: none given"),
+        (
+            lambda: sizing.scaling_fits.parametric([1e6] * 6, [1e8] * 6, [2.5] * 5 + [math.nan]),
+            "losses: nan given; allowed: a finite number above 0",
+        ),
+    ],
+)
+def test_what_is_no_number_is_named(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_numpy_numbers_come_back_as_plain_ones():
+    assert type(sizing.optimal(np.float64(1e21)).parameters) is float
+
+
 def test_the_top_hands_out_the_function():
     assert sizing.optimal is optimal
     assert sizing.optimal(compute=1e21).fit == "besiroglu-2024"

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def test_no_copy_size_is_called_faster_than_memory():
     rates = [row["bytes_per_second"] for row in COPIES]
     assert not all(small > large for small, large in pairwise(rates))
     assert "look faster" not in words("00") and "look too fast" not in words("00")
-    shown, size, _ = printed("00", r"ceiling: ([\d.]+) GB a second, copies of (\d+) MiB; .* (\d+)%")
+    shown, size, _ = printed("00", r"ceiling: ([\d.]+) GB/s, copies of (\d+) MiB; .* (\d+)%")
     assert shown == pytest.approx(max(rates) / 1e9, abs=0.005)
     assert size * 2**20 == COPIES[rates.index(max(rates))]["size"]
 
@@ -195,7 +196,7 @@ def test_published_batches_are_those_of_whole_runs():
         for row in published_runs()
         if row["batch_tokens"] and row["kind"] == "run"
     }
-    pattern = r"(\d+) published runs: ([\d,]+) tokens a step .* to ([\d,]+) .*median ([\d,]+)"
+    pattern = r"(\d+) published runs: ([\d,]+) tokens per step .* to ([\d,]+) .*median ([\d,]+)"
     count, low, high, middle = printed("04", pattern)
     assert (count, low, high) == (len(batches), min(batches.values()), max(batches.values()))
     assert middle == np.median(list(batches.values()))
@@ -231,3 +232,59 @@ def test_the_405b_by_both_conventions():
     assert causal == pytest.approx(two["causal"] / one["causal"], abs=5e-3)
     assert slower == round(95 * one["causal"] / two["causal"])
     assert f"fell to {95 / full:.0f} %" in words("04")
+
+
+def test_packed_documents_cost_what_their_length_costs():
+    def work(s, document=None):
+        run = sizing.Run("llama-3.1-8b", sequence=s, document=document)
+        return sizing.flops(run, attention="causal").total / s
+
+    shown = [printed("04", rf"documents of +{n}: (\d+) GFLOP")[0] for n in ("131,072", "4,096")]
+    assert shown == [round(work(131072) / 1e9), round(work(131072, 4096) / 1e9)]
+    assert work(131072, 4096) == pytest.approx(work(4096), rel=1e-9)  # "what a run at 4 k costs"
+
+
+def test_all_pairs_flatter_by_what_the_lesson_says():
+    def ratio(name, s):
+        run = sizing.Run(name, sequence=s)
+        return sizing.flops(run).total / sizing.flops(run, attention="causal").total
+
+    assert "all pairs give 12 % more than causal pairs" in words("04")
+    assert ratio("llama-3.1-8b", 8192) == pytest.approx(1.12, abs=0.006)
+    assert ratio("gemma-3-4b", 131072) == pytest.approx(4, abs=0.2)
+
+
+# --- power, and what kernels save -----------------------------------------------------------
+
+
+def test_the_best_products_are_those_of_the_table_of_rates():
+    from sizing.speed.rates import sustained_rates
+
+    with (DATA / "rates.csv").open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["name"] == "matmul_rate"]
+    source = {row["gpu"]: row["source"] for row in rows}
+    assert "best single matmul 0.87" in source["a100"]
+    assert "best single matmul 0.80" in source["h100"]
+    assert "0.87 of the dense peak on an A100, and 0.80 on an H100" in words("00")
+    h100 = sizing.hardware.gpu("h100-sxm")
+    capped = sustained_rates(replace(h100, power=500)).matmul / sustained_rates(h100).matmul
+    assert h100.power == 700 and capped == pytest.approx((500 / 700) ** (1 / 3))
+    assert "(500/700)^{1/3} = 0.89" in words("00") and round(capped, 2) == 0.89
+
+
+def test_what_compiled_and_liger_kernels_save_of_a_layer():
+    def kept(precision, kernels):
+        run = sizing.Run("llama-3.1-8b", sequence=4096, precision=precision, kernels=kernels)
+        return sizing.memory(run).activations
+
+    gone = [
+        1 - kept(precision, kernels) / kept(precision, "eager")
+        for precision in ("bf16", "bf16-mixed")
+        for kernels in ("compiled", "liger")
+    ]
+    assert "a quarter to two fifths of the layer is gone" in words("05")
+    assert min(gone) == pytest.approx(0.25, abs=0.01) and max(gone) == pytest.approx(0.4, abs=0.02)
+    model = sizing.Model("llama-3.1-8b")
+    h, f, a, k, d = model.hidden, model.ffn, model.heads, model.kv_heads, model.head_dim
+    numbers = 2 * (2 * h + 1) + h + (2 * a * d + 2 * k * d + a) + h + 4 * f
+    assert numbers / h == pytest.approx(22.5, abs=0.05)

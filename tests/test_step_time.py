@@ -142,27 +142,29 @@ def test_megatron_table_1():
     assert mean(errors) < 0.04
 
 
+# Model, recompute, length, micro-batch, tokens a second and GPU: pytorch/torchtitan,
+# docs/performance.md of 2024, FSDP2 on 64 A100s. Layers were not compiled (compile = false in
+# train_configs/llama3_70b.toml), so kernel by kernel, as the engine "transformers" runs FSDP2.
+TORCHTITAN = [
+    ("llama-3-8b", "selective", 8192, 1, 2973),
+    ("llama-3-70b", "full", 8192, 1, 331),
+    ("llama-2-13b", "none", 4096, 2, 2162),
+    ("llama-2-13b", "selective", 4096, 2, 1904),
+    ("llama-2-70b", "selective", 4096, 1, 355),
+    ("llama-2-70b", "full", 4096, 2, 353),
+]
+
+
 def test_torchtitan_fsdp2():
-    """FSDP2 on 64 A100s, 8192 tokens a GPU (pytorch/torchtitan, docs/performance.md, 2024): Llama 3
-    70B with full recompute 331 tokens/s, 8B recomputing every second product 2904 to 2973."""
-    run = Run(
-        "llama-3-70b",
-        sequence=8192,
-        precision="bf16-mixed",
-        optimizer="adamw-fused",
-        recompute="full",
-        data=64,
-        zero=3,
-        engine="torchtitan",
-    )
-
-    def rate(run):
-        return step_time(run, "a100-sxm-80gb", network=25e9).tokens_per_second(run)
-
-    assert rate(run) == pytest.approx(331, rel=0.17)
-    small = replace(run, model=Model("llama-3-8b"))
-    assert rate(replace(small, recompute="selective")) == pytest.approx(2940, rel=0.20)
-    assert rate(small) < rate(replace(small, recompute="selective"))
+    errors = []
+    for model, recompute, sequence, micro_batch, published in TORCHTITAN:
+        run = Run(
+            model, sequence=sequence, micro_batch=micro_batch, precision="bf16-mixed",
+            optimizer="adamw-fused", recompute=recompute, data=64, zero=3, engine="transformers",
+        )  # fmt: skip
+        rate = step_time(run, "a100-sxm-80gb", network=25e9).tokens_per_second(run)
+        errors.append(abs(rate / published - 1))
+    assert max(errors) < 0.15 and median(errors) < 0.08
 
 
 # --- Matmuls -------------------------------------------------------------------------------------

@@ -82,6 +82,90 @@ def test_every_optimizer_to_the_byte(optimizer, tmp_path):
     compare(run, tmp_path, saved(run))
 
 
+# Width 64 with 4 heads, so that some tensors have 4,096 elements, and a vocabulary of 131.
+WIDE = {**TINY, "hidden_size": 64, "intermediate_size": 96, "num_key_value_heads": 4}
+
+
+def library_s(optimizer: str, named: dict, dtype):
+    """The optimizer of the library that has it, or the test is left out."""
+    weights = list(named.values())
+    if optimizer == "adamw-4bit":
+        return pytest.importorskip("torchao.optim").AdamW4bit(weights)
+    if optimizer == "adam-mini":
+        mini = pytest.importorskip("adam_mini").Adam_mini
+        return mini(named.items(), lr=1e-3, dim=64, n_heads=4, verbose=False)
+    galore = pytest.importorskip("galore_torch").GaLoreAdamW
+    hidden = [p for name, p in named.items() if p.dim() == 2 and ".layers." in name]
+    rest = [p for p in weights if all(p is not other for other in hidden)]
+    group = {"rank": 16, "update_proj_gap": 200, "scale": 0.25, "proj_type": "std"}
+    groups = [{"params": rest}, {"params": hidden, **group}]
+    return galore(groups, no_deprecation_warning=True)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("optimizer", ["adamw-4bit", "adam-mini", "galore-16"])
+def test_optimizers_of_other_libraries_to_the_byte(optimizer, precision, tmp_path):
+    """The state that torchao, adam_mini and galore_torch really have after a step."""
+    run = Run(WIDE, sequence=8, precision=precision, optimizer=optimizer)
+    network = real_model(run.model.config).to(torch.bfloat16 if precision == "bf16" else None)
+    named = checkpoints.parameters(network)
+    made = library_s(optimizer, named, precision)
+    for p in network.parameters():
+        p.grad = torch.randn_like(p)
+    with torch.compiler.set_stance("force_eager"):
+        made.step()
+    compare(run, tmp_path, checkpoints.content(named, made))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "per_matrix"),
+    [
+        ("adamw-4bit", 2 * (4096 // 2 + 4 * 4096 // 128 + 4 * 16) + 4),
+        ("adam-mini", 4 * 4096 + 4 * 64 + 2 * 8),  # one value a row, two counters
+        ("galore-16", 8 + 4 * (64 * 16 + 2 * 64 * 16)),
+    ],
+)
+def test_state_of_one_matrix_by_hand(optimizer, per_matrix):
+    content = contents(Run(WIDE, sequence=8, precision="fp32", optimizer=optimizer))
+    name = "model.layers.0.self_attn.o_proj.weight"
+    state = {n: t for n, t in content["optimizer"].items() if n.startswith(name)}
+    assert numbers(state) == per_matrix
+
+
+@pytest.mark.parametrize("quantization", [None, "nf4-double"])
+@pytest.mark.parametrize(
+    "lora",
+    [
+        sizing.Lora(4),
+        sizing.Lora(4, ("q_proj", "v_proj"), dtype="bf16"),
+        sizing.Lora(4, embeddings=("embed_tokens", "lm_head")),
+    ],
+)
+def test_adapters_to_the_byte(lora, quantization, tmp_path):
+    """What peft trains, by its names; quantised or not, the frozen weights are not saved again."""
+    peft = pytest.importorskip("peft")
+    run = Run(TINY, sequence=8, precision="bf16-mixed", lora=lora, quantization=quantization)
+    config = peft.LoraConfig(
+        r=4,
+        target_modules="all-linear" if lora.targets == "all-linear" else list(lora.targets),
+        modules_to_save=list(lora.embeddings) or None,
+    )
+    # What is not quantised is fp32 after peft's k-bit preparation.
+    base = real_model(TINY).to(torch.float32 if quantization else torch.bfloat16)
+    network = peft.get_peft_model(base, config, autocast_adapter_dtype=lora.dtype == "fp32")
+    if lora.dtype == "bf16":
+        network.to(torch.bfloat16)
+    trained = {n: p for n, p in network.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values())
+    for p in trained.values():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    short = {
+        n.replace(".default", "").replace("modules_to_save.", ""): p for n, p in trained.items()
+    }
+    compare(run, tmp_path, checkpoints.content(short, optimizer))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_to_the_byte(family, tmp_path):
     config = random_config(family, random.Random(f"storage{family}"))
@@ -180,6 +264,10 @@ def test_step_counters_cost_more_than_they_hold():
 
 def test_choices_are_named():
     run = Run(TINY, sequence=8)
+    four = Run(TINY, sequence=8, optimizer="adamw-4bit", data=2, zero=1)
+    with pytest.raises(ValueError, match="optimizer: 'adamw-4bit' given with zero=1; allowed"):
+        sizing.checkpoint(four, sharded=True)
+    assert not sizing.checkpoint(four).sharded
     with pytest.raises(ValueError, match="format: 'zip' given; allowed: 'torch'"):
         sizing.checkpoint(run, "zip")
     with pytest.raises(ValueError, match="device: 'tpu'"):

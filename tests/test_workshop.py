@@ -43,16 +43,24 @@ def slides():
 # -- schedules
 
 
-def days(plan: str) -> list[list[tuple[int, int, str]]]:
-    """The rows of a schedule, in minutes, a list for each day."""
+def rows(plan: str) -> list[tuple[int, int, str, str, str]]:
+    """A schedule's rows: from and to in minutes, what, where, and what to skip first."""
     section = GUIDE[GUIDE.index(f"## {plan}") :].split("\n## ")[0]
-    rows = re.findall(r"^\| (\d\d):(\d\d) \| (\d\d):(\d\d) \| ([^|]*)\|", section, re.M)
+    pattern = r"^\| (\d\d):(\d\d) \| (\d\d):(\d\d) \| ([^|]*)\|([^|]*)\|([^|]*)\|"
+    found = re.findall(pattern, section, re.M)
+    return [
+        (60 * int(h) + int(m), 60 * int(hh) + int(mm), *(text.strip() for text in rest))
+        for h, m, hh, mm, *rest in found
+    ]
+
+
+def days(plan: str) -> list[list[tuple[int, int, str]]]:
+    """The rows of a schedule, a list for each day."""
     found: list[list[tuple[int, int, str]]] = []
-    for h, m, hh, mm, what in rows:
-        begin, end = 60 * int(h) + int(m), 60 * int(hh) + int(mm)
+    for begin, end, what, *_ in rows(plan):
         if not found or begin < found[-1][-1][1]:
             found.append([])
-        found[-1].append((begin, end, what.strip()))
+        found[-1].append((begin, end, what))
     return found
 
 
@@ -72,6 +80,31 @@ def test_a_schedule_works_by_the_clock(plan):
         assert any("Buffer" in what for _, _, what in day)
 
 
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_schedule_leaves_time_for_the_core_of_its_lessons(plan, material):
+    taken: dict[str, int] = {}
+    for begin, end, _, where, skipped in rows(plan):
+        if not (link := re.search(r"\.\./(notebooks/[^)]*)", where)):
+            continue
+        taken[link[1]] = taken.get(link[1], 0) + end - begin
+        levels = material.sections(ROOT / link[1])
+        named = [found for name, found in levels.items() if name.startswith(skipped)]
+        assert not skipped or (len(named) == 1 and "core" in named[0]), skipped
+    short = {
+        name: time for name, time in taken.items() if time < material.core_minutes(ROOT / name)
+    }
+    assert short == {}
+    assert len(taken) == (13 if plan == "Two days" else 5 if plan == "One day" else 3)
+
+
+def test_what_is_not_core_is_listed(material):
+    text = material.core_and_depth()
+    assert all(material.heading(path) in text for path in LESSONS)
+    assert "MFU against HFU" in text and "Problems on published runs" in text
+    for path in LESSONS:
+        assert 0.3 * material.minutes(path) < material.core_minutes(path) <= material.minutes(path)
+
+
 def test_every_link_of_the_guide_leads_somewhere():
     links = re.findall(r"\]\(([^)#]+)\)", GUIDE)
     assert len(links) > 30
@@ -85,6 +118,7 @@ def test_every_known_mistake_is_listed(material):
     text = material.mistakes()
     known = [why for exercise in exercises().values() for _, why in exercise.mistakes]
     assert len(known) > 400 and all(why in text for why in known)
+    assert text.count(". Ask: ") == len(exercises())  # a question for each
 
 
 def test_answers_follow_their_questions(material):
@@ -93,6 +127,9 @@ def test_answers_follow_their_questions(material):
         assert f"## {material.heading(path)}" in text
     folds = sum("What you should have found</summary>" in path.read_text() for path in LESSONS)
     assert text.count("**Answers**") == folds >= 5
+    for part in text.split("\n## ")[1:]:  # no answers without their questions
+        questions, _, answered = part.partition("**Answers**")
+        assert re.search(r"^1\. ", questions, re.M) or not answered, part[:60]
     assert "1. `llama-3.1-8b` on 64 GPUs" in text and "2. Between 200 and 500 GB/s" in text
 
 

@@ -25,7 +25,8 @@ _PREDICT = re.compile(r"\bpredict\(")
 _STYLE = """
 .reveal { font-size: 32px; }
 .reveal section { text-align: left; }
-.reveal h1, .reveal h2 { text-transform: none; font-size: 1.5em; }
+.reveal h1, .reveal h2 { text-transform: none; font-size: 1.35em; }
+.reveal section > svg { width: 100%; height: auto; max-height: 62vh; }
 .reveal img { max-height: 72vh; max-width: 100%; }
 .reveal table { font-size: 0.75em; }
 .reveal .ask { border-left: 8px solid #0072b2; padding-left: 0.6em; font-size: 1.3em; }

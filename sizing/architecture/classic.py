@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .fields import Fields
-from .weights import Architecture, Block, Weight, conv1d, head, layer_norm, linear
+from .weights import Architecture, Block, Weight, conv1d, head, layer_norm, linear, places
 
 
 def gpt2(f: Fields) -> Architecture:
@@ -202,7 +202,16 @@ def gpt_neo(f: Fields) -> Architecture:
     )
     windows = local_layers(f, layers)
     blocks = tuple(
-        Block(windows.count(w), weights, heads, head_dim, head_dim, window=w, last_matmul=last)
+        Block(
+            windows.count(w),
+            weights,
+            heads,
+            head_dim,
+            head_dim,
+            window=w,
+            last_matmul=last,
+            places=places(windows, w),
+        )
         for w in dict.fromkeys(windows)
     )
     return Architecture(vocab, hidden, heads, heads, head_dim, ffn, tied, outer, blocks, positions)
@@ -270,7 +279,11 @@ def mpt(f: Fields) -> Architecture:
     )
     last = None if mpt_dropout(f.config) else "blocks.*.ffn.down_proj.weight"
     block = Block(layers, weights, heads, head_dim, head_dim, last_matmul=last)
-    return Architecture(vocab, hidden, heads, heads, head_dim, 4 * hidden, tied, outer, (block,))
+    longest = f.size("max_seq_len")  # the bias is made for so many
+    return Architecture(
+        vocab, hidden, heads, heads, head_dim, 4 * hidden, tied, outer, (block,),
+        max_positions=longest,
+    )  # fmt: skip
 
 
 def mpt_dropout(config: dict) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from .family_rows import TRAITS
 from .fields import Fields
 from .traits import Experts, Traits
-from .weights import Architecture, Block, Weight, head, layer_norm, linear, rms_norm
+from .weights import Architecture, Block, Weight, head, layer_norm, linear, places, rms_norm
 
 Kind = tuple[bool, int | None, bool]  # of a layer: sparse, window, rotated
 
@@ -49,6 +49,7 @@ def assemble(
             window=kind[1],
             last_matmul=last_matmul(f, t, kind[0], parallel),
             rotated=kind[2],
+            places=places(kinds, kind),
         )
         for kind in dict.fromkeys(kinds)
     )

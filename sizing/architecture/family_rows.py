@@ -24,7 +24,7 @@ LLAMA = Traits(mlp_bias="mlp_bias", whole_heads=True)
 _MISTRAL = Traits(qkv_bias=False, out_bias=False, window="always")
 _QWEN2 = Traits(qkv_bias=True, out_bias=False, window="by type", head_dim=False)
 _QWEN3 = Traits(qk_norm="each head", window="by type")
-_GEMMA = Traits(norm="rms, 1 + weight", scaled_embedding=True)
+_GEMMA = Traits(norm="rms, 1 + weight", scaled_embedding="within")
 _GEMMA2 = replace(
     _GEMMA,
     norms=_AROUND,
@@ -52,7 +52,7 @@ _GLM = Traits(
 )
 _GRANITE = Traits(
     mlp_bias="mlp_bias",
-    scaled_embedding=True,
+    scaled_embedding="after",
     scaled_residual=True,
     scaled_logits=True,
 )
@@ -353,6 +353,7 @@ TRAITS: dict[str, Traits] = {
     ),
     "gpt2": Traits(
         norm="layer",
+        input_first=True,
         may_upcast_scores=True,
         softmax_in_fp32=False,
         attention_dropout="attn_pdrop",

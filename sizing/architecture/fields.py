@@ -128,7 +128,7 @@ class Fields:
             )
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
             raise ValueError(
-                f"{name}: {_shown(value)} given; allowed: a whole number >= {least} and <= {most:,}"
+                f"{name}: {shown(value)} given; allowed: a whole number >= {least} and <= {most:,}"
             )
         return value
 
@@ -149,7 +149,7 @@ class Fields:
         """A list; a missing or null one is empty."""
         value = self.get(name)
         if value is not None and not isinstance(value, list | tuple):
-            raise ValueError(f"{name}: {_shown(value)} given; allowed: a list")
+            raise ValueError(f"{name}: {shown(value)} given; allowed: a list")
         return list(value or [])
 
     def flag(self, name: str) -> bool:
@@ -157,13 +157,13 @@ class Fields:
         if value is None:
             value = defaults(self.family).get(name)
         if not isinstance(value, bool):
-            raise ValueError(f"{name}: {_shown(value)} given; allowed: true or false")
+            raise ValueError(f"{name}: {shown(value)} given; allowed: true or false")
         return value
 
     def rate(self, name: str) -> float:
         value = self.get(name, 0.0)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-            raise ValueError(f"{name}: {_shown(value)} given; allowed: a number from 0 to 1")
+            raise ValueError(f"{name}: {shown(value)} given; allowed: a number from 0 to 1")
         return value
 
     def divides(self, part: str, whole: str, part_value: int, whole_value: int) -> int:
@@ -182,6 +182,7 @@ class Fields:
         return f"assumed (transformers' default of {self.family!r}; the config leaves it out)"
 
 
-def _shown(value) -> str:
+def shown(value) -> str:
+    """A value in an error's words, not longer than a line."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from .decoder import gated_mlp
 from .fields import Fields
 from .gemma4 import NORMS, attention, sees_all, shared
-from .weights import Architecture, Block, Weight, head, linear, rms_norm
+from .weights import Architecture, Block, Weight, head, linear, places, rms_norm
 
 _PREFIX = "layers.*"
 
@@ -50,6 +50,7 @@ def gemma3n(f: Fields) -> Architecture:
             shares_keys=kind.shares,
             streams=streams,
             cut_gates=kind.cut_gates,
+            places=places(kinds, kind),
         )
         for kind in dict.fromkeys(kinds)
     )

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from .decoder import gated_mlp, stacks
 from .family_rows import TRAITS
 from .fields import Fields
-from .weights import Architecture, Block, Weight, head, linear, rms_norm
+from .weights import Architecture, Block, Weight, head, linear, places, rms_norm
 
 _PREFIX = "layers.*"
 
@@ -63,6 +63,7 @@ def gemma4(f: Fields) -> Architecture:
                 wide,
                 window=None if kind.full else window,
                 shares_keys=kind.shares,
+                places=places(kinds, kind),
             )
         )
     tied = f.flag("tie_word_embeddings")

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from .decoder import assemble
 from .fields import Fields
-from .weights import Architecture, Weight, linear, rms_norm
+from .weights import Architecture, Weight, linear, places, rms_norm
 
 _PREFIX = "layers.*.self_attn"
 
@@ -32,7 +32,10 @@ def minimax(f: Fields) -> Architecture:
         False: replace(softmax.blocks[0], window=window),
         True: replace(lightning.blocks[0], window=None, rotated=False, linear=f.size("block_size")),
     }
-    counted = (replace(blocks[kind], count=kinds.count(kind)) for kind in dict.fromkeys(kinds))
+    counted = (
+        replace(blocks[kind], count=kinds.count(kind), places=places(kinds, kind))
+        for kind in dict.fromkeys(kinds)
+    )
     return replace(softmax, blocks=tuple(counted))
 
 

@@ -13,7 +13,7 @@ import json
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from .families import FAMILIES, kinds_of
+from .families import FAMILIES
 from .family_rows import TRAITS
 from .fields import Fields, aliases
 from .heads import Head
@@ -72,7 +72,8 @@ class Model:
         head_dim: width of a query/key head; a latent-attention model's value heads may differ.
         ffn: width of the (dense) MLP.
         tied: whether the head shares the embedding's weights.
-        max_positions: rows of a learned position table, None where positions are rotary.
+        max_positions: rows of a learned position table, or tokens of MPT's bias by distance; None
+            where positions are rotary.
         blocks: the kinds of layer, each with the number of layers of that kind.
         weights: every weight tensor outside the blocks and inside, one entry a kind.
     """
@@ -128,9 +129,8 @@ class Model:
     @cached_property
     def by_layer(self) -> tuple[Block, ...]:
         """The kind of each layer, from the first to the last."""
-        kinds = kinds_of(self.family, self.config, self.layers)
-        blocks = dict(zip(dict.fromkeys(kinds), self.blocks, strict=True))
-        return tuple(blocks[kind] for kind in kinds)
+        kinds = {n: b for b in self.blocks for n in b.places or range(self.layers)}
+        return tuple(kinds[n] for n in range(self.layers))
 
     @cached_property
     def parameters(self) -> Parameters:

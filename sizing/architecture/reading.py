@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -23,6 +25,8 @@ from .wrappers import FIXED, SAME_WEIGHTS
 
 PRESETS = DATA / "models"
 _FOUND_BY = ("a preset's name", "the path of a config.json", "its text", "a Hub id of a preset")
+# Characters of a config: published ones have some thousands, with a table of labels a million.
+LONGEST = 10**7
 # Private keys of published configs that size the model all the same.
 _KEPT = {"_remove_final_layer_norm"}
 
@@ -111,12 +115,13 @@ def _open(source: str | Path) -> tuple[dict, str | None]:
     preset = _preset(text)
     if preset is not None:
         return parse((PRESETS / f"{preset}.json").read_text(encoding="utf-8"), preset), preset
-    path = Path(text).expanduser()
-    if path.is_dir():
+    # os.path answers False for names that no file can have, where Path raises
+    path = Path(os.path.expanduser(text))
+    if os.path.isdir(path):
         if not (path / "config.json").is_file():
             raise ValueError(f"source: {text!r} is a folder without a config.json")
         path = path / "config.json"
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ValueError(_not_found(text))
     strangers.refuse_file(path)
     name = path.resolve().parent.name if path.name == "config.json" else path.stem
@@ -127,7 +132,7 @@ def _preset(text: str) -> str | None:
     """The preset of that name or Hub id, capitals and blanks aside."""
     plain = text.lower().removesuffix(".json")
     for candidate in (text, plain, plain.replace(" ", "-"), plain.replace("_", "-")):
-        if "/" not in candidate and (PRESETS / f"{candidate}.json").is_file():
+        if "/" not in candidate and os.path.isfile(PRESETS / f"{candidate}.json"):
             return candidate
     address = plain.removeprefix("https://huggingface.co/").removeprefix("hf.co/").rstrip("/")
     address = re.sub(r"/(?:blob|resolve|tree|raw)/.*$", "", address)
@@ -155,7 +160,11 @@ def _not_found(text: str) -> str:
 
 
 def _decoded(path: Path) -> str:
-    raw = path.read_bytes()
+    try:
+        _refuse_length(path.stat().st_size, path.name)
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"source: {path.name} cannot be read: {error.strerror}") from error
     utf16 = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
     try:
         return raw.decode("utf-16" if utf16 else "utf-8-sig")
@@ -169,9 +178,19 @@ def _decoded(path: Path) -> str:
 def parse(text: str, name: str = "the text") -> dict:
     """The object in a JSON text, or a ValueError in words."""
     text = text.lstrip("\ufeff")
+    _refuse_length(len(text), name)
     strangers.refuse_text(text, name)
+    twice: list[str] = []
+
+    def fields(pairs: list[tuple]) -> dict:
+        found = dict(pairs)
+        if len(found) < len(pairs):  # JSON's readers keep the last one and say nothing
+            times = Counter(key for key, _ in pairs)
+            twice.extend(key for key in found if times[key] > 1)
+        return found
+
     try:
-        config = json.loads(text)
+        config = json.loads(text, object_pairs_hook=fields)
     except json.JSONDecodeError as error:
         known_as = strangers.named_in(text)
         reason = f"{error}; {known_as}" if known_as else error
@@ -182,7 +201,17 @@ def parse(text: str, name: str = "the text") -> dict:
         raise ValueError(f"source: {name} holds a number with too many digits: {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f"source: {name} holds a {type(config).__name__}; an object is needed")
+    if twice:
+        raise ValueError(f"{twice[0][:60]}: given twice in {name}; allowed: each field once")
     return config
+
+
+def _refuse_length(length: int, name: str) -> None:
+    if length > LONGEST:
+        raise ValueError(
+            f"source: {name} has a length of {length:,}; allowed: up to {LONGEST:,}, and a "
+            "config.json has some thousands"
+        )
 
 
 # -- from any config to the text model's

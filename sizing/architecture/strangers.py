@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .families import FAMILIES
-from .fields import known
+from .fields import known, shown
 
 _BINARY = {
     ".gguf": "a GGUF file of weights",
@@ -63,7 +63,7 @@ def unknown(family, config: Mapping, outer: Mapping) -> str:
     if family is None or family == "":
         return f"model_type: None given; {_what_it_is(outer)}"
     if not isinstance(family, str):
-        return f"model_type: {family!r} given; allowed: text, such as 'llama'"
+        return f"model_type: {shown(family)} given; allowed: text, such as 'llama'"
     words = _no_decoder(family)
     if words is None and family in known()["causal"]:
         words = (
@@ -72,7 +72,7 @@ def unknown(family, config: Mapping, outer: Mapping) -> str:
             f"torch and transformers){_foreign(family, outer)}, or a type with a formula"
         )
     if words is None:
-        words = f"model_type: unknown architecture {family!r}{_near(family, outer)}; allowed"
+        words = f"model_type: unknown architecture {shown(family)}{_near(family, outer)}; allowed"
     return f"{words}: {', '.join(sorted(FAMILIES))}"
 
 
@@ -107,7 +107,9 @@ def _near(family: str, outer: Mapping) -> str:
         change = f" ({change})" if change else ""
         words += f"; its sizes are those of {like!r}: write that as model_type{change}"
     else:
-        near = difflib.get_close_matches(family, {*FAMILIES, *known()["causal"]}, n=3, cutoff=0.6)
+        near = difflib.get_close_matches(
+            family[:100], {*FAMILIES, *known()["causal"]}, n=3, cutoff=0.6
+        )
         near = [name if name in FAMILIES else f"{name} (traced)" for name in near]
         words += f"; near it: {', '.join(near)}" if near else ""
     if "auto_map" in outer or family in _REMOTE:

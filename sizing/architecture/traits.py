@@ -48,6 +48,7 @@ class Traits:
         parallel: attention and MLP read the same norm; True, False or the name of a flag;
             `residual_last` says that their outputs are added first.
         fused_qkv: one projection for queries, keys and values.
+        input_first: weights of linear layers are (in, out), as those of GPT-2's Conv1D.
         qk_norm: which norm queries and keys get: "each head", "all heads", "heads apart" (a weight
             for each head's elements), "a norm a head" (a module
             each) or none; `qk_names` its modules, `qk_flag` the config flag.
@@ -64,7 +65,8 @@ class Traits:
         fused_attention: transformers has more than the written-out attention; without, "flash" runs
             as "eager". `always_masked`: it hands the kernel a mask of s x s in every case.
         dropouts: fields of the rates after attention and MLP; of the embedding.
-        scaled_embedding, scaled_residual, scaled_logits: multiplied with a number.
+        scaled_embedding, scaled_residual, scaled_logits: multiplied with a number; the embedding
+            "within" its module or "after" it.
         may_upcast_scores: a flag of the config has eager scores computed in fp32.
     """
 
@@ -82,6 +84,7 @@ class Traits:
     qkv_bias: bool | str = "attention_bias"
     out_bias: bool | str = "attention_bias"
     fused_qkv: str | None = None
+    input_first: bool = False
     out: str = "o_proj"
     qk_norm: str | None = None
     qk_names: tuple[str, str] = ("q_norm", "k_norm")
@@ -109,7 +112,7 @@ class Traits:
     without_positions: str = ""
     softcaps: bool = False
     capped_by_kernel: bool = False
-    scaled_embedding: bool = False
+    scaled_embedding: str = ""
     scaled_residual: bool = False
     scaled_logits: bool = False
     softmax_in_fp32: bool = True

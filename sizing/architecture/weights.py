@@ -61,7 +61,8 @@ class Block:
     `shares_keys` a layer projects no keys and values, but reads those of one before it. `linear` is
     the number of tokens in a block of linear attention (None: softmax over all pairs), `streams`
     how many hidden states a token has that the layer mixes with one another (AltUp), and with
-    `cut_gates` the MLP sets all gates but the largest to zero.
+    `cut_gates` the MLP sets all gates but the largest to zero. `places` are the layers' numbers
+    from 0, where there are several kinds.
     """
 
     count: int
@@ -76,6 +77,12 @@ class Block:
     linear: int | None = None
     streams: int = 1
     cut_gates: bool = False
+    places: tuple[int, ...] = ()
+
+
+def places(kinds: list, kind) -> tuple[int, ...]:
+    """The numbers of the layers of a kind."""
+    return tuple(number for number, one in enumerate(kinds) if one == kind)
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,6 @@ def linear(name, out, into, part, bias=False, dtype=None) -> tuple[Weight, ...]:
 
 
 def conv1d(name, out, into, part) -> tuple[Weight, ...]:
-    # GPT-2 keeps its matrices transposed, shape (in, out)
     return Weight(f"{name}.weight", (into, out), part), Weight(
         f"{name}.bias", (out,), part, "vector"
     )

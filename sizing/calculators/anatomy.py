@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import ClassVar
 
 from ..evidence import cuda
+from ..footprint.fit import fit
 from ..footprint.step import PARTS, PHASES, Memory, memory
 from ..hardware import GPU
 from ..measuring.recording import own, recordings
@@ -74,11 +75,11 @@ def kind_of(gpu: str) -> str:
     return "cpu" if gpu == MINE and not own("ceilings").gpu else "cuda"
 
 
-def judge(held: Memory, card: GPU, kind: str) -> str:
-    """Whether a step fits, in three words; on a CPU nothing lies beside the tensors."""
+def judge(tensors: int, card: GPU, kind: str) -> str:
+    """Whether bytes of tensors fit one device, in three words; on a CPU nothing lies beside."""
     if kind == "cuda":
-        return held.on(card).verdict
-    return "fits" if held.total <= card.memory else "does not fit"
+        return fit(tensors, card).verdict
+    return "fits" if tensors <= card.memory else "does not fit"
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class MemoryCalculator(Calculator):
             warnings.simplefilter("ignore", UserWarning)
             now = memory(run, device=kind)
 
-        verdict = judge(now, card, kind)
+        verdict = judge(now.total, card, kind)
         totals = {name: sum(parts.values()) for name, parts in now.phases.items()}
         largest = max(now.phases[now.peak_phase].items(), key=lambda part: part[1])
         return Result(
@@ -148,7 +149,7 @@ class MemoryCalculator(Calculator):
 
         def row(what: str, after: Memory, costs: str = "") -> tuple[str, ...]:
             ratio = f"{after.total / now.total:.2f} ×"
-            verdict = judge(after, card, kind)
+            verdict = judge(after.total, card, kind)
             return what, gb(after.total), ratio, after.peak_phase, verdict, costs
 
         with warnings.catch_warnings():
@@ -245,7 +246,7 @@ def _notes(shown: Shown, tried: dict[str, Memory], least: Memory) -> tuple[str, 
     now = shown.memory
 
     def judged(held: Memory) -> str:
-        return judge(held, shown.card, shown.kind)
+        return judge(held.total, shown.card, shown.kind)
 
     state = sum(getattr(now, part) for part in MODEL_STATE)
     added = state + now.activations + now.logits + now.temporary

@@ -9,6 +9,7 @@ from statistics import median
 
 from ..architecture.model import Model, presets
 from ..compute import flops
+from ..footprint.fit import fit, room
 from ..footprint.step import memory
 from ..hardware import GPU, gpus
 from ..hardware import gpu as card_of
@@ -113,10 +114,11 @@ class BatchCalculator(Calculator):
         now, plain = at[recompute], at["none"]
         rows = []
         for each, points in curves.items():
-            here, best = at[each], largest(points, card.memory)
+            here, best = at[each], largest(points, room(card))
             rows.append((
                 each,
                 gb(here.peak),
+                fit(here.peak, card).verdict,
                 f"{flops_ratio(runs[each]):.3f} ×",
                 f"{here.seconds / plain.seconds:.2f} ×",
                 str(best.micro_batch) if best else "none",
@@ -135,6 +137,7 @@ class BatchCalculator(Calculator):
             columns=(
                 f"micro-batch {run.micro_batch}, recompute",
                 "peak",
+                "verdict",
                 "FLOPs, of none",
                 "time per token, of none",
                 "largest that fits",
@@ -144,7 +147,8 @@ class BatchCalculator(Calculator):
             caption=(
                 "Each mark is a micro-batch, from 1 at the top left to 128 at the right: peak as a "
                 "share of the device, against time per token over the fastest drawn. Right of the "
-                "dashed line nothing fits. Where a line turns level, more memory buys no time: "
+                "dashed line nothing fits: the context and the allocator take the rest. Where a "
+                "line turns level, more memory buys no time: "
                 f"with recompute {recompute}, from micro-batch {turn.micro_batch} on."
             ),
             notes=_notes(run, now),
@@ -153,8 +157,11 @@ class BatchCalculator(Calculator):
                 f"{time_error()[0]} published runs on H100s without recompute "
                 "(data/parallel_error.csv), kernels launched one by one; with recompute untested."
             ),
-            limit=Limit("the tensors of one step", now.peak, card.memory, card.label),
-            data=(curves, now, card.memory),
+            limit=Limit(
+                *("the tensors of one step", now.peak, card.memory, card.label),
+                fit(now.peak, card).verdict,
+            ),
+            data=(curves, now, card),
         )
 
     def prepare(self, figure):
@@ -164,8 +171,8 @@ class BatchCalculator(Calculator):
         axes.set_xticks(SHARES, [f"{100 * share:,g}%" for share in SHARES])
         axes.set_yticks(SLOWDOWNS, [f"{ratio:g} ×" for ratio in SLOWDOWNS])
         axes.minorticks_off()
-        axes.axvspan(1, 1e6, color="#dddddd", alpha=0.5, lw=0)
-        axes.axvline(1, color=style.RED, linestyle="--")
+        self._over = axes.axvspan(1, 1e6, color="#dddddd", alpha=0.5, lw=0)
+        self._end = axes.axvline(1, color=style.RED, linestyle="--")
         corner = axes.get_xaxis_transform()
         axes.text(1.04, 0.98, "does not fit", color=style.RED, va="top", transform=corner)
         self._axes, self._limits = axes, None
@@ -180,10 +187,13 @@ class BatchCalculator(Calculator):
             color=style.BLACK, label="chosen",
         )  # fmt: skip
         figure.legend(loc="outside upper center", ncols=4, fontsize=9)
-        return [*self._lines.values(), self._here]
+        return [self._over, self._end, *self._lines.values(), self._here]
 
     def update(self, result):
-        curves, now, available = result.data
+        curves, now, card = result.data
+        available, full = card.memory, room(card) / card.memory
+        self._over.set_x(full)
+        self._end.set_xdata([full, full])
         fastest = min(p.seconds for points in curves.values() for p in points)
         for name, line in self._lines.items():
             points = curves.get(name, [])

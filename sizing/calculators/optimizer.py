@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from ..architecture.model import Model, presets
 from ..footprint.step import model_state as whole_state
+from ..hardware import GPU
 from ..run import CHOICES, Run
 from ..units import count, duration, gb
 from . import style
-from .anatomy import accuracy
+from .anatomy import accuracy, judge, kind_of
 from .base import Calculator, Result, dropdown, scale
 from .device_card import device, device_options
 from .html import Limit
@@ -86,7 +87,8 @@ class OptimizerCalculator(Calculator):
         frozen = model_state(chosen, optimizer, precision, gradients, 0)["weights"] if lora else 0
         moved = bytes_moved(now, now["weights"] - frozen)
         terms = " + ".join(f"{size / n:.3g} {part}" for part, size in now.items() if size)
-        rows = tuple(_row(name, parts, n, card.memory) for name, parts in states.items())
+        kind = kind_of(gpu)
+        rows = tuple(_row(name, parts, n, card, kind) for name, parts in states.items())
         return Result(
             value=total,
             headline=f"{total / n:.4g} bytes per parameter, {gb(total)}",
@@ -102,7 +104,10 @@ class OptimizerCalculator(Calculator):
                 "model state is counted tensor by tensor; the error is that of a step's whole "
                 f"peak. {accuracy()}"
             ),
-            limit=Limit("weights, gradients and optimizer", total, card.memory, card.label),
+            limit=Limit(
+                *("weights, gradients and optimizer", total, card.memory, card.label),
+                judge(total, card, kind),
+            ),
             notes=(
                 _trained(lora, now["weights"] - frozen, n),
                 f"An update moves {gb(moved)}: at least {duration(moved / card.bandwidth)} here.",
@@ -164,9 +169,9 @@ class OptimizerCalculator(Calculator):
         )
 
 
-def _row(name: str, parts: dict[str, int], n: int, available: float) -> tuple[str, ...]:
+def _row(name: str, parts: dict[str, int], n: int, card: GPU, kind: str) -> tuple[str, ...]:
     total = sum(parts.values())
-    verdict = "fits" if total <= available else "does not fit"
+    verdict = judge(total, card, kind)
     sizes = (gb(parts[part]) for part in PARTS)
     return name, *sizes, f"{total / n:.4g}", gb(total), verdict
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 from ..architecture.model import Model, presets
-from ..architecture.reading import without_formula
+from ..architecture.reading import parse, without_formula
 from ..hardware import gpu as find_gpu
 from ..hardware import gpus
 from ..units import BYTES, count
@@ -144,13 +142,7 @@ def _pasted(text: str, may_trace: bool) -> Model:
     """The model of a pasted config.json, of a path, or of a Hub id that a preset has."""
     config, name = text.strip(), None
     if config.startswith(("{", "[")):
-        name = "the pasted config"
-        try:
-            config = json.loads(config)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"config.json: not JSON: {error}") from error
-        except (RecursionError, ValueError):
-            pass  # `Model` says what is wrong with the text
+        config, name = parse(config, "the pasted config"), "the pasted config"
     family = without_formula(config)
     if family is None:
         return Model(config, name=name)

@@ -13,7 +13,9 @@ from typing import Any
 import ipywidgets as widgets
 
 from ..architecture.model import Model, presets
-from ..run import CHOICES, LORA_CHOICES, RECIPES, TABLES, Lora, Run
+from ..choices import CHOICES, RECIPES
+from ..lora import LORA_CHOICES, TABLES, Lora
+from ..run import Run
 from ..settings import Dpo
 from .base import dropdown, powers_of_two, scale
 

@@ -1,28 +1,15 @@
-"""Colours and fonts of the course's figures: safe for colour blindness, legible on a dark page."""
+"""How the course's figures look: fonts, and panels that are legible on a dark page."""
 
-# The hues of Okabe and Ito's palette, https://jfly.uni-koeln.de/color/ (2002). Orange, sky and
-# yellow are darker: lines need a contrast of 3 to white (WCAG 2.1, 1.4.11). Blue and red are
-# darker than these, so that lightness still tells them apart where hue does not.
-BLUE, ORANGE, GREEN = "#005A9C", "#B27A00", "#009E73"
-PINK, SKY, RED, YELLOW, BLACK = "#CC79A7", "#2A8FC9", "#AA3F00", "#8A8000", "#222222"
-
-SERIES = (BLUE, ORANGE, GREEN, RED, PINK, SKY, BLACK, YELLOW)
-
-# One colour a part, the same in every figure.
-COLOURS = {
-    "embedding": PINK,
-    "attention": BLUE,
-    "mlp": ORANGE,
-    "norm": GREEN,
-    "head": RED,
-    "router": SKY,
-    "parameters": BLUE,
-    "gradients": ORANGE,
-    "optimizer": GREEN,
-    "activations": PINK,
-    "logits": RED,
-    "temporary": SKY,
-}
+from ..palette import BLACK as BLACK
+from ..palette import BLUE as BLUE
+from ..palette import COLOURS as COLOURS
+from ..palette import GREEN as GREEN
+from ..palette import ORANGE as ORANGE
+from ..palette import PALE, SERIES
+from ..palette import PINK as PINK
+from ..palette import RED as RED
+from ..palette import SKY as SKY
+from ..palette import YELLOW as YELLOW
 
 # An opaque light panel: a figure's black text stays legible where the page is dark.
 RC = {
@@ -35,7 +22,7 @@ RC = {
     "axes.axisbelow": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "grid.color": "#dddddd",
+    "grid.color": PALE,
     "font.size": 10.5,
     "axes.titlesize": 12,
     "legend.frameon": False,
@@ -46,9 +33,15 @@ RC = {
 
 
 def use() -> None:
-    """Draw matplotlib's figures in the course's style from here on."""
+    """Draw matplotlib's figures in the course's style from here on; in a notebook with twice the
+    pixels, shown at the same size, so that they are sharp on a fine screen and a projector."""
     import matplotlib
     from cycler import cycler
+    from IPython import get_ipython
 
     matplotlib.rcParams.update(RC)
     matplotlib.rcParams["axes.prop_cycle"] = cycler(color=SERIES)
+    if get_ipython():
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        set_matplotlib_formats("retina")

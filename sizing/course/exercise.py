@@ -7,12 +7,16 @@ plain numbers they hold.
 
 import copy
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
 from typing import Any
 
+from ..units import GB, GIB
+
+_BYTES = re.compile(r"\b(?:[kMGTP]?B|bytes?)\b(?! of parameters)")
 UNANSWERED, RIGHT, WRONG = "not answered yet", "right", "not yet"
 
 
@@ -23,9 +27,11 @@ class Exercise:
     ``answer`` is the value, or a function without arguments that derives it from ``sizing``. With
     ``inputs`` (a tuple of argument tuples) the learner hands in a function instead, and ``answer``
     is the reference function of the same arguments. ``mistakes`` are pairs: what a known mistake
-    leads to, in any form that ``answer`` may have, and the sentence that says why it is wrong.
-    ``choices`` are the words that may be given, where answer and mistakes do not show them all.
-    ``tolerance`` is relative; 0 asks for the exact number. ``because`` is said when it is right.
+    leads to, in any form that ``answer`` may have, and the sentence that says why it is wrong; a
+    value of it that is ``...`` is whatever was given there. ``choices`` are the words that may be
+    given, where answer and mistakes do not show them all.
+    ``tolerance`` is relative; 0 asks for the exact number. ``because`` is said when it is right: a
+    text, or a function that finds one where it depends on what was measured.
     """
 
     name: str
@@ -34,7 +40,7 @@ class Exercise:
     tolerance: float = 0.01
     mistakes: tuple[tuple[Any, str], ...] = ()
     inputs: tuple[tuple, ...] = ()
-    because: str = ""
+    because: str | Callable[[], str] = ""
     choices: tuple[str, ...] = ()
 
     def __post_init__(self):
@@ -88,8 +94,11 @@ def judge(exercise: Exercise, given: Any) -> Verdict:
     if fault is None:
         return Verdict(RIGHT, _praise(exercise, expected))
     for mistake, why in exercise.mistakes:
-        if _fault(exercise, _leaves(exercise, mistake), found) is None:
+        if _is(exercise, mistake, found):
             return Verdict(WRONG, why)
+    turned = dict(zip(found, reversed(found.values()), strict=True))
+    if len(found) > 1 and not exercise.inputs and _fault(exercise, expected, turned) is None:
+        return Verdict(WRONG, "The values are right, in the reverse order.")
     return Verdict(WRONG, fault)
 
 
@@ -116,6 +125,15 @@ def _flatten(label: str, value: Any) -> Iterator[tuple[str, Any]]:
         return
     for name, part in parts:
         yield from _flatten(f"{label}, {name}" if label else name, part)
+
+
+def _is(exercise: Exercise, mistake: Any, found: dict[str, Any]) -> bool:
+    """Whether an answer is a known mistake in all values that the mistake names."""
+    leaves = _leaves(exercise, mistake)
+    named = {label: leaf for label, leaf in leaves.items() if leaf is not ...}
+    if leaves.keys() != found.keys():
+        return False
+    return _fault(exercise, named, {label: found[label] for label in named}) is None
 
 
 def _fault(exercise: Exercise, expected: dict[str, Any], found: dict[str, Any]) -> str | None:
@@ -170,25 +188,46 @@ def _fault_of_number(exercise: Exercise, right: float, given: Any) -> str | None
 
 def _distance(exercise: Exercise, right: float, given: float) -> str:
     direction = "large" if given > right else "small"
+    if right and math.isclose(given, -right, rel_tol=exercise.tolerance):
+        return "the right size with the wrong sign"
     if right == 0 or given / right <= 0:
         return f"too {direction}"
     factor = max(given / right, right / given)
+    if _BYTES.search(exercise.unit) and math.isclose(factor, GIB / GB, rel_tol=0.002):
+        return f"too {direction} by 7.4 %, as a GiB is to a GB: look at the unit"
     for base in (1000, 1024):
         for power in (1, 2, 3, 4):
             if math.isclose(factor, base**power, rel_tol=0.005):
                 return f"too {direction} by a factor of {base**power:,}, so look at the unit"
+    for times in (2, 3, 4, 8):
+        if math.isclose(factor, times, rel_tol=0.002):
+            return f"too {direction} by a factor of {times}"
     if factor < 1.1:
         return f"close, but a little too {direction} ({exercise.precision} is asked for)"
     return f"too {direction}" + (", by more than ten times" if factor > 10 else "")
 
 
 def _choices(exercise: Exercise, label: str) -> list[str]:
-    """The words that may stand at a place: the right one and those of the known mistakes."""
+    """The words that may stand at a place: right ones and those of the known mistakes.
+
+    Under all keys of a dict the same words may stand, so that none of them tells its answer.
+    """
     if exercise.choices:
         return [repr(word) for word in exercise.choices]
     answers = [exercise.answer, *(mistake for mistake, _ in exercise.mistakes)]
-    words = [_leaves(exercise, answer).get(label) for answer in answers]
+    words = [
+        word
+        for answer in answers
+        for other, word in _leaves(exercise, answer).items()
+        if _place(other) == _place(label)
+    ]
     return sorted({repr(word) for word in words if isinstance(word, str)})
+
+
+def _place(label: str) -> str:
+    """The place of a value in its tuple, whatever the key of the dict around it."""
+    last = label.split(", ")[-1]
+    return last if last.startswith("value ") else ""
 
 
 def _asked(exercise: Exercise, expected: dict[str, Any]) -> str:
@@ -208,11 +247,12 @@ def _asked(exercise: Exercise, expected: dict[str, Any]) -> str:
 
 
 def _praise(exercise: Exercise, expected: dict[str, Any]) -> str:
+    because = exercise.because() if callable(exercise.because) else exercise.because
     if exercise.inputs or len(expected) > 1:
-        return exercise.because
+        return because
     (right,) = expected.values()
     shown = str(right) if isinstance(right, bool | str) else _quantity(exercise, right)
-    return f"{shown}. {exercise.because}".rstrip()
+    return f"{shown}. {because}".rstrip()
 
 
 def _quantity(exercise: Exercise, value: float) -> str:

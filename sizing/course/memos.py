@@ -103,10 +103,10 @@ def _batch() -> dict[str, Memo]:
 
 
 def _gpus() -> dict[str, Memo]:
-    from .checks import case_b
+    from . import bridge
 
-    frozen = case_b.FROZEN / 1e9
-    ddp = case_b.per_gpu(4, False)
+    frozen = bridge.FROZEN / 1e9
+    ddp = bridge.per_gpu(4, False)
     return {
         "X": _memo(
             (

@@ -2,7 +2,7 @@
 
 `python -m sizing.evidence published` prints one of them. `record traces`, `record ultrascale`,
 `record published`, `record finetuning` (which needs peft and bitsandbytes) or, where there is a
-GPU, `record cuda` and `record fits` make a table anew.
+GPU, `record cuda` and `record fits` make a table anew; those two go on where they were cut.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from . import (
     fits,
     fms,
     hours,
+    offload,
     published_memory,
     savers,
     traces,
@@ -42,22 +43,24 @@ TABLES = {
     "published": published_text,
     "hours": hours.text,
     "savers": savers.text,
+    "offload": offload.text,
     "whole": whole.text,
 }
-RECORDERS = {
-    "traces": lambda: traces.record(
+RECORDERS = {  # each is given the minutes that it may take, or None
+    "traces": lambda _: traces.record(
         report=lambda done, row: print(done, row["model"], f"{traces.error(row):+.4%}", flush=True)
     ),
-    "cuda": lambda: cuda.record(report=_report_cuda),
-    "fits": fits.record,
-    "finetuning": lambda: finetuning.record(
+    "cuda": lambda minutes: cuda.record(report=_report_cuda, minutes=minutes),
+    "fits": lambda minutes: fits.record(minutes=minutes),
+    "finetuning": lambda _: finetuning.record(
         report=lambda done, row: print(
             done, *list(row.values())[:5], f"{finetuning.error(row):+.4%}", flush=True
         )
     ),
-    "ultrascale": ultrascale.record,
-    "published": record_trust,
-    "savers": savers.record,
+    "ultrascale": lambda _: ultrascale.record(),
+    "published": lambda _: record_trust(),
+    "savers": lambda _: savers.record(),
+    "offload": lambda _: offload.record(),
 }
 
 
@@ -65,12 +68,16 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m sizing.evidence", description=__doc__)
     commands = parser.add_subparsers(dest="command")
-    commands.add_parser("record", help="make a table anew").add_argument("table", choices=RECORDERS)
+    recorder = commands.add_parser("record", help="make a table anew")
+    recorder.add_argument("table", choices=RECORDERS)
+    recorder.add_argument(
+        "--minutes", type=float, help="of a GPU: after them no further row is begun (cuda, fits)"
+    )
     for name in TABLES:
         commands.add_parser(name, help=f"print the table of {name} alone")
     options = parser.parse_args(arguments)
     if options.command == "record":
-        RECORDERS[options.table]()
+        RECORDERS[options.table](options.minutes)
     elif options.command:
         print(TABLES[options.command]())
     else:

@@ -15,22 +15,20 @@ from __future__ import annotations
 import csv
 import gc
 import os
-import random
-from dataclasses import fields
+import time
 from importlib.metadata import version
+from math import inf
 from pathlib import Path
 from statistics import fmean, median
 
-from ..architecture.model import Model, presets
 from ..footprint.step import PHASES, memory
-from ..run import Lora, Run
+from ..run import Run
 from ..units import DATA
 from . import tables
-from .traces import SETTINGS
+from .cuda_runs import FIELDS, run_of, settings
 
 NAME = "allocator rehearsal, no GPU"
 PATH = DATA / "cuda_error.csv"
-FIELDS = (*SETTINGS, "lora")
 BYTES = ("formula_bytes", "allocator_bytes", "allocated_bytes", "reserved_bytes", "buffer_bytes")
 COLUMNS = (
     "model", "family", *FIELDS, "kernel", "formula_bytes", "formula_phase", "allocator_bytes",
@@ -42,94 +40,15 @@ GROUPS = {
     "allocator_phase": "phase of the peak",
     **{key: key for key in ("family", "precision", "optimizer", "recompute")},
 }
-OPTIMIZERS = ("sgd", "momentum", "adamw", "adamw-fused", "adamw-8bit", "adafactor", "muon", "lion")
-LARGEST = 80e9  # bytes: rows are what one H100 of 80 GB holds
 
 
 def grid() -> list[Run]:
     """The runs of the committed table, each once.
 
     The first 66 are recipes that were chosen, on nine models, and five are models with wide heads,
-    latent attention or experts; `draw` chose the others.
+    latent attention or experts; `cuda_runs.draw` chose the others, or they are a family's first.
     """
     return list(dict.fromkeys(run_of(row) for row in load()))
-
-
-def draw(count: int, seed: int) -> list[Run]:
-    """Runs at random that one GPU holds: every family in turn, and every setting that a run has.
-
-    Lengths are not multiples of 64, except some. The same seed gives the same runs as long as there
-    are no new presets.
-    """
-    chance, runs, tried = random.Random(seed), [], 0
-    models = [m for m in map(Model, presets()) if m.parameters.total < 2.6e10]
-    families = sorted({m.family for m in models})
-    chance.shuffle(families)
-    while len(runs) < count:
-        family, tried = families[tried % len(families)], tried + 1
-        model = chance.choice([m for m in models if m.family == family])
-        try:
-            run = _random_run(chance, model)
-            fits = memory(run).total < LARGEST
-        except (
-            ValueError
-        ):  # what a family does not have, as Falcon no fused kernel for one key head
-            continue
-        if fits:
-            runs.append(run)
-    return runs
-
-
-def _random_run(chance: random.Random, model: Model) -> Run:
-    longest = min(model.max_positions or 8192, 8192)
-    lengths = (77, 200, 500, 777, 1000, 1023, 1025, 1536, 2047, 2048, 3001, 4096, 6000, 8192)
-    adapters = (
-        Lora(8),
-        Lora(16, base="fp32"),
-        Lora(32, targets=("q_proj", "v_proj")),
-        Lora(16, dropout=0.1),
-        Lora(8, dtype="bf16"),
-    )
-    chosen = {
-        "micro_batch": (1, 1, 2, 3, 5, 8, 16),
-        "accumulation": (1, 1, 2, 3),
-        "precision": ("fp32", *["bf16-mixed"] * 2, "bf16-master", "bf16", "fp16-mixed", "fp16"),
-        "gradients": ("same", "same", "fp32"),
-        "optimizer": OPTIMIZERS,
-        "recompute": ("none", "none", "selective", "full"),
-        "attention": ("flash", "flash", "eager"),
-        "lora": (*[None] * 2 * len(adapters), *adapters),
-    }
-    return Run(
-        model,
-        sequence=chance.choice([n for n in lengths if n <= longest]),
-        **{name: chance.choice(values) for name, values in chosen.items()},
-    )
-
-
-def _described(lora: Lora | None) -> str:
-    """Adapters as a cell: "16 base=fp32 targets=q_proj+v_proj", what is default left out."""
-    if lora is None:
-        return ""
-    changed = [
-        f"{field.name}={'+'.join(value) if isinstance(value, tuple) else value}"
-        for field in fields(Lora)
-        if field.name != "rank" and (value := getattr(lora, field.name)) != field.default
-    ]
-    return " ".join([str(lora.rank), *changed])
-
-
-def _lora(cell: str) -> Lora | None:
-    if not cell:
-        return None
-    rank, *changed = cell.split()
-    given = dict(pair.split("=") for pair in changed)
-    for name in ("targets", "embeddings"):
-        if name in given:
-            given[name] = tuple(given[name].split("+"))
-    if "dropout" in given:
-        given["dropout"] = float(given["dropout"])
-    return Lora(int(rank), **given)
 
 
 # -- the measurement, on a GPU or on what stands in for one
@@ -161,12 +80,6 @@ def measure(run: Run) -> dict:
         "buffer_bytes": before["allocated"],
         **versions(),
     }
-
-
-def settings(run: Run) -> dict:
-    """A run as cells; `run_of` reads them."""
-    shape = {name: getattr(run, name) for name in SETTINGS}
-    return {"model": run.model.name, **shape, "lora": _described(run.lora)}
 
 
 def versions() -> dict:
@@ -281,20 +194,25 @@ def _kernel(run: Run, operators: set[str]) -> str:
 # -- the table
 
 
-def record(path: Path = PATH, runs=None, report=lambda done, row: None) -> None:
+def record(
+    path: Path = PATH, runs=None, report=lambda done, row: None, minutes: float | None = None
+) -> None:
     """Take a step of every run of the grid on the GPU here and write the table.
 
     Rows that are in the file already stay, and those of this device and torch are not taken again:
-    a table that was cut off goes on where it was.
+    a table that was cut off, after some `minutes` for one, goes on where it was.
     """
     import torch
 
+    end = time.monotonic() + 60 * (minutes or inf)
     rows = {_key(row): row for row in load(path)} if path.exists() else {}
     here = versions()
     for done, run in enumerate(runs or grid(), 1):
         key = _key(settings(run) | here)
         if key in rows:
             continue
+        if time.monotonic() > end:
+            break
         try:
             rows[key] = measure(run)
         except torch.OutOfMemoryError:
@@ -339,11 +257,6 @@ def _key(row: dict) -> tuple:
 def load(path: Path = PATH) -> list[dict]:
     """The recorded rows, numbers as integers."""
     return tables.read(path, ("sequence", "micro_batch", "accumulation", *BYTES))
-
-
-def run_of(row: dict) -> Run:
-    """The run that a row describes."""
-    return Run(row["model"], lora=_lora(row["lora"]), **{name: row[name] for name in SETTINGS})
 
 
 def error(row: dict) -> float:

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import csv
 import os
+import time
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 from ..footprint.step import memory
@@ -73,8 +75,9 @@ def cases(segments: str, card: GPU) -> list[Run]:
     return [replace(run, micro_batch=n) for run, fits in most for n in (fits, fits + 1)]
 
 
-def record(path: Path = PATH) -> None:
+def record(path: Path = PATH, minutes: float | None = None) -> None:
     """Take the steps for the allocator that PYTORCH_ALLOC_CONF chose; other rows stay."""
+    end = time.monotonic() + 60 * (minutes or inf)
     segments = EXPANDABLE if "expandable" in os.environ.get("PYTORCH_ALLOC_CONF", "") else DEFAULT
     rows = load(path) if path.exists() else []
     known = [(run_of(row), *(row[key] for key in SAME)) for row in rows]
@@ -82,6 +85,8 @@ def record(path: Path = PATH) -> None:
     for run in cases(segments, card):
         if (run, *(here[key] for key in SAME)) in known:
             continue
+        if time.monotonic() > end:
+            break
         rows.append(_attempt(run, segments, card))
         print(
             *(rows[-1][key] for key in ("model", "micro_batch", "segments", "outcome")), flush=True
@@ -114,7 +119,7 @@ def _attempt(run: Run, segments: str, card: GPU) -> dict:
     said = memory(run)
     on = said.on(card)
     return {
-        **cuda.settings(run),
+        **{key: value for key, value in cuda.settings(run).items() if key in COLUMNS},
         "segments": segments,
         "verdict": on.verdict,
         "outcome": outcome,

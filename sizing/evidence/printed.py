@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 
 from ..architecture.model import Model
+from . import recipes
 from .printed_more import MORE as MORE
 
 # The engine that ran it, by a piece of the words that the source has for it.
@@ -41,13 +42,19 @@ CARDS = {
     "H100": "h100-sxm",
     "A100": "a100-sxm-80gb",
     "GB200": "gb200",
+    "GB300": "gb300",
     "B200": "b200-sxm",
+    "B300": "b300-sxm",
     "MI300X": "mi300x",
     "H100 96GB HBM2e, 2.4 TB/s, 500 W": "h100-sxm-96gb",
 }
 # Bytes/s between nodes for each GPU where the row prints no network: an adapter of 400 Gbit/s for
-# each (DGX H100, GB200 NVL72, OLMo's and torchtitan's clusters), of 200 on Selene's A100s.
-NETWORKS = {"h100": 50e9, "a100": 25e9, "gb200": 50e9, "b200": 50e9, "mi300x": 50e9}
+# each (DGX H100, GB200 NVL72, OLMo's and torchtitan's clusters), of 200 on Selene's A100s,
+# and of 800 on the B300s (glennklockwood.com, garden/processors/B300: ConnectX-8).
+NETWORKS = {
+    **{"h100": 50e9, "a100": 25e9, "gb200": 50e9, "b200": 50e9, "mi300x": 50e9},
+    **{"gb300": 100e9, "b300": 100e9},
+}
 PRESETS = {
     "DeepSeekV3": "deepseek-v3",
     "Qwen3_30B_a3B": "qwen3-30b-a3b",
@@ -134,7 +141,10 @@ def _tidy(p: dict) -> dict:
         precision = "bf16"
     elif any(word in p["engine"] for word in FP32_SHARDS):
         precision = "bf16-mixed"
+    recipe = recipes.said(p)
     recompute, said = _recompute(p)
+    if "recompute" in recipe:
+        recompute, said = recipe["recompute"], ["recompute as in the recipe of today"]
     assumed += said
     lora = _lora(p)
     document = 200 if _packs_squad(p) else ""
@@ -163,7 +173,7 @@ def _tidy(p: dict) -> dict:
         "printed_engine": p["engine"],
         "engine": "transformers" if engine == "torchtitan" and eager_kernels else engine,
         "gpu": card,
-        "node": 72 if card == "gb200" else 8,  # NVL72
+        "node": 72 if card in ("gb200", "gb300") else 8,  # NVL72
         "network": p["network_gbps_node"] / 64 * 1e9
         if "network_gbps_node" in p
         else NETWORKS[card.split("-")[0]],
@@ -186,7 +196,10 @@ def _tidy(p: dict) -> dict:
         "tensor": tensor,
         "pipeline": pipeline,
         "context": context,
-        "expert": p.get("ep") or 1,
+        "expert": p.get("ep") or recipe.get("expert", 1),
+        "dispatch": recipe.get("dispatch", ""),
+        "overlap_dispatch": recipe.get("overlap_dispatch", False),
+        "host": recipe.get("host", 1),
         "interleave": vp if pipeline > 1 else 1,
         "sequence_parallel": True,
         "lora": lora,

@@ -45,11 +45,11 @@ _NUMBERS = (
     "sequence", "micro_batch", "accumulation", "data", "zero", "tensor", "pipeline", "context",
     "expert", "interleave", "replicate",
 )  # fmt: skip
-_WORDS = ("precision", "scaling", "optimizer", "attention", "engine", "kernels")
+_WORDS = ("precision", "scaling", "optimizer", "attention", "engine", "kernels", "dispatch")
 COLUMNS = (
     "id", "source", "printed_engine", "engine", "gpu", "node", "network", "name", "model",
     *_NUMBERS, "sequence_parallel", "recompute", "precision", "scaling",
-    "optimizer", "attention", "kernels",
+    "optimizer", "attention", "kernels", "dispatch", "overlap_dispatch", "host",
     "lora", "document", "tok_s_gpu", "assumed",
 )  # fmt: skip
 
@@ -63,7 +63,7 @@ class Row:
         name: the model's, as printed.
         run: what was trained, and how; its engine is one of `Run`'s.
         printed_engine: the engine in the source's words.
-        gpu, node, network: as `step_time` takes them.
+        gpu, node, network, host: as `step_time` takes them.
         rate: tokens per second and GPU.
         assumed: what the source does not print and the run assumes, empty if nothing.
     """
@@ -76,6 +76,7 @@ class Row:
     gpu: str
     node: int
     network: float
+    host: float
     rate: float
     assumed: str
 
@@ -132,6 +133,7 @@ def row_of(row: dict) -> Row:
             **{name: row[name] or None for name in _WORDS},
             recompute=_recompute(row["recompute"]),
             sequence_parallel=str(row["sequence_parallel"]) == "True",
+            overlap_dispatch=str(row["overlap_dispatch"]) == "True",
             lora=_lora(row["lora"]),
             document=int(row["document"]) if row["document"] else None,
         ),
@@ -139,6 +141,7 @@ def row_of(row: dict) -> Row:
         gpu=row["gpu"],
         node=int(row["node"]),
         network=float(row["network"]),
+        host=float(row["host"]),
         rate=float(row["tok_s_gpu"]),
         assumed=row["assumed"],
     )
@@ -171,7 +174,8 @@ def _model(said: str, name: str) -> Model:
 def compare(row: Row) -> Compared:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # degrees that an engine of today would not choose
-        return Compared(row, step_time(row.run, row.gpu, network=row.network, node=row.node))
+        cluster = {"network": row.network, "node": row.node, "host": row.host}
+        return Compared(row, step_time(row.run, row.gpu, **cluster))
 
 
 @lru_cache
@@ -268,7 +272,8 @@ def repeated() -> list[float]:
     releases of an engine do: what no prediction from the run alone can tell apart."""
     rates: dict[tuple, list[float]] = {}
     for row in load():
-        rates.setdefault((row.run, row.gpu, row.node, row.network), []).append(row.rate)
+        key = (row.run, row.gpu, row.node, row.network, row.host)
+        rates.setdefault(key, []).append(row.rate)
     return [max(found) / min(found) for found in rates.values() if len(found) > 1]
 
 

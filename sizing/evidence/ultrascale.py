@@ -86,6 +86,7 @@ def _measured(number: int, row: dict[str, str]) -> Measured:
         zero=int(row["zero"]),
         tensor=int(row["tp"]),
         pipeline=int(row["pp"]),
+        engine="nanotron",
     )
     return Measured(
         number,

@@ -1,12 +1,13 @@
 """``python -m sizing.experiments record``: measure every experiment on the device found here.
 
 It prints its plan first (``--dry-run``: that alone). Everything on one GPU, in commands of at most
-8 minutes each, by what an H100 is expected to take:
+8 minutes each, by what an H100 is expected to take. What half an hour holds comes first:
 
-    python -m sizing.experiments record --part 1     340 s
-    python -m sizing.experiments record --part 2     430 s
-    python -m sizing.experiments record --part 3     520 s: give it twice
-    python -m sizing.evidence record cuda            the memory table, about 6 minutes
+    python -m sizing.experiments record --part 1        340 s
+    python -m sizing.evidence record cuda --minutes 6   the memory table, its chosen rows first
+    python -m sizing.experiments record --part 2        430 s
+    python -m sizing.experiments record --part 3        420 s
+    python -m sizing.evidence record cuda --minutes 8   the rest of it
     PYTORCH_ALLOC_CONF=expandable_segments:True python -m sizing.evidence record fits
 
 A recording that was cut goes on if the command is given again, on the same device and commit.
@@ -33,7 +34,7 @@ from ..measuring.workers import leave, torchrun
 from . import experiment, names
 
 # Seconds on an H100: estimates, since no GPU has been recorded, from the points of each grid and
-# the host's share of a rehearsal. Four compilations are 240 s of speed-up-stack, jobs 200 s.
+# the host's share of a rehearsal. Four compilations are 240 s of speed-up-stack, jobs 100 s.
 SECONDS = {
     "ceilings": 40,
     "model-size": 45,
@@ -43,7 +44,7 @@ SECONDS = {
     "optimizers": 60,
     "accumulation": 10,
     "memory-timeline": 15,
-    "speed-up-stack": 520,
+    "speed-up-stack": 420,
     "formula-vs-device": 170,
     "one-rank-of-many": 60,
     "isoflop": 120,

@@ -74,7 +74,7 @@ def grid(
             a CPU.
         compiled: whether to try torch.compile; by default on a GPU only. bf16 too is for a GPU.
             The jobs try it everywhere.
-        sequences: of each job, a multiple of 32; by default 512 on a GPU, 32 on a CPU.
+        sequences: of each job, a multiple of 32; by default 256 on a GPU, 32 on a CPU.
     """
     run = Run(
         named(model or ("llama-3.2-1b" if device.cuda else BYTES_MODEL.name)),
@@ -113,7 +113,7 @@ def jobs(
     )
     together = {key: value for change in FIVE.values() for key, value in change.items()}
     changes = {AS_IT_WAS: {}, **FIVE, ALL_FIVE: together, **UNHIDDEN}
-    count = sequences or (512 if device.cuda else 32)
+    count = sequences or (256 if device.cuda else 32)
     return [
         {"kind": "job", "change": name, **describe(run), **JOB, "sequences": count, **change}
         for name, change in changes.items()

@@ -49,7 +49,7 @@ def _python_gelu(t: Tape, x: Tensor) -> Tensor:
 
 def _squared_relu(t: Tape, x: Tensor) -> Tensor:
     relu = t.unary("relu", x, keeps="output")
-    return t.unary("square", relu, keeps="input", temporaries=3)
+    return t.power(relu)
 
 
 def _plus_one(t: Tape, x: Tensor) -> Tensor:
@@ -60,15 +60,15 @@ def xielu(t: Tape, x: Tensor, above: Tensor, below: Tensor) -> Tensor:
     """Apertus's (arXiv:2411.13010), without its own kernel: a parabola above 0, an exponential
     below, each with a learned slope."""
     is_above = Tensor(x.shape, "bool", "which are above 0", grad=False)
-    slope_p = t.unary("softplus", above, keeps="input")
-    slope_n = t.unary("softplus", below, keeps="input")
+    slope_p = t.unary("softplus", t.listed(above), keeps="input")
+    slope_n = t.unary("softplus", t.listed(below), keeps="input")
     for slope in (slope_p, slope_n):
         slope.part = "activations"
     up = t.mul(t.mul(slope_p, x, "slope x x"), x, "slope x²")
     up = t.add(up, t.scale(x))
     least = t.unary("minimum", x, keeps="input", temporaries=2)
-    power = t.unary("expm1", least, keeps="output", temporaries=2)
-    less = t.emit("sub", Tensor(x.shape, x.dtype, "exp(x) - 1 - x"), [(power, SAME), (x, NEW)])
+    power = t.unary("expm1", t.listed(least), keeps="output", temporaries=2)
+    less = t.emit("sub", Tensor(x.shape, power.dtype, "exp(x) - 1 - x"), [(power, SAME), (x, NEW)])
     down = t.add(t.mul(less, slope_n, "slope of the exponential"), t.scale(x))
     out = Tensor(x.shape, x.dtype, "output of xielu")
     return t.emit("where", out, [(up, NEW), (down, NEW)], [(is_above, "which side")])

@@ -6,7 +6,7 @@ bitsandbytes (autograd/_functions.py).
 
 from __future__ import annotations
 
-from ..run import linear_layers
+from ..lora import linear_layers
 from ..units import BYTES
 from .quantized import dequantized_bytes
 from .tape import NEW, NEW_VIEW, SAME, Tensor, size_of

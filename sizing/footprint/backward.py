@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+from .lent import behind, own_input
 from .tape import (
     NEW_VIEW,
     NONE,
@@ -117,14 +119,22 @@ def packed(nodes: list) -> Size:
 
 
 def kept(nodes: list, of_region: bool = False) -> dict[str, Size]:
-    """Bytes by part that the operations keep for the backward pass, shared tensors left out."""
-    tensors = {}
-    for tensor, _ in saved(nodes, of_region):
-        if not tensor.shared and tensor.part != "parameters":
-            tensors[tensor] = None
+    """Bytes by part that the operations keep for the backward pass, shared tensors left out, and
+    those that are held apart."""
+    hold = {tensor.storage for node in nodes for tensor in node.held}
+    return _sizes(t for t, _ in saved(nodes, of_region) if t not in hold)
+
+
+def held(nodes: list) -> dict[str, Size]:
+    """Bytes by part that the operations hold until the backward pass is over."""
+    return _sizes(tensor.storage for node in nodes for tensor in node.held)
+
+
+def _sizes(tensors: Iterable[Tensor]) -> dict[str, Size]:
     sizes: dict[str, Size] = {}
-    for tensor in tensors:
-        sizes[tensor.part] = plus(sizes.get(tensor.part, NONE), tensor.size)
+    for tensor in dict.fromkeys(tensors):
+        if not tensor.shared and tensor.part != "parameters":
+            sizes[tensor.part] = plus(sizes.get(tensor.part, NONE), tensor.size)
     return sizes
 
 
@@ -135,7 +145,6 @@ def saved(nodes: list, of_region: bool = False):
         if not isinstance(node, Node):
             continue
         if node.region is not None and not of_region:
-            yield from ((tensor.storage, "held") for tensor in node.held)
             if node.region not in regions:
                 regions.add(node.region)
                 yield from ((t.storage, "input of recompute") for t in node.region.inputs)
@@ -178,7 +187,7 @@ class _Walk:
                 inputs = [] if self._elsewhere(node) else region.inputs
                 for tensor in [*inputs, *_left_over(region, nodes)]:
                     self._drop(tensor.storage)
-                self._lend(_own_input(region, nodes))
+                self._lend(own_input(region, [n for n in nodes if _in(n, region)]))
                 del first_of[region]
                 if not first_of:  # with the last region goes the code's dictionary
                     for tensor in self.lent:
@@ -192,6 +201,8 @@ class _Walk:
                 for part, size in node.saved.items():
                     if not self.away.activations:
                         self._change(part, size)
+                for part, size in node.held.items():
+                    self._change(part, size)
                 continue
             region = node.region
             if region is None:
@@ -216,6 +227,8 @@ class _Walk:
             for tensor in [*region.inputs, *region.kept]:
                 self._hold(tensor.storage)
         held: dict[Tensor, None] = {}
+        left = _left_over(region, nodes)
+        taken = [t.storage for t in region.kept if t.storage not in left]
         for node in nodes:
             for tensor, _ in node.saved:
                 self._hold(tensor.storage)
@@ -223,12 +236,14 @@ class _Walk:
                 break
             held |= dict.fromkeys(node.again)
             self._note_during(node, until.phase, held)
+            for out in node.outputs:  # what was kept is taken instead of being computed again
+                if out.storage in taken:
+                    taken.remove(out.storage)
+                    self._drop(out.storage)
+        for tensor in taken:
+            self._drop(tensor)
         x = region.inputs[0].storage
-        self._lend(t for t in _behind(region.lent, nodes) if t.storage is not x)
-        left = _left_over(region, nodes)
-        for tensor in region.kept:  # taken instead of being computed again
-            if tensor.storage not in left:
-                self._drop(tensor.storage)
+        self._lend(t for t in behind(region.lent, nodes) if t.storage is not x)
         if self._elsewhere(until):  # what was fetched is no longer needed
             for tensor in region.inputs:
                 self._drop(tensor.storage)
@@ -259,6 +274,10 @@ class _Walk:
             for tensor, _ in node.saved:
                 self._hold(tensor.storage)
         self._note(node.phase, {node.part: node.extra})
+        if node.late != NONE:
+            gone = self._alone(node) if node.region is not None else {}
+            late = plus(node.extra, node.late)
+            self._note(node.phase, gone | {node.part: plus(late, gone.get(node.part, NONE))})
         incoming = [self.buffers.pop(out) for out in node.outputs if out in self.buffers]
         gradients = []
         for tensor, kind in node.grads:
@@ -269,10 +288,19 @@ class _Walk:
             gradients.append((tensor, _Arrived(gradient, bool(view))))
         for arrived in incoming:
             self._release(arrived.gradient)
-        for tensor in (*(tensor for tensor, _ in node.saved), *node.held):
+        for tensor, _ in node.saved:
             self._drop(tensor.storage)
         for tensor, arrived in gradients:
             self._deliver(tensor, arrived, node.phase)
+
+    def _alone(self, node: Node) -> dict[str, Size]:
+        """What only this operation keeps, as bytes that go: by part, negative."""
+        gone: dict[str, Size] = {}
+        mine = Counter(tensor.storage for tensor, _ in node.saved)
+        for tensor, count in mine.items():
+            if tensor.part != "parameters" and self.users[tensor] == count:
+                gone[tensor.part] = plus(gone.get(tensor.part, NONE), times(-1, tensor.size))
+        return gone
 
     def _deliver(self, tensor: Tensor, arrived: _Arrived, phase: str) -> None:
         other = self.buffers.pop(tensor, None)
@@ -342,25 +370,6 @@ class _Walk:
         for part, size in (more or {}).items():
             parts[part] = plus(parts[part], size)
         self.points.append(Point(phase, parts))
-
-
-def _behind(lent: Iterable[Tensor], nodes: list[Node]) -> list[Tensor]:
-    """What the operations saved that the lent tensors come from: made again, these bring their
-    graph with them."""
-    wanted, found = set(lent), []
-    for node in reversed(nodes):
-        if wanted & set(node.outputs):
-            wanted |= {tensor for tensor, _ in node.grads}
-            found += [tensor for tensor, _ in node.saved]
-    return found
-
-
-def _own_input(region: Region, nodes: list) -> list[Tensor]:
-    """The layer's input, which that graph keeps too; the layer before will make another one."""
-    inside = [node for node in nodes if _in(node, region)]
-    behind = {tensor.storage for tensor in _behind(region.lent, inside)}
-    x = region.inputs[0].storage
-    return [Tensor(x.shape, x.dtype, x.name, x.part)] if x in behind else []
 
 
 def _left_over(region: Region, nodes: list) -> list[Tensor]:

@@ -12,7 +12,9 @@ from .tape import NEW, Tensor
 def gpt_bigcode(f, x: Tensor) -> Tensor:
     t, rate = f.tape, f.config["resid_pdrop"]
     heads, groups, width = f.block.heads, f.model.kv_heads, f.model.head_dim
-    qkv = f.linear(f.norm(x, "ln_1"), "attn.c_attn")
+    y = f.norm(x, "ln_1")
+    f.frame = (x, y)
+    qkv = f.linear(y, "attn.c_attn")
     eager = f.eager
     if groups == heads:
         qkv = heads_of(f, qkv, heads, True)
@@ -24,19 +26,23 @@ def gpt_bigcode(f, x: Tensor) -> Tensor:
         k, v = (t.view(y, ("b", 1, "s", width)) for y in (k, v))
     out = t.dropout(f.linear(attend(f, q, k, v), "attn.c_proj"), rate)
     x = t.add(out, x, "residual")
-    y = f.linear(f.activation(f.linear(f.norm(x, "ln_2"), "mlp.c_fc")), "mlp.c_proj")
+    y = f.norm(x, "ln_2")
+    f.frame = (out, x, y)
+    y = f.linear(f.activation(f.linear(y, "mlp.c_fc")), "mlp.c_proj")
     return t.add(x, t.dropout(y, rate), "residual")
 
 
 def gptj(f, x: Tensor) -> Tensor:
     t, rate, heads = f.tape, f.config["resid_pdrop"], f.block.heads
     y = f.norm(x, "ln_1")
+    f.frame = (x, y)
     q, k, v = (
         heads_of(f, f.linear(y, f"attn.{name}"), heads, True)
         for name in ("q_proj", "k_proj", "v_proj")
     )
     q, k = _turn_pairs(f, q, k)
     out = t.dropout(f.linear(_written_out(f, q, k, v), "attn.out_proj"), rate)
+    f.frame = (out, x, y)
     z = f.linear(f.activation(f.linear(y, "mlp.fc_in")), "mlp.fc_out")
     return t.add(t.add(out, t.dropout(z, rate)), x, "residual")
 
@@ -70,13 +76,16 @@ def _turn_pairs(f, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
 def gpt_neo(f, x: Tensor) -> Tensor:
     t, rate, heads = f.tape, f.config["resid_dropout"], f.block.heads
     y = f.norm(x, "ln_1")
+    f.frame = (x, y)
     q, k, v = (
         heads_of(f, f.linear(y, f"attn.attention.{name}"), heads, True)
         for name in ("q_proj", "k_proj", "v_proj")
     )
     out = t.dropout(f.linear(_written_out(f, q, k, v), "attn.attention.out_proj"), rate)
     x = t.add(out, x, "residual")
-    y = f.linear(f.activation(f.linear(f.norm(x, "ln_2"), "mlp.c_fc")), "mlp.c_proj")
+    y = f.norm(x, "ln_2")
+    f.frame = (out, x, y)
+    y = f.linear(f.activation(f.linear(y, "mlp.c_fc")), "mlp.c_proj")
     return t.add(x, t.dropout(y, rate), "residual")
 
 
@@ -110,6 +119,7 @@ def _written_out(f, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def bloom(f, x: Tensor) -> Tensor:
     t, rate, heads, width = f.tape, f.config["hidden_dropout"], f.block.heads, f.model.head_dim
     normed = f.norm(x, "input_layernorm")
+    f.frame = (x, normed)
     after = f.config.get("apply_residual_connection_post_layernorm")
     qkv = f.linear(normed, "self_attention.query_key_value")
     q, k, v = (
@@ -119,6 +129,7 @@ def bloom(f, x: Tensor) -> Tensor:
     out = f.linear(_biased_attention(f, q, k, v), "self_attention.dense")
     x = t.add(normed if after else x, t.dropout(out, rate), "residual")
     normed = f.norm(x, "post_attention_layernorm")
+    f.frame = (x, normed)
     y = f.linear(bloom_gelu(t, f.linear(normed, "mlp.dense_h_to_4h")), "mlp.dense_4h_to_h")
     return t.add(normed if after else x, t.dropout(y, rate), "residual")
 
@@ -139,7 +150,9 @@ def mpt(f, x: Tensor) -> Tensor:
     t, heads, width = f.tape, f.block.heads, f.model.hidden
     nested = f.config.get("attn_config") or {}
     rate = nested.get("attn_pdrop", 0.0)
-    qkv = f.linear(f.norm(x, "norm_1"), "attn.Wqkv")
+    normed = f.norm(x, "norm_1")
+    f.frame = (x, normed)
+    qkv = f.linear(normed, "attn.Wqkv")
     if nested.get("clip_qkv"):
         qkv = t.unary("clamp", qkv, keeps="input", temporaries=2)
     q, k, v = (heads_of(f, part, heads, True) for part in t.split(qkv, [("b", "s", width)] * 3))
@@ -151,7 +164,7 @@ def mpt(f, x: Tensor) -> Tensor:
     weights = t.scale(t.matmul(q, k, scores, "scores"), "scaled scores")
     bias = Tensor((heads, "s", "s"), "fp32", "alibi", grad=False)
     weights = t.add(weights, bias, "biased scores")
-    mask = f.causal_table
+    mask = f.masks[f.block.window]
     weights = t.emit(
         "masked_fill", Tensor(scores, weights.dtype, "masked scores"), [(weights, NEW)],
         [(mask, "which pairs")],
@@ -162,7 +175,9 @@ def mpt(f, x: Tensor) -> Tensor:
     out = t.matmul(weights, v, ("b", heads, "s", v.shape[-1]), "attention output")
     out = f.linear(t.copy(out, ("b", "s", width), "attention output"), "attn.out_proj")
     x = t.add(t.dropout(out, rate), x, "residual")
-    y = t.unary("gelu", f.linear(f.norm(x, "norm_2"), "ffn.up_proj"), keeps="input")
+    normed = f.norm(x, "norm_2")
+    f.frame = (out, x, normed)
+    y = t.unary("gelu", f.linear(normed, "ffn.up_proj"), keeps="input")
     return t.add(t.dropout(f.linear(y, "ffn.down_proj"), rate), x, "residual")
 
 
@@ -172,7 +187,9 @@ def falcon(f, x: Tensor) -> Tensor:
     two = "ln_attn.weight" in f.named
     normed = f.norm(x, "ln_attn" if two else "input_layernorm")
     for_mlp = f.norm(x, "ln_mlp") if two else normed
+    f.frame = (x, normed, for_mlp)
     out = _linear(f, _falcon_attention(f, normed), "self_attention.dense")
+    f.frame += (out,)
     if not new and not parallel:
         x = t.add(t.dropout(out, c.get("attention_dropout", 0.0)), x, "residual")
         for_mlp = f.norm(x, "post_attention_layernorm")

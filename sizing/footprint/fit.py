@@ -8,6 +8,7 @@ from functools import cache
 
 from ..hardware import GPU, gpu
 from ..parallel import gradient_bytes
+from ..recomputing import every_layer
 from ..run import Run
 from ..units import DATA
 
@@ -24,7 +25,8 @@ class Fit:
             torch's allocator as well, and NCCL's, which do not.
         reserved: what torch takes from the driver, with expandable segments
             (PYTORCH_ALLOC_CONF=expandable_segments:True): gaps between blocks included.
-        reserved_band: from that to the worst that is known of torch's default segments.
+        reserved_band: from that to the worst that is known of torch's default segments, where
+            layers are run again or are not.
         context: what the driver takes for the process, its kernels included.
         total: what nvidia-smi shows: reserved, NCCL's buffers and context.
         memory: of the GPU.
@@ -52,7 +54,20 @@ def communicators(run: Run) -> int:
     return sum(n > 1 for n in (divided, run.replicate, run.tensor, run.pipeline, run.context))
 
 
-def fit(allocated: int, device: str | GPU, groups: int = 0, bucket: int = 0) -> Fit:
+def layers_again(run: Run) -> bool:
+    """Whether whole layers are run again in the backward pass.
+
+    Then torch's default segments waste more. The logits, in fp32, are a step's largest blocks, and
+    each is a segment of its own. What is allocated for longer, the optimizer's state above all, is
+    laid into the one that the first step left, and the next step's logits need another. Kept
+    activations fill the rest of the first one; where layers are run again there are few.
+    """
+    return every_layer(run.recompute) > 0
+
+
+def fit(
+    allocated: int, device: str | GPU, groups: int = 0, bucket: int = 0, again: bool = False
+) -> Fit:
     """What `allocated` bytes of tensors become on a GPU; margins are in data/device_memory.csv.
 
     Args:
@@ -60,12 +75,13 @@ def fit(allocated: int, device: str | GPU, groups: int = 0, bucket: int = 0) -> 
         device: a `GPU`, or its name in data/gpus.csv.
         groups: NCCL communicators of the GPU, see `communicators`.
         bucket: bytes of an engine's buckets, such as `deepspeed_buckets`.
+        again: see `layers_again`.
 
     Raises:
         ValueError: there is no such GPU.
     """
     card = gpu(device) if isinstance(device, str) else device
-    workspaces, gaps, usual, worst, beside, nccl = _margins_of(card.name, groups)
+    workspaces, gaps, usual, worst, beside, nccl = _margins_of(card.name, groups, again)
     held = allocated + workspaces + bucket
     reserved = int(held * gaps)
     if held * usual + beside <= card.memory:
@@ -77,14 +93,14 @@ def fit(allocated: int, device: str | GPU, groups: int = 0, bucket: int = 0) -> 
     return Fit(allocated, buffers, reserved, beside - nccl, card.memory, verdict, band, nccl)
 
 
-def room(device: str | GPU, groups: int = 0, verdict: str = "tight") -> int:
+def room(device: str | GPU, groups: int = 0, verdict: str = "tight", again: bool = False) -> int:
     """Bytes of tensors that a GPU takes at most for a verdict, "tight" or "fits".
 
     Raises:
         ValueError: there is no such GPU.
     """
     card = gpu(device) if isinstance(device, str) else device
-    workspaces, gaps, usual, _, beside, _ = _margins_of(card.name, groups)
+    workspaces, gaps, usual, _, beside, _ = _margins_of(card.name, groups, again)
     return int((card.memory - beside) / (gaps if verdict == "tight" else usual)) - workspaces
 
 
@@ -101,11 +117,11 @@ def deepspeed_buckets(run: Run, elements: int | None = None) -> int:
 
 
 @cache
-def _margins_of(name: str, groups: int) -> tuple[int, float, float, float, int, int]:
+def _margins_of(name: str, groups: int, again: bool) -> tuple[int, float, float, float, int, int]:
     """Workspaces, what reserved is over allocated at best, as usual and at worst, what lies beside
     torch's allocator, NCCL's part of that."""
     nccl = groups * int(_margin("nccl_channel", name) * _margin("nccl_channels", name))
-    kind = "sharded" if groups else "segments"
+    kind = "sharded" if groups else "segments_again" if again else "segments"
     return (
         int(_margin("threads", name) * _margin("workspace", name)),
         1 + _margin("gaps", name),

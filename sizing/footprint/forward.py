@@ -6,11 +6,11 @@ from functools import lru_cache
 
 from ..architecture.model import Model
 from ..architecture.weights import Block
-from ..recomputing import check, every_layer
+from ..recomputing import check, every_layer, is_checkpointed
 from ..run import Run
-from . import adapters, kernels, objectives, rotary
+from . import adapters, kernels, masks, objectives, rotary
 from .activations import activation
-from .backward import kept, packed
+from .backward import held, kept, packed
 from .decoder import decoder
 from .families import BESIDE, ENTER, LEAVE, OWN_ATTENTION, layer_of
 from .fused import LIGER, fuse
@@ -32,6 +32,7 @@ class Forward:
         tape: the operations.
         end: bytes by part alive at the end of the forward pass only.
         outputs: what the trainer keeps until the backward pass is over.
+        leaf: the embedding's rows where they are a leaf of the graph, kept as long.
         layers, weights: {block: operations}, {block: parameters} of one layer of each kind.
     """
 
@@ -81,6 +82,7 @@ class Forward:
         self.shared_keys: dict[int | None, tuple[Tensor, Tensor]] = {}
         self.end: dict[str, Size] = {}
         self.outputs: tuple[Tensor, ...] = ()
+        self.leaf: tuple[Tensor, ...] = ()
         self.uncast: Size = NONE
         self.around: tuple[Tensor, ...] = ()  # what the code refers to around a layer and in it
         self.frame: tuple[Tensor, ...] = ()
@@ -113,8 +115,12 @@ class Forward:
     def _embed(self) -> Tensor:
         t = self.tape
         x = self._lookup(_embedding_name(self.outer), ("b", "s"))
-        x.grad = x.grad or self.run.recompute == "full"  # transformers then asks for its gradient
-        if self.traits.scaled_embedding:
+        if self.traits.scaled_embedding == "within":
+            x = t.scale(x, "scaled embedding")
+        checkpointed = is_checkpointed(self.run.recompute, "eager" if self.eager else "flash")
+        if checkpointed and not x.grad:  # transformers then asks for its gradient: a leaf of the
+            x.grad, self.leaf = True, (x,)  # graph, there until the backward pass is over
+        if self.traits.scaled_embedding == "after":
             x = t.scale(x, "scaled embedding")
         t.phase = "layers"
         self.all_inputs = BESIDE[self.family](self, x) if self.family in BESIDE else None
@@ -211,31 +217,12 @@ class Forward:
 
     def _shared(self) -> None:
         """Tensors made once and used by every layer: masks, and rotary cosines and sines."""
+        self.masks = masks.of_layers(self)
         self.rope: dict[int | None, list[Tensor]] = {}
-        self.masks: dict[int | None, Tensor | None] = {}
-        span = "b" if self.tape.batched else 1
-        for window in {block.window for block in self.model.blocks}:
-            beyond = window is not None and self.run.sequence >= window
-            if self.eager:
-                mask = Tensor((span, 1, "s", "s"), self.dtype, "mask", grad=False, shared=True)
-            elif self.config.get("alibi"):  # Falcon's: the bias by distance, head by head
-                shape = ("b", self.model.heads, "s", "s")
-                mask = Tensor(shape, self.dtype, "mask and alibi", grad=False, shared=True)
-            elif (beyond and not self._capped()) or self.traits.always_masked:
-                mask = Tensor((1, 1, "s", "s"), "bool", "mask", grad=False, shared=True)
-            else:
-                mask = None
-            self.masks[window] = mask
-        self.causal_table = Tensor((span, 1, "s", "s"), "bool", "mask", grad=False, shared=True)
         if rotary.width(self.model):
             sets = {block.window: block.query_dim for block in self.model.blocks}
             for kind, head in (sets if self.traits.rotary_sets else {None: None}).items():
                 self.rope[kind] = rotary.angles(self.model, self.dtype, head)
-
-    def _capped(self) -> bool:
-        """Whether the fused kernel caps the scores, and then takes no mask."""
-        cap = self.config.get("attn_logit_softcapping")
-        return self.traits.capped_by_kernel and cap is not None
 
     @property
     def laid_out_by_head(self) -> bool:
@@ -279,19 +266,26 @@ class Forward:
             if tensor.grad:
                 gradients = plus(gradients, tensor.size)
         self.uncast = plus(self.uncast, times(count, self._casts(nodes)))
-        return Skipped(count, sizes, times(count, gradients), times(count, packed(nodes)))
+        hold = {part: times(count, size) for part, size in held(nodes).items()}
+        return Skipped(count, sizes, times(count, gradients), times(count, packed(nodes)), hold)
 
     def _casts(self, nodes: list) -> Size:
         """Autocast's copies of weights that a layer will cast again: cached until the forward pass
         ends."""
-        if self.frozen:  # only weights that are trained stay in autocast's cache
+        if not self._cached:
             return NONE
         again = [node for node in nodes if node.region is not None]
         return kept(again, of_region=True).get("temporary", NONE)
 
+    @property
+    def _cached(self) -> bool:
+        """Whether autocast keeps its copies of the layers' weights: of trained ones, and not of
+        views of them, such as Falcon's weight.T."""
+        return not self.frozen and self.family != "falcon"
+
     def copies_so_far(self) -> tuple[Tensor, ...]:
         """Autocast's copies of the weights of layers that will be run again, up to here."""
-        if self.frozen or self.tape.region is None:
+        if not self._cached or self.tape.region is None:
             return ()
         here = (copy for copy, region in self.tape.casts.values() if region is self.tape.region)
         before = Tensor((self.uncast[0],), "bool", "copies of layers before", "temporary")
@@ -333,7 +327,11 @@ class Forward:
             return call(self, x)
         attention = self._around() if name == "self_attn" else []
         self.tape.begin_recompute([x, *attention])
+        # what is outside of the module is not there when it is run again
+        outside = self.around, self.frame
+        self.tape.outside, self.around, self.frame = (*self.around, *self.frame), (), ()
         out = call(self, x)
+        self.tape.outside, (self.around, self.frame) = (), outside
         self.tape.end_recompute()
         return out
 
@@ -355,8 +353,7 @@ class Forward:
         t = self.tape
         weight = self.weight(f"{name}.weight")
         bias = self.weight(f"{name}.bias") if biased else None
-        transposed = self.family == "gpt2"
-        out_dim = weight.shape[1] if transposed else weight.shape[0]
+        out_dim = weight.shape[1 if self.traits.input_first else 0]
         if self.frozen:
             return adapters.linear(self, x, name, weight, bias, out_dim)
         return t.linear(x, weight, bias, out_dim, name)

@@ -36,7 +36,7 @@ def fuse(nodes: list[Node], entered: Tensor, kernels: str) -> None:
             for tensor, why in node.saved:
                 kept |= dict.fromkeys(_sources(tensor, made, entered, kernels), why)
             node.saved = list(kept.items())
-            node.extra = NONE  # no intermediate is written down: the gradients alone
+            node.extra = node.late = NONE  # no intermediate is written down: gradients alone
             for tensor, kind in node.grads:
                 if kind in (NEW, NEW_VIEW):
                     node.extra = plus(node.extra, tensor.size)

@@ -172,8 +172,9 @@ def gpt2(f, x: Tensor) -> Tensor:
     q, k, v = (heads_of(f, part, heads, eager) for part in parts)
     out = t.dropout(f.linear(attend(f, q, k, v), "attn.c_proj"), rate)
     x = t.add(out, x, "residual")
-    y = f.linear(f.norm(x, "ln_2"), "mlp.c_fc")
-    y = f.linear(f.activation(y), "mlp.c_proj")
+    y = f.norm(x, "ln_2")
+    f.frame = (out, x, y)
+    y = f.linear(f.activation(f.linear(y, "mlp.c_fc")), "mlp.c_proj")
     return t.add(x, t.dropout(y, rate), "residual")
 
 
@@ -191,8 +192,10 @@ def gpt_neox(f, x: Tensor) -> Tensor:
     parallel = f.config["use_parallel_residual"]
     if not parallel:
         x = t.add(out, x, "residual")
-    y = f.linear(f.norm(x, "post_attention_layernorm"), "mlp.dense_h_to_4h")
-    y = t.dropout(f.linear(f.activation(y), "mlp.dense_4h_to_h"), rate)
+    y = f.norm(x, "post_attention_layernorm")
+    f.frame = (out, x, y)
+    y = f.linear(f.activation(f.linear(y, "mlp.dense_h_to_4h")), "mlp.dense_4h_to_h")
+    y = t.dropout(y, rate)
     return t.add(t.add(y, out), x, "residual") if parallel else t.add(y, x, "residual")
 
 
@@ -211,7 +214,10 @@ def opt(f, x: Tensor) -> Tensor:
     if not first:
         x = f.norm(x, "self_attn_layer_norm")
     y = f.norm(x, "final_layer_norm") if first else x
-    y = f.linear(f.activation(f.linear(y, "fc1")), "fc2")
+    f.frame = (x, y)
+    y = f.activation(f.linear(y, "fc1"))
+    f.frame = (x,)
+    y = f.linear(y, "fc2")
     x = t.add(x, t.dropout(y, rate), "residual")
     return x if first else f.norm(x, "final_layer_norm")
 

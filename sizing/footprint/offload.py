@@ -75,13 +75,16 @@ def traffic(run: Run, beside: Beside, share: float, saved: float) -> tuple[int, 
     parameters = share / (ranks if run.zero >= 3 else 1)
     own = parameters if "parameters" in run.offload else optimizer  # the optimizer's copy
     held = host.parameters * own + host.gradients * gradients + host.optimizer * optimizer
-    sent = host.gradients
+    sent = host.gradients * (micro if run.zero >= 2 else 1)
     if in_fp32(run):
         sent = 2 * host.gradients
         held += host.gradients * (gradients + optimizer)  # twice as wide, and 16-bit weights
+        if run.zero == 2 and micro > 1:  # 16-bit sums, which the GPU fetches to add to them
+            held += host.gradients * gradients
+            sent += host.gradients * (2 * micro - 1)
     moved = 0.0
     if "optimizer" in run.offload:
-        moved += sent * gradients * (micro if run.zero >= 2 else 1)
+        moved += sent * gradients
         moved += 0 if "parameters" in run.offload else weights * optimizer
     if "parameters" in run.offload:
         moved += 2 * micro * weights * parameters

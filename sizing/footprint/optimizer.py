@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
 
+from ..settings import family_of
 from .kernels import norm_of_columns
 
 BLOCK = 256  # elements of an 8-bit moment that share one fp32 scale
@@ -15,7 +16,6 @@ CHUNK = 2**20  # elements that 8-bit AdamW holds in fp32 at a time, five times
 BLOCK_OF_4 = 128  # elements of a 4-bit moment that share one (torchao 0.18, optim/adam.py)
 PAGED = 100_000  # elements from which bitsandbytes pages a state (optim/optimizer.py)
 PAGED_STATE = ("paged-adamw-8bit",)
-GALORE_RANK = 128  # of transformers' Trainer and of GaLore's README
 
 
 @dataclass(frozen=True)
@@ -62,25 +62,11 @@ def state_bytes(name: str, tensors: list[Trained], master: bool) -> int:
     return total
 
 
-def family_of(name: str) -> tuple[str, int]:
-    """ "galore-64" is ("galore", 64); the rank of all others is 0."""
-    family, _, number = name.rpartition("-")
-    if family == "galore":
-        return family, int(number)
-    return name, GALORE_RANK if name == "galore" else 0
-
-
 def paged_bytes(name: str, tensors: list[Trained]) -> int:
     """Bytes of optimizer state in managed memory, which the driver moves between host and GPU."""
     if name not in PAGED_STATE:
         return 0
     return sum(2 * t.total for t in tensors if t.elements >= PAGED)
-
-
-def _quantized_4bit(t: Trained, width: int) -> int:
-    if t.elements < SMALL or t.elements % BLOCK_OF_4:
-        return 2 * t.elements * width
-    return 2 * (t.elements // 2 + 4 * (t.elements // BLOCK_OF_4) + 4 * 16)  # and a table each
 
 
 def _galore(t: Trained, width: int, rank: int) -> int:
@@ -93,19 +79,9 @@ def _galore(t: Trained, width: int, rank: int) -> int:
     return (2 * rank * long + (short if width == 4 else rank) * short) * width
 
 
-def _mini(t: Trained, width: int) -> int:
-    name = t.name.lower()
-    if "bias" in name:
-        values = t.elements
-    elif any(part in name for part in ("q_proj", "k_proj", "query", "key")):
-        values = -(-t.elements // t.head)
-    else:
-        values = t.elements // t.shape[1] if len(t.shape) > 1 else 1
-    return (t.elements + values) * width
-
-
 # What an optimizer keeps of a tensor, as a state dictionary names it: (slot, shape, dtype). None is
-# the dtype of the moments: that of the weight, or of its master.
+# the dtype of the moments: that of the weight, or of its master. Single numbers with a dtype of
+# their own, as step counters, are on the host.
 Slots = tuple[tuple[str, tuple[int, ...], str | None], ...]
 _COUNTER = ("step", (), "fp32")
 
@@ -134,6 +110,60 @@ def _eight_bit(t: Trained) -> Slots:
     return (counter, *((f"moments.{i}", *pair) for i, pair in enumerate(pairs)))
 
 
+def _four_bit(t: Trained) -> Slots:
+    if t.elements < SMALL or t.elements % BLOCK_OF_4:
+        return _adamw(t)
+    parts = (
+        ("codes", (t.elements // 2,), "uint8"),
+        ("scale", (t.elements // BLOCK_OF_4,), "fp32"),
+        ("qmap", (16,), "fp32"),
+    )
+    moments = ("exp_avg", "exp_avg_sq")
+    return (_COUNTER, *((f"{m}.{part}", *rest) for m in moments for part, *rest in parts))
+
+
+def _mini(t: Trained) -> Slots:
+    """Which block a weight is, Adam-mini tells by its name."""
+    name, step = t.name.lower(), ("step", (), "int64")
+    if "bias" in name:
+        return (("m", t.shape, None), step, ("v", t.shape, None))
+    if any(part in name for part in ("k_proj", "q_proj", "wq", "wk", "query", "key")):
+        heads = t.elements // t.head
+        shape = (heads, t.head)
+        return (
+            ("m", shape, None),
+            ("head_per_gpu", (), "int64"),
+            step,
+            ("vmean", (heads, 1), None),
+        )
+    if len(t.shape) == 2 and any(part in name for part in _ROWS):
+        rows = (t.shape[0], 1)
+        return (("m", t.shape, None), step, ("neuron_per_gpu", (), "int64"), ("vmean", rows, None))
+    numbers = (("reduced", (), "int64"), ("vmean", (), None), ("block_numel", (), "fp32"))
+    return (("m", t.shape, None), step, *numbers)
+
+
+# Parts of the names of weights with one second moment for each row (adam_mini 1.1.1).
+_ROWS = (
+    *("embed", "embd", "wte", "lm_head", "output", "final_layer", "v_proj", "wv", "value"),
+    *("o_proj", "wo", "attn.proj", "feed_forward", "linear", "mlp"),
+)
+
+
+def _projected(t: Trained, rank: int) -> Slots:
+    """galore_torch projects along the shorter side of a matrix inside the layers."""
+    step = ("step", (), "int64")
+    if not t.hidden:
+        return (step, *_adamw(t)[1:])
+    rows, columns = t.shape
+    rank = min(rank, rows, columns)
+    right = rows >= columns
+    kept = (rows, rank) if right else (rank, columns)
+    projector = (rank, columns) if right else (rows, rank)
+    moments = (("exp_avg", kept, None), ("exp_avg_sq", kept, None))
+    return (step, ("projector", projector, None), *moments)
+
+
 _SLOTS: dict[str, Callable[[Trained], Slots]] = {
     "sgd": lambda t: (),
     "momentum": _one("momentum_buffer"),
@@ -144,25 +174,24 @@ _SLOTS: dict[str, Callable[[Trained], Slots]] = {
     "adafactor": _adafactor,
     "muon": lambda t: _one("momentum_buffer")(t) if t.hidden else _adamw(t),
     "lion": _one("momentum"),
+    "adamw-4bit": _four_bit,
+    "adam-mini": _mini,
 }
-# Of those whose state dictionaries are not described here, the bytes alone.
-_BYTES = {"adamw-4bit": _quantized_4bit, "adam-mini": _mini}
-_WIDTHS = {"int8": 1, "fp32": 4}
+_WIDTHS = {"int8": 1, "uint8": 1, "fp32": 4}
 
 
-def slots(name: str, t: Trained) -> Slots | None:
-    """What an optimizer keeps of one tensor; None for one whose state is not described here."""
-    return _SLOTS[name](t) if name in _SLOTS else None
+def slots(name: str, t: Trained) -> Slots:
+    """What an optimizer keeps of one tensor."""
+    family, rank = family_of(name)
+    return _projected(t, rank) if rank else _SLOTS[family](t)
 
 
 def _kept(name: str, t: Trained, width: int) -> int:
-    """Bytes of one tensor's state on its GPU, step counters left out."""
-    if name in _BYTES:
-        return _BYTES[name](t, width)
+    """Bytes of one tensor's state on its GPU."""
     total = sum(
         prod(shape) * _WIDTHS.get(dtype, width)
-        for slot, shape, dtype in _SLOTS[name](t)
-        if slot != "step"
+        for _, shape, dtype in _SLOTS[name](t)
+        if shape or dtype is None
     )
     return total - (2 * t.elements if name in PAGED_STATE and t.elements >= PAGED else 0)
 

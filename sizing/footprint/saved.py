@@ -48,7 +48,8 @@ def saved_tensors(run: Run, *, block: int = 0, device: str = "cuda") -> list[Sav
     layer = Forward(replace(run, precision=precision), device).layers[blocks[block]]
     names = {"bf16": run.recipe.products}  # fp16 where the run says so
     reasons: dict[Tensor, list[str]] = {}
-    for tensor, why in saved(layer):
+    apart = [(tensor.storage, "held by the operation") for node in layer for tensor in node.held]
+    for tensor, why in [*saved(layer), *apart]:
         if tensor.part != "parameters":
             reasons.setdefault(tensor, []).append(why)
     sizes = {"b": run.micro_batch, "s": run.sequence}

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import prod
 
 from ..units import BYTES
@@ -36,6 +37,7 @@ NONE: Size = (0, 0, 0, 0, 0)
 NEW, NEW_VIEW, SAME, VIEW = False, "new view", "same", True
 
 
+@lru_cache(maxsize=65536)
 def size_of(shape: tuple, dtype: str) -> Size:
     """Bytes of a tensor whose dimensions are integers, "b" or "s"."""
     powers = (shape.count("b"), shape.count("s"))
@@ -44,7 +46,7 @@ def size_of(shape: tuple, dtype: str) -> Size:
 
 
 def plus(a: Size, b: Size) -> Size:
-    return tuple(x + y for x, y in zip(a, b, strict=True))
+    return (a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3], a[4] + b[4])  # it is in every loop
 
 
 def times(factor: int, a: Size) -> Size:
@@ -86,10 +88,12 @@ class Node:
     """One operation: what it saved, and what its backward pass makes.
 
     `grads` lists (input, kind): NEW, NEW_VIEW, SAME or VIEW. `extra` is what the backward pass
-    allocates at once, results included. `during` are tensors that exist while the operation runs
-    forward, for the few operations where that can be the step's worst moment, and `first` beside
-    them only the first time. `held` is kept
-    in a way that recompute does not see: from the first forward pass on.
+    allocates at once, results included; `late`, what autograd casts or sums of them when it is
+    done: by then a region that was run again has let go of what it saved. `during` are tensors that
+    exist while the operation runs forward, for the few operations where that can be the step's
+    worst moment, and `first` beside them only the first time. `held` is kept in a way that
+    autograd does not see: from the first forward pass on until the backward pass is over, since
+    the loss refers to all operations.
     """
 
     name: str
@@ -105,6 +109,7 @@ class Node:
     held: tuple[Tensor, ...] = ()
     again: tuple[Tensor, ...] = ()  # what is held while the operation's region is run again
     frame: tuple[Tensor, ...] = ()  # what the code refers to meanwhile
+    late: Size = NONE
 
 
 @dataclass(eq=False)
@@ -132,12 +137,14 @@ class Region:
 
 @dataclass(eq=False)
 class Skipped:
-    """Layers left out of a tape because they equal one on it: what they keep, what they leave."""
+    """Layers left out of a tape because they equal one on it: what they keep until their backward
+    pass, what they hold until all of it is over, what they leave."""
 
     count: int
     saved: dict[str, Size]
     gradients: Size
-    packed: Size = NONE  # the same, a copy for each operation that saved it
+    packed: Size = NONE  # of what they keep, a copy for each operation that saved it
+    held: dict[str, Size] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -160,11 +167,13 @@ class Tape:
     casts: dict = field(default_factory=dict)
     region: Region | None = None
     frame_of: Callable[[], tuple] = tuple
+    outside: tuple[Tensor, ...] = ()  # of a module that is run again apart, what is around it
 
-    def emit(self, name, out, grads, saved=(), extra=None, scratch=NONE):
+    def emit(self, name, out, grads, saved=(), extra=None, scratch=NONE, late=NONE):
         """Record an operation; it exists for autograd only if some input needs a gradient.
 
-        Its backward pass allocates the new gradients at once, or `extra`, and `scratch`.
+        Its backward pass allocates the new gradients at once, or `extra`, and `scratch`; and then
+        `late`.
         """
         outputs = out if isinstance(out, tuple) else (out,)
         grads = [(tensor, kind) for tensor, kind in grads if tensor.grad]
@@ -180,7 +189,7 @@ class Tape:
         part = "logits" if grads[0][0].part == "logits" else "temporary"
         extra = plus(extra, scratch)
         node = Node(name, self.phase, outputs, grads, saved, extra, part, self.region)
-        node.frame = self.frame_of()
+        node.frame, node.late = self.frame_of(), late
         self.nodes.append(node)
         return out
 
@@ -199,14 +208,14 @@ class Tape:
         when it runs forward, and not when its region is run again."""
         if self.nodes and isinstance(self.nodes[-1], Node):
             self.nodes[-1].during += tensors
-            self.nodes[-1].first += first
+            self.nodes[-1].first += (*first, *self.outside)
 
     def hold(self, x: Tensor) -> None:
         """The last operation holds on to x by itself, not through autograd: a region that is run
         again makes another x, and both are there."""
         node = self.nodes[-1]
         if self.region is None:
-            node.saved.append((x, "held"))
+            node.held += (x.storage,)
             return
         first = self.region.firsts.setdefault(x.storage, Tensor(x.shape, x.dtype, x.name, x.part))
         node.again += (x.storage,)
@@ -277,14 +286,13 @@ class Tape:
         out = Tensor(big.shape, _promote(x, y), name)
         saved = [(x, why)] if y.grad else []
         saved += [(y, why)] if x.grad else []
-        extra = NONE
+        weight = next((t for t in (x, y) if t.part == "parameters"), None)
+        extra, late = NONE, self._summed(weight)
         for t in (x, y):  # computed at the product's size and dtype, then summed or cast
             if t.grad:
                 extra = plus(extra, out.size)
-                extra = plus(extra, t.size) if t.dtype != out.dtype else extra
-        weight = next((t for t in (x, y) if t.part == "parameters"), None)
-        inputs = [(x, False), (y, False)]
-        return self.emit("mul", out, inputs, saved, extra, self._summed(weight))
+                late = plus(late, t.size) if t.dtype != out.dtype else late
+        return self.emit("mul", out, [(x, False), (y, False)], saved, extra, late=late)
 
     def unary(self, name, x: Tensor, keeps="input", temporaries=1) -> Tensor:
         """An elementwise function; `keeps` its "input" or its "output" for the gradient."""
@@ -293,10 +301,12 @@ class Tape:
         saved = [(kept, f"{keeps} of {name}")]
         return self.emit(name, out, [(x, False)], saved, times(temporaries, x.size))
 
+    def listed(self, x: Tensor) -> Tensor:
+        """The input of an operator that autocast runs in fp32 on CUDA, and on the CPU does not."""
+        return self.cast(x, "fp32") if self.autocast and self.device == "cuda" else x
+
     def power(self, x: Tensor) -> Tensor:
-        if self.autocast and self.device == "cuda":  # on CUDA's list of fp32 operators
-            x = self.cast(x, "fp32")
-        return self.unary("pow", x, temporaries=3)
+        return self.unary("pow", self.listed(x), temporaries=3)
 
     def dropout(self, x: Tensor, rate: float) -> Tensor:
         if not rate:
@@ -322,8 +332,7 @@ class Tape:
         return self.unary("rsqrt", mean, keeps="output", temporaries=3)
 
     def layer_norm(self, x: Tensor, weight: Tensor | None, bias: Tensor | None, name) -> Tensor:
-        if self.autocast and self.device == "cuda":  # on CUDA's list of fp32 operators
-            x = self.cast(x, "fp32")
+        x = self.listed(x)
         out = Tensor(x.shape, x.dtype, f"output of {name}")
         dtype = "fp32" if self.device == "cuda" else x.dtype
         statistic = Tensor((*x.shape[:-1], 1), dtype, f"mean of {name}", grad=False)
@@ -358,12 +367,12 @@ class Tape:
         grads = [(x, NEW_VIEW), (weight, NEW_VIEW)] + ([(bias, NEW)] if bias is not None else [])
         if self.region:
             self.region.product(out)
-        scratch = plus(scratch, self._summed(bias))
-        return self.emit(name, out, grads, saved, scratch=scratch)
+        return self.emit(name, out, grads, saved, scratch=scratch, late=self._summed(bias))
 
     def matmul(self, x: Tensor, y: Tensor, shape: tuple, name) -> Tensor:
         out = Tensor(shape, x.dtype, name)
-        saved = [(x, f"factor of {name}"), (y, f"factor of {name}")]
+        saved = [(x, f"factor of {name}")] if y.grad else []
+        saved += [(y, f"factor of {name}")] if x.grad else []
         return self.emit(name, out, [(x, NEW_VIEW), (y, NEW_VIEW)], saved)
 
     def gather(self, x: Tensor, shape: tuple, name, index_shape: tuple) -> Tensor:

@@ -49,6 +49,7 @@ def peak(call: Callable[[], object], device: Device, resident: int = 0) -> dict:
             "library_bytes": library_bytes(),
             "peak_source": "torch.cuda.max_memory_allocated",
         }
+    device.release()  # what an earlier call left would be freed during this one
     above = max(accumulate((event.bytes for event in cpu_events(call)), initial=0))
     return {
         "peak_bytes": resident + above,

@@ -12,7 +12,7 @@ import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..trace.optimizers import MasterWeights, MuonAdamW
+from ..trace.optimizers import MasterWeights
 
 
 def content(
@@ -50,11 +50,18 @@ def content(
 
 
 def _slots(name: str, value) -> dict[str, Tensor]:
+    """The tensors of a state: of a quantised one its parts, of a projector its matrix alone."""
+    if hasattr(value, "tensor_attrs"):  # torchao's
+        return {f"{name}.{part}": getattr(value, part) for part in value.tensor_attrs}
+    if hasattr(value, "ortho_matrix"):  # galore_torch's, a view of a larger factor
+        return {name: value.ortho_matrix.clone(memory_format=torch.contiguous_format)}
     if isinstance(value, Tensor):
         return {name: value}
     if isinstance(value, (list, tuple)):
         return {f"{name}.{number}": part for number, part in enumerate(value)}
-    return {} if value is None else {name: torch.tensor(value)}
+    if value is None:
+        return {}
+    return {name: torch.tensor(int(value) if isinstance(value, bool) else value)}
 
 
 def save_torch(saved: dict, folder: Path, stem: str = "checkpoint") -> None:
@@ -85,12 +92,6 @@ def save_safetensors(saved: dict, folder: Path) -> None:
 def parameters(network: nn.Module) -> dict[str, Tensor]:
     """The parameters of a model by name, a tied one once."""
     return dict(network.named_parameters())
-
-
-def optimizer_parts(optimizer) -> list[torch.optim.Optimizer]:
-    """The torch optimizers that an optimizer is made of."""
-    inner = optimizer.inner if isinstance(optimizer, MasterWeights) else optimizer
-    return inner.parts if isinstance(inner, MuonAdamW) else [inner]
 
 
 # --- Loading, and what is left when a save is cut off --------------------------------------------

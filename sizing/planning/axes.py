@@ -13,7 +13,9 @@ from functools import cache
 from ..architecture.model import Model, presets
 from ..hardware import GPU
 from ..hardware import gpu as find_gpu
+from ..partition import routed_experts
 from ..run import CHOICES, Run
+from ..units import positive
 from .scaling import TRAIN, optimal
 
 # Fields whose values change what is trained and not only how fast: as the template has them.
@@ -21,6 +23,7 @@ KEPT = (
     *("model", "sequence", "precision", "gradients", "optimizer", "attention", "lora"),
     *("offload", "optimizer_in_backward", "objective", "reduce"),
     *("quantization", "kernels", "loss", "outputs", "engine", "scaling", "document"),
+    *("dispatch", "overlap_dispatch"),
 )
 # Fields with a number that the search sets from the count of GPUs and the batch.
 COUNTED = ("micro_batch", "accumulation", "data", "tensor", "pipeline", "context")
@@ -34,7 +37,7 @@ def cards_of(gpus: Mapping[str | GPU, int]) -> dict[GPU, int]:
         allowed = "{card: how many}, as {'h100-sxm': 64}"
         raise ValueError(f"gpus: {gpus!r} given; allowed: {allowed}")
     for card, number in gpus.items():
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        if not _whole(number):
             name = card.name if isinstance(card, GPU) else card
             raise ValueError(f"gpus[{name!r}]: {number!r} given; allowed: a whole number >= 1")
     return {c if isinstance(c, GPU) else find_gpu(c): number for c, number in gpus.items()}
@@ -91,6 +94,8 @@ def axes_of(template: Run, fixed: Mapping, vary: Mapping) -> dict[str, tuple]:
             axes[name] = MICRO_BATCHES
         elif name == "context":
             axes[name] = CONTEXTS if template.sequence >= 32_768 else (1,)
+        elif name == "expert":
+            axes[name] = expert_degrees(template.model)
         elif name not in COUNTED:
             axes[name] = (getattr(template, name),)
     # With fused attention "selective" is per operation, which the search leaves to `vary`.
@@ -101,6 +106,48 @@ def axes_of(template: Run, fixed: Mapping, vary: Mapping) -> dict[str, tuple]:
         if name in fixed:
             axes[name] = (fixed[name],)
     return axes
+
+
+def expert_degrees(model: Model) -> tuple[int, ...]:
+    """Numbers of ranks that routed experts can be dealt out to: powers of two that divide them."""
+    counts = routed_experts(model)
+    most = min(counts, default=1)
+    powers = [2**power for power in range(most.bit_length())]
+    return tuple(degree for degree in powers if all(count % degree == 0 for count in counts))
+
+
+def check_search(gpus: Mapping[GPU, int], prices, counts, keep, vary) -> None:
+    """What says where the search looks.
+
+    Raises:
+        ValueError: names the field, the value and what is allowed.
+    """
+    names = [card.name for card in gpus]
+    for card, price in (prices or {}).items():
+        if card not in names:
+            raise ValueError(f"prices: {card!r} given; allowed: {', '.join(map(repr, names))}")
+        positive(f"prices[{card!r}]", price)
+    if counts is not None:
+        most = max(gpus.values())
+        numbers = list(counts) if isinstance(counts, Iterable) else [counts]
+        for number in numbers:
+            if not isinstance(counts, Iterable) or not _whole(number) or number > most:
+                allowed = f"whole numbers from 1 to {most}, as ({most},)"
+                raise ValueError(f"counts: {counts!r} given; allowed: {allowed}")
+    if not _whole(keep):
+        raise ValueError(f"keep: {keep!r} given; allowed: a whole number >= 1")
+    known = [field.name for field in fields(Run)]
+    for name, values in (vary or {}).items():
+        if name not in known:
+            raise ValueError(f"vary: {name!r} given; allowed: {', '.join(known)}")
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise ValueError(
+                f"vary[{name!r}]: {values!r} given; allowed: several values, as ({values!r},)"
+            )
+
+
+def _whole(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def counts_of(most: int, node: int, counts: Iterable[int] | None) -> list[int]:

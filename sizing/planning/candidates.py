@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass, fields, replace
 
-from ..footprint.fit import communicators, fit
+from ..footprint.fit import communicators, fit, layers_again
 from ..hardware import GPU
 from ..run import Run
 from ..speed.step import step_time
@@ -68,6 +69,9 @@ def layout(run: Run) -> str:
             ("tensor", run.tensor),
             ("pipeline", run.pipeline),
             ("context", run.context),
+            ("expert", run.expert),
+            ("copies", run.replicate),
+            ("stages per GPU", run.interleave),
         )
         if degree > 1
     ] or ["one GPU"]
@@ -113,7 +117,8 @@ def priced_candidate(run, device, held, priced, skipped, network, node) -> Candi
     elif run.gpus > 1:
         words.append("the quickest of all layouts on these GPUs")
     return Candidate(
-        run, device, held, fit(held, device, communicators(run)).verdict, priced,
+        run, device, held,
+        fit(held, device, communicators(run), again=layers_again(run)).verdict, priced,
         "; ".join(words),
     )  # fmt: skip
 
@@ -132,12 +137,22 @@ def within(candidate: Candidate, deadline: float | None, budget: float | None) -
     if deadline is not None and days > deadline:
         lacks.append(
             f"{days - deadline:,.1f} days over the deadline of {deadline:g}: it would take "
-            f"{days / deadline:.1f} times as many GPUs, or {deadline / days:.0%} of the tokens"
+            f"{_up(days / deadline):.2f} times as many GPUs, or {_down(deadline / days)} of the "
+            "tokens"
         )
     if budget is not None and dollars > budget:
         lacks.append(
             f"{dollars - budget:,.0f} dollars over the budget of {budget:,.0f}: it would take a "
             f"price of {candidate.cost.price * budget / dollars:.2f} dollars per GPU-hour, or "
-            f"{budget / dollars:.0%} of the tokens"
+            f"{_down(budget / dollars)} of the tokens"
         )
     return replace(candidate, missing="; ".join(lacks))
+
+
+def _up(times: float) -> float:
+    return math.ceil(100 * times) / 100
+
+
+def _down(share: float) -> str:
+    """A share that is kept if one does as it says."""
+    return f"{math.floor(100 * share)}%" if share >= 0.01 else f"{share:.1g}"

@@ -16,7 +16,8 @@ from functools import lru_cache
 
 from ..architecture.model import Model
 from ..footprint.optimizer import Trained, slots
-from ..run import Run, all_weights_trained, linear_layers
+from ..lora import Lora, linear_layers
+from ..run import Run
 from .pickles import Stored
 
 GENERATOR = 5056  # bytes of torch.get_rng_state(): a Mersenne twister of 624 words of 8 bytes, more
@@ -26,17 +27,24 @@ CUDA_GENERATOR = 16  # bytes of torch.cuda.get_rng_state(): a seed and an offset
 def contents(run: Run, device: str = "cuda") -> dict:
     """The checkpoint of a run as nested dictionaries of `Stored`, names in order."""
     width, master = run.recipe.weights, run.recipe.master
-    shapes = dict(sorted(parameter_shapes(run.model)))
-    if run.lora is not None:
-        width, shapes = run.lora.dtype, dict(sorted(adapter_shapes(run)))
-        master = master and width != "fp32"
-    model = {name: Stored(shape, width) for name, shape in shapes.items()}
+    if run.lora is None:
+        trained = {name: (shape, width) for name, shape in parameter_shapes(run.model)}
+    else:
+        trained = {
+            name: (shape, run.lora.dtype if ".lora_" in name else width)
+            for name, shape in adapter_shapes(run)
+        }
+    model = {name: Stored(*trained[name]) for name in sorted(trained)}
+    # Weights that are fp32 already are their own masters.
+    copied = {n: w for n, w in model.items() if master and w.dtype != "fp32"}
     moments = {
         f"{name}.{slot}": stored
-        for name, shape in shapes.items()
-        for slot, stored in _slots(run.optimizer, name, shape, "fp32" if master else width)
+        for name, weight in model.items()
+        for slot, stored in _slots(run, name, weight.shape, "fp32" if master else weight.dtype)
     }
-    found: dict = {"master": {n: Stored(s, "fp32") for n, s in shapes.items()}} if master else {}
+    found: dict = {}
+    if copied:
+        found["master"] = {name: Stored(w.shape, "fp32") for name, w in copied.items()}
     found["model"] = model
     if moments:
         found["optimizer"] = dict(sorted(moments.items()))
@@ -49,18 +57,15 @@ def contents(run: Run, device: str = "cuda") -> dict:
 
 
 def checkpoint_numbers(run: Run) -> int:
-    """Bytes of a checkpoint's weights, moments and masters, without their containers.
-
-    Raises:
-        ValueError: the run trains adapters.
-    """
-    all_weights_trained(run, "a checkpoint")
-    return _numbers_of(run.model, run.precision, run.optimizer)
+    """Bytes of a checkpoint's weights, moments and masters, without their containers; of a run with
+    adapters those that are trained."""
+    return _numbers_of(run.model, run.precision, run.optimizer, run.lora)
 
 
 @lru_cache(maxsize=256)
-def _numbers_of(model: Model, precision: str, optimizer: str) -> int:
-    content = contents(Run(model, sequence=1, precision=precision, optimizer=optimizer))
+def _numbers_of(model: Model, precision: str, optimizer: str, lora: Lora | None) -> int:
+    run = Run(model, sequence=1, precision=precision, optimizer=optimizer, lora=lora)
+    content = contents(run)
     return sum(numbers(content.get(part, {})) for part in ("model", "optimizer", "master"))
 
 
@@ -79,27 +84,35 @@ def adapter_shapes(run: Run) -> list[tuple[str, tuple[int, ...]]]:
         found.append((f"base_model.model.{name}.lora_B.weight", (out, run.lora.rank)))
     lookup = next(w for w in run.model.outer if w.kind == "lookup")
     head = next((w for w in run.model.outer if w.name == "lm_head.weight"), lookup)
-    kept = {"embed_tokens": lookup, "lm_head": head}
+    tables = {
+        "embed_tokens": (_prefix(run.model) + lookup.name, lookup.shape),
+        "lm_head": ("lm_head.weight", head.shape),
+    }
     for table in run.lora.embeddings:
-        weight = kept[table]
-        found.append((f"base_model.model.{table}.weight", weight.shape))
+        name, shape = tables[table]
+        found.append((f"base_model.model.{name}", shape))
     return found
 
 
 def _adapted_by_layer(run: Run) -> Iterator[tuple[str, tuple[int, int]]]:
-    names = {n.removesuffix(".weight"): shape for n, shape in parameter_shapes(run.model)}
+    names = [n.removesuffix(".weight") for n, _ in parameter_shapes(run.model)]
     known = linear_layers(run.model)
-    for name, shape in names.items():
+    for name in names:
         parts = name.split(".")
         place = next((i for i, part in enumerate(parts) if part.isdigit()), None)
         inside = ".".join(parts[place + 1 :]) if place is not None else ""
         if inside in known and run.lora.adapts(inside):
-            yield name, shape[::-1] if run.model.family == "gpt2" else shape
+            yield name, known[inside]
+
+
+def _prefix(model: Model) -> str:
+    """What transformers puts before the names of all weights but the head's."""
+    return _PREFIX.get(model.family, "model.")
 
 
 def parameter_shapes(model: Model) -> list[tuple[str, tuple[int, ...]]]:
     """(name, shape) of every parameter as transformers names them, in no particular order."""
-    prefix = _PREFIX.get(model.family, "model.")
+    prefix = _prefix(model)
     outer = [
         (w.name if w.name.startswith("lm_head.") else prefix + w.name, w.shape) for w in model.outer
     ]
@@ -111,16 +124,12 @@ def parameter_shapes(model: Model) -> list[tuple[str, tuple[int, ...]]]:
     return outer + inner
 
 
-def _slots(optimizer: str, name: str, shape: tuple, width: str) -> list[tuple[str, Stored]]:
+def _slots(run: Run, name: str, shape: tuple, width: str) -> list[tuple[str, Stored]]:
     """What an optimizer keeps of a parameter, each in an object of its own: one object would be one
     tensor of two names."""
     hidden = len(shape) == 2 and any(part.isdigit() for part in name.split("."))
-    kept = slots(optimizer, Trained(shape, 1, 0, hidden, name))
-    if kept is None:
-        raise ValueError(
-            f"optimizer: {optimizer!r} given; allowed in a checkpoint: one of torch's own, 'lion', "
-            "'adamw-8bit', 'paged-adamw-8bit'"
-        )
+    head = run.model.hidden**2 // run.model.heads
+    kept = slots(run.optimizer, Trained(shape, 1, 0, hidden, name, head))
     return [(slot, Stored(part, dtype or width)) for slot, part, dtype in kept]
 
 

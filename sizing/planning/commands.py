@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 import re
 import shlex
+from dataclasses import fields
 
 from ..run import Run
+from ..units import positive
 
 NODE = 8  # GPUs in a node, as HGX and most cloud instances have them
 CPUS = 8  # cores for each GPU: its own process, the loader's workers and threads that torch starts
@@ -25,6 +27,8 @@ def nodes(run: Run, node: int = NODE) -> tuple[int, int]:
         ValueError: more GPUs than a node has that do not fill whole nodes.
     """
     whole("node", node)
+    if not isinstance(run, Run):
+        raise ValueError(f"run: {run!r} given; allowed: a sizing.Run")
     if run.gpus <= node:
         return 1, run.gpus
     if run.gpus % node:
@@ -90,8 +94,9 @@ def sbatch(
 ) -> str:
     """The text of a SLURM batch script that starts a run: ``sbatch train.sh``.
 
-    One task a node, which is torchrun, which starts a process for each GPU. The job's exit code is
-    that of the worst task; a node that fails ends the others at once.
+    One task per node, which is torchrun, which starts a process for each GPU. The job's exit code
+    is that of the worst task; a node that fails ends the others at once. A comment says the run,
+    since most of it is set in the script.
 
     Args:
         run, script, node: as in `torchrun`.
@@ -132,7 +137,17 @@ def sbatch(
             "",
             step + _several(count, each, '"$head"', '"$SLURM_JOB_ID"', script),
         ]
-    return "\n".join(["#!/bin/bash", *head, "", *body, ""])
+    return "\n".join(["#!/bin/bash", *head, "", f"# {described(run)}", *body, ""])
+
+
+def described(run: Run) -> str:
+    """The model and every field of a run that is not its default, on one line."""
+    said = [
+        f"{field.name}={getattr(run, field.name)!r}"
+        for field in fields(Run)
+        if field.name != "model" and getattr(run, field.name) != field.default
+    ]
+    return " ".join([f"{run.model.name}:", ", ".join(said)]).replace("\n", " ")
 
 
 def _script(script: str) -> str:
@@ -164,7 +179,6 @@ def whole(field: str, value: int) -> None:
 
 def _clock(hours: float) -> str:
     """Hours as SLURM's HH:MM:SS, rounded up to its minute."""
-    if isinstance(hours, bool) or not 0 < hours < math.inf:
-        raise ValueError(f"hours: {hours!r} given; allowed: a finite number above 0")
+    positive("hours", hours)
     minutes = math.ceil(round(60 * hours, 6))
     return f"{minutes // 60:02}:{minutes % 60:02}:00"

@@ -1,5 +1,8 @@
 """A `Run` as the file that an engine reads: DeepSpeed's JSON, accelerate's, torchtitan's TOML.
 
+A file says what its engine reads there and refuses what the engine would do otherwise. The model,
+and what is done to it, is the script's: adapters, quantisation, kernels, loss, objective.
+
 Sources: DeepSpeed's manual (deepspeed.ai/docs/config-json and its runtime/config.py, 0.19.8); those
 of the others stand beside their functions.
 """
@@ -7,9 +10,9 @@ of the others stand beside their functions.
 from __future__ import annotations
 
 import json
-import math
 
 from ..run import Run
+from ..units import not_negative
 from .commands import NODE, check_head, nodes, whole
 
 BUCKET = 500_000_000  # elements, DeepSpeed's default
@@ -29,9 +32,10 @@ def deepspeed_config(
 ) -> dict:
     """DeepSpeed's configuration of a run, for `deepspeed.initialize` or a JSON file.
 
-    Precision: "bf16-mixed" is torch's autocast over fp32 weights; "bf16-master" is DeepSpeed's
-    bf16, which keeps an fp32 copy of the weights in the optimizer; "bf16" is that with weights,
-    gradients and moments all in bf16.
+    Precision: "bf16-mixed" and "fp16-mixed" are torch's autocast over fp32 weights; "bf16-master"
+    is DeepSpeed's bf16, which keeps an fp32 copy of the weights in the optimizer; "bf16" is that
+    with weights, gradients and moments all in bf16. Recompute and offloaded activations are the
+    script's.
 
     Args:
         run: the training run. DeepSpeed's `train_batch_size` is its sequences in a step.
@@ -41,12 +45,12 @@ def deepspeed_config(
             more than the model has is asked for.
 
     Raises:
-        ValueError: tensor, pipeline or context parallelism, which the script has to set up and no
-            file describes; a precision that DeepSpeed lacks at the ZeRO stage.
+        ValueError: tensor, pipeline, context or expert parallelism, which the script has to set up
+            and no file describes; a precision or an offload that DeepSpeed lacks at the ZeRO stage.
 
     Source: deepspeed.ai/docs/config-json: train_batch_size = micro-batch x accumulation x ranks.
     """
-    for field in ("tensor", "pipeline", "context", "replicate"):
+    for field in ("tensor", "pipeline", "context", "expert", "replicate"):
         degree = getattr(run, field)
         if degree > 1:
             raise ValueError(
@@ -54,8 +58,7 @@ def deepspeed_config(
                 "data-parallel ranks alone"
             )
     whole("bucket", bucket)
-    if isinstance(clipping, bool) or not 0 <= clipping < math.inf:
-        raise ValueError(f"clipping: {clipping!r} given; allowed: a finite number >= 0")
+    not_negative("clipping", clipping)
     elements = min(bucket, run.model.parameters.total)
     zero: dict = {"stage": run.zero}
     if run.zero:
@@ -64,6 +67,14 @@ def deepspeed_config(
         zero["allgather_bucket_size"] = elements
     if run.zero == 3:
         zero["stage3_prefetch_bucket_size"] = min(PREFETCH, elements)
+    if "optimizer" in run.offload and not run.zero:
+        raise ValueError(
+            f"offload: {run.offload!r} given with zero=0; allowed: with zero=1, 2 or 3, which are "
+            "DeepSpeed's that offload"
+        )
+    for part, section in (("optimizer", "offload_optimizer"), ("parameters", "offload_param")):
+        if part in run.offload:
+            zero[section] = {"device": "cpu", "pin_memory": True}
     config = {
         "train_batch_size": run.sequences,
         "train_micro_batch_size_per_gpu": run.micro_batch,
@@ -83,8 +94,14 @@ def _precision(run: Run) -> dict:
     """The sections on dtypes."""
     if run.precision == "fp32":
         return {}
-    if run.precision == "bf16-mixed":
-        return {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}}
+    autocast = {"bf16-mixed": "bfloat16", "fp16-mixed": "float16"}
+    if run.precision in autocast:
+        return {"torch_autocast": {"enabled": True, "dtype": autocast[run.precision]}}
+    if run.precision not in ("bf16", "bf16-master"):
+        raise ValueError(
+            f"precision: {run.precision!r} given; allowed: 'fp32', 'bf16-mixed', 'fp16-mixed', "
+            "'bf16-master', 'bf16', which are what DeepSpeed's file can say"
+        )
     pure, wide = run.precision == "bf16", run.gradients == "fp32"
     if pure and wide:
         raise ValueError(
@@ -129,7 +146,8 @@ def accelerate_config(run: Run, *, node: int = NODE, head: str | None = None) ->
     """A run as a configuration for ``accelerate launch --config_file accelerate.json train.py``.
 
     DDP for ``zero=0``, FSDP2 for ``zero=2`` (weights stay gathered until backward) and ``zero=3``.
-    Micro-batch and accumulation are arguments of the script: of its loader and of `Accelerator`.
+    Micro-batch and accumulation are arguments of the script: of its loader and of `Accelerator`;
+    so is recompute but for full recompute under FSDP.
 
     Args:
         run: the training run.
@@ -138,8 +156,9 @@ def accelerate_config(run: Run, *, node: int = NODE, head: str | None = None) ->
             file but for `machine_rank`.
 
     Raises:
-        ValueError: `zero=1`, which FSDP does not have (take `deepspeed_config`); a pipeline;
-            several nodes without a head.
+        ValueError: `zero=1`, which FSDP does not have (take `deepspeed_config`); a pipeline; routed
+            experts dealt out; an offload of the optimizer without the parameters, which FSDP does
+            not have; scales of fp8 that accelerate cannot ask for; several nodes without a head.
 
     Source: accelerate 1.15, accelerate/commands/config/config_args.py (ClusterConfig) and
     utils/dataclasses.py (FullyShardedDataParallelPlugin).
@@ -150,8 +169,23 @@ def accelerate_config(run: Run, *, node: int = NODE, head: str | None = None) ->
         )
     if run.pipeline > 1:
         raise ValueError(f"pipeline: {run.pipeline} given; allowed: 1, accelerate trains without")
+    if run.expert > 1:
+        raise ValueError(
+            f"expert: {run.expert} given; allowed: 1, accelerate does not deal them out"
+        )
+    held = [part for part in run.offload if part != "activations"]
+    if held and not (run.zero and len(held) == 2):
+        raise ValueError(
+            f"offload: {run.offload!r} given; allowed: ('optimizer', 'parameters') with zero=3, "
+            "FSDP's cpu_offload takes both"
+        )
+    if run.precision == "fp8" and run.scaling not in (None, "tensorwise"):
+        raise ValueError(
+            f"scaling: {run.scaling!r} given; allowed: None, 'tensorwise', accelerate's for torchao"
+        )
     machines, _ = nodes(run, node)
     precision = {"fp32": "no", "bf16": "no", "fp16": "no", "fp16-mixed": "fp16"}
+    precision["fp8"] = "fp8"
     config: dict = {
         "compute_environment": "LOCAL_MACHINE",
         "distributed_type": "NO" if run.gpus == 1 else "FSDP" if run.zero else "MULTI_GPU",
@@ -177,7 +211,14 @@ def accelerate_config(run: Run, *, node: int = NODE, head: str | None = None) ->
             "fsdp_activation_checkpointing": run.recompute == "full",
             "fsdp_state_dict_type": "SHARDED_STATE_DICT",
             "fsdp_cpu_ram_efficient_loading": True,
-            "fsdp_offload_params": False,
+            "fsdp_offload_params": bool(held),
+        }
+    if run.precision == "fp8":
+        config["fp8_config"] = {"backend": "AO"}
+    if run.kernels == "compiled":
+        config["dynamo_config"] = {
+            "dynamo_backend": "INDUCTOR",
+            "dynamo_use_regional_compilation": True,
         }
     if run.tensor > 1 or run.context > 1 or run.replicate > 1:
         config["parallelism_config"] = {
@@ -210,8 +251,8 @@ def torchtitan_toml(
         dataset: its name there.
 
     Raises:
-        ValueError: `zero=1`; optimizers and precisions that torchtitan has no word for; eager
-            attention.
+        ValueError: `zero=1`; what torchtitan has no word for: other optimizers, precisions, scales
+            of fp8, recompute of named modules, eager attention, adapters, another objective.
 
     torchtitan keeps fp32 weights, sharded, and gathers bf16: the memory of "bf16-master". Under a
     pipeline a rank's batch is all its micro-batches, else one of them.
@@ -222,20 +263,29 @@ def torchtitan_toml(
         raise ValueError("zero: 1 given; allowed: 0, 2 or 3, torchtitan shards with FSDP2")
     dtypes = {"fp32": ("float32", "float32"), "bf16": ("bfloat16", "bfloat16")}
     dtypes |= dict.fromkeys(("bf16-mixed", "bf16-master"), ("float32", "bfloat16"))
-    if run.precision not in dtypes:
-        raise ValueError(f"precision: {run.precision!r} given; allowed: {', '.join(dtypes)}")
-    if run.optimizer not in ("adamw", "adamw-fused"):
-        raise ValueError(f"optimizer: {run.optimizer!r} given; allowed: 'adamw', 'adamw-fused'")
-    if run.attention == "eager":
-        raise ValueError(f"attention: {run.attention!r} given; allowed: 'flash'")
+    dtypes["fp8"] = ("float32", "bfloat16")
+    for field, allowed in {
+        "precision": tuple(dtypes),
+        "optimizer": ("adamw", "adamw-fused"),
+        "attention": ("flash", "flash-2", "flash-3"),
+        "scaling": (None, "tensorwise", "rowwise"),
+        "objective": ("lm",),
+        "lora": (None,),
+        "sequence_parallel": (True,) if run.tensor > 1 else (True, False),
+        "offload": ((), ("optimizer", "parameters")),
+    }.items():
+        if getattr(run, field) not in allowed:
+            named = ", ".join(map(repr, allowed))
+            raise ValueError(f"{field}: {getattr(run, field)!r} given; allowed: {named}")
     kept, used = dtypes[run.precision]
     local = run.micro_batch * (run.accumulation if run.pipeline > 1 else 1)
     sections: dict[str, dict] = {
         "job": {"description": f"{run.model.name} on {run.gpus} GPUs", "dump_folder": "./outputs"},
-        "model": {"name": name, "flavor": flavor},
+        "model": {"name": name, "flavor": flavor, **_converted(run)},
         "optimizer": {
             "name": "AdamW",
             "implementation": "fused" if run.optimizer == "adamw-fused" else "foreach",
+            "early_step_in_backward": run.optimizer_in_backward,
         },
         "training": {
             "local_batch_size": local,
@@ -246,6 +296,7 @@ def torchtitan_toml(
             "dtype": kept,
             "mixed_precision_param": used,
             "mixed_precision_reduce": "float32",
+            "enable_cpu_offload": bool(run.offload),
         },
         "parallelism": {
             "data_parallel_replicate_degree": run.replicate if run.zero else run.data,
@@ -253,13 +304,17 @@ def torchtitan_toml(
             "fsdp_reshard_after_forward": "always" if run.zero == 3 else "never",
             "tensor_parallel_degree": run.tensor,
             "pipeline_parallel_degree": run.pipeline,
-            "pipeline_parallel_schedule": "1F1B",
+            **_schedule(run),
             "pipeline_parallel_microbatch_size": run.micro_batch,
             "context_parallel_degree": run.context,
+            "expert_parallel_degree": run.expert,
         },
-        "activation_checkpoint": {"mode": run.recompute},
+        "activation_checkpoint": _recomputed(run),
+        "compile": {"enable": run.kernels == "compiled"},
         "checkpoint": {"enable": True, "interval": 500, "async_mode": "async"},
     }
+    if run.precision == "fp8":
+        sections["quantize.linear.float8"] = {"recipe_name": run.scaling or "tensorwise"}
     lines = []
     for section, entries in sections.items():
         lines.append(f"[{section}]")
@@ -268,7 +323,43 @@ def torchtitan_toml(
     return "\n".join(lines)
 
 
-def _toml(value: str | int | bool) -> str:
+def _converted(run: Run) -> dict:
+    return {"converters": ["quantize.linear.float8"]} if run.precision == "fp8" else {}
+
+
+def _schedule(run: Run) -> dict:
+    """1F1B, or stages of equal length dealt out in turns."""
+    if run.interleave == 1:
+        return {"pipeline_parallel_schedule": "1F1B"}
+    stages = run.pipeline * run.interleave
+    if run.model.layers % stages:
+        raise ValueError(
+            f"interleave: {run.interleave} given; allowed in a file: stages that divide the "
+            f"{run.model.layers} layers of {run.model.name}"
+        )
+    return {
+        "pipeline_parallel_schedule": "Interleaved1F1B",
+        "pipeline_parallel_layers_per_stage": run.model.layers // stages,
+        "pipeline_parallel_first_stage_less_layers": 0,
+        "pipeline_parallel_last_stage_less_layers": 0,
+    }
+
+
+def _recomputed(run: Run) -> dict:
+    """torchtitan's modes; with flash attention "selective" is per operation in both."""
+    if not isinstance(run.recompute, str):
+        raise ValueError(
+            f"recompute: {run.recompute!r} given; allowed: 'none', 'selective', 'full', 'every-2' "
+            "and so on"
+        )
+    if run.recompute.startswith("every-"):
+        return {"mode": "selective", "selective_ac_option": run.recompute.removeprefix("every-")}
+    if run.recompute == "selective":
+        return {"mode": "selective", "selective_ac_option": "op"}
+    return {"mode": run.recompute}
+
+
+def _toml(value: str | int | bool | list) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return json.dumps(value) if isinstance(value, str) else str(value)
+    return json.dumps(value) if isinstance(value, str | list) else str(value)

@@ -10,11 +10,8 @@ import math
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from ..palette import BLACK, BLUE, COLOURS, GREY, RED, SERIES
 from .search import Candidate, Plan
-
-# As the course's figures (calculators/style.py), which this room does not import.
-COLOURS = ("#005A9C", "#B27A00", "#009E73", "#CC79A7", "#2A8FC9", "#AA3F00", "#8A8000", "#888888")
-INK, PALE = "#222222", "#dddddd"
 
 
 @dataclass
@@ -52,7 +49,7 @@ class Figure:
         ]
         shapes += [
             f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" text-anchor="{anchor}" '
-            f'fill="{INK}">{html.escape(text)}</text>'
+            f'fill="{BLACK}">{html.escape(text)}</text>'
             for x, y, size, text, anchor in self.texts
         ]
         return (
@@ -65,7 +62,8 @@ class Figure:
 def bars(title: str, rows: dict[str, dict[str, float]], unit: str, limit: float = 0.0) -> Figure:
     """Stacked horizontal bars: {row: {part: value}}; a line at `limit`, if any."""
     parts = list(dict.fromkeys(part for row in rows.values() for part in row))
-    colours = {part: COLOURS[i % len(COLOURS)] for i, part in enumerate(parts)}
+    others = [part for part in parts if part not in COLOURS]
+    colours = COLOURS | {part: SERIES[i % len(SERIES)] for i, part in enumerate(others)}
     longest = max([limit, *(sum(row.values()) for row in rows.values())]) or 1.0
     columns = 3 if max(map(len, parts)) < 24 else 1
     legend = -(-len(parts) // columns)
@@ -82,7 +80,7 @@ def bars(title: str, rows: dict[str, dict[str, float]], unit: str, limit: float 
     bottom = 18 + 18 * len(rows)
     if limit:
         x = left + limit * scale
-        figure.lines.append((x, 14, x, bottom, INK))
+        figure.lines.append((x, 14, x, bottom, BLACK))
     for number, part in enumerate(parts):
         x, y = 4 + 118 * (number % columns), bottom + 12 * (number // columns) + 10
         figure.rectangles.append((x, y - 6, 7, 7, colours[part]))
@@ -106,18 +104,18 @@ def frontier(plan: Plan, chosen: Candidate) -> Figure:
     def place(candidate: Candidate) -> tuple[float, float]:
         return across(candidate.cost.days), 140 - 115 * candidate.cost.dollars / dear
 
-    figure.lines += [(50, 25, 50, 140, INK), (50, 140, 345, 140, INK)]
+    figure.lines += [(50, 25, 50, 140, BLACK), (50, 140, 345, 140, BLACK)]
     best = [place(c) for c in plan.frontier]
-    figure.lines += [(*a, *b, COLOURS[0]) for a, b in pairwise(best)]
-    figure.dots += [(*place(c), 2.5, "#999999") for c in plan.runs]
-    figure.dots += [(*point, 3.0, COLOURS[0]) for point in best]
+    figure.lines += [(*a, *b, BLUE) for a, b in pairwise(best)]
+    figure.dots += [(*place(c), 2.5, GREY) for c in plan.runs]
+    figure.dots += [(*point, 3.0, BLUE) for point in best]
     x, y = place(chosen)
-    figure.dots.append((x, y, 4.5, COLOURS[5]))
+    figure.dots.append((x, y, 4.5, RED))
     figure.texts += [
         *((across(10.0**n), 152, 8, f"{10.0**n:g}", "middle") for n in range(first, far + 1)),
         (345, 165, 8, "days", "end"),
         (46, 30, 8, f"${_short(dear)}", "end"),
-        (4, 165, 8, "orange: this plan; blue: nothing is both quicker and cheaper", "start"),
+        (4, 165, 8, "red: this plan; blue: nothing is both quicker and cheaper", "start"),
     ]
     return figure
 

@@ -108,6 +108,9 @@ def report(plan: Plan | Candidate, which: int = 0, script: str = "train.py") -> 
         ValueError: a plan without a feasible run, or a candidate that does not fit.
     """
     if isinstance(plan, Plan):
+        if not plan.runs:
+            lacks = plan.rejected[0].missing if plan.rejected else "no candidate at all"
+            raise ValueError(f"plan: one without a feasible run given ({lacks}); allowed: one with")
         if not 0 <= which < len(plan.runs):
             raise ValueError(
                 f"which: {which!r} given; allowed: a number below {len(plan.runs)}, the feasible "

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ..units import positive
+from ..units import not_negative, positive
 from .scaling_laws import (
     DEFAULT,
     LIMITED,
@@ -117,6 +117,7 @@ def optimal(
     '2.78e+09 6.00e+10 2.306 besiroglu-2024'
     """
     positive("compute", compute)
+    compute = float(compute)
     if unique is not None:
         positive("unique", unique)
         return _limited(compute, law(fit or LIMITED), unique)
@@ -148,7 +149,7 @@ def lifetime(
     Raises:
         ValueError: the model never reaches the loss.
     """
-    _not_negative("served", served)
+    not_negative("served", served)
     chosen = law(fit)
     tokens = chosen.tokens_for(parameters, loss)
     return Lifetime(parameters, tokens, loss, served, chosen.name)
@@ -181,7 +182,7 @@ def for_serving(loss: float, served: float, fit: str | Law = DEFAULT) -> Lifetim
     Raises:
         ValueError: the loss is not above the law's E.
     """
-    _not_negative("served", served)
+    not_negative("served", served)
     chosen = law(fit)
     best = chosen.cheapest(loss)
     least = (chosen.A / (loss - chosen.E)) ** (1 / chosen.alpha)  # never quite reaches the loss
@@ -229,6 +230,8 @@ def loss_limited(
     Source: Muennighoff et al., arXiv:2305.16264, section 3.1.
     """
     chosen = law(fit)
+    positive("tokens", tokens)
+    positive("unique", unique)
     seen = min(unique, tokens)
     return chosen.loss(
         effective_parameters(parameters, seen, chosen), effective_tokens(tokens, seen)
@@ -270,8 +273,3 @@ def _lowest(function: Callable[[float], float], low: float, high: float) -> floa
             d = a + shrink * (b - a)
             at_d = function(math.exp(d))
     return math.exp((a + b) / 2)
-
-
-def _not_negative(field: str, value: float) -> None:
-    if isinstance(value, bool) or not 0 <= value < math.inf:
-        raise ValueError(f"{field}: {value!r} given; allowed: a finite number >= 0")

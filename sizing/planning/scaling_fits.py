@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..units import positive
 from .scaling import TRAIN, Law, Line
 
 DELTA = 1e-3  # of Huber's loss on the logarithm of the loss: Hoffmann et al., section 3.3
@@ -184,7 +185,7 @@ def parametric(
         start: begin here alone.
 
     Raises:
-        ValueError: too few runs.
+        ValueError: too few runs; a run whose loss is no number.
     """
     import itertools
 
@@ -195,6 +196,9 @@ def parametric(
         raise ValueError(
             f"losses: {len(losses)} given; allowed: six or more, with parameters and tokens each"
         )
+    for field, values in (("parameters", parameters), ("tokens", tokens), ("losses", losses)):
+        for value in values:
+            positive(field, float(value))
     n, d, measured = (np.log(np.asarray(v, float)) for v in (parameters, tokens, losses))
 
     # Around the middle run the five are nearly independent; far from it A and alpha hang together.
@@ -268,10 +272,14 @@ def band(values: Sequence[float], share: float = 0.8) -> tuple[float, float]:
 
     if not 0 < share < 1:
         raise ValueError(f"share: {share!r} given; allowed: between 0 and 1, as 0.8 for 80 %")
+    if not len(values):
+        raise ValueError("values: none given; allowed: one or more")
     low, high = np.quantile(values, [(1 - share) / 2, (1 + share) / 2])
     return float(low), float(high)
 
 
 def tokens_at(compute: float, parameters: float) -> float:
     """Tokens that a budget leaves for a size, by C = 6 N D."""
+    positive("compute", compute)
+    positive("parameters", parameters)
     return compute / (TRAIN * parameters)

@@ -73,6 +73,7 @@ class Law:
             ValueError: a model of this size never reaches the loss.
         """
         positive("parameters", parameters)
+        positive("loss", loss)
         floor = self.E + self.A / parameters**self.alpha
         if not loss > floor:
             raise ValueError(

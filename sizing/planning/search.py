@@ -18,12 +18,21 @@ from ..architecture.model import Model
 from ..footprint.fit import communicators, room
 from ..footprint.step import memory, model_state
 from ..hardware import GPU
-from ..parallel import check_degrees
+from ..partition import check_degrees, expert_slices, routed_parameters
 from ..run import Run
 from ..speed.rates import NETWORK, NODE
 from ..speed.step import step_time
-from ..units import GB, count, gb
-from .axes import COUNTED, KEPT, axes_of, cards_of, counts_of, degrees_of, template_of
+from ..units import GB, count, gb, positive
+from .axes import (
+    COUNTED,
+    KEPT,
+    axes_of,
+    cards_of,
+    check_search,
+    counts_of,
+    degrees_of,
+    template_of,
+)
 from .candidates import Candidate, priced_candidate, within
 from .costs import cost, usual_price
 
@@ -121,9 +130,12 @@ def plan(
         raise ValueError(f"rank: {rank!r} given; allowed: 'money', 'time'")
     cards = cards_of(gpus)
     template, tokens = template_of(model, tokens, fixed)
-    for field, value in (("tokens", tokens), ("batch", batch)):
-        if not 0 < value < math.inf:
-            raise ValueError(f"{field}: {value!r} given; allowed: a finite number above 0")
+    limits = {"deadline_days": deadline_days, "budget": budget}
+    limits = {field: value for field, value in limits.items() if value is not None}
+    for field, value in ({"tokens": tokens, "batch": batch} | limits).items():
+        positive(field, value)
+    counts = tuple(counts) if isinstance(counts, Iterable) else counts
+    check_search(cards, prices, counts, keep, vary)
     axes = axes_of(template, fixed, vary or {})
     groups = [
         (card, number) for card, most in cards.items() for number in counts_of(most, node, counts)
@@ -134,15 +146,17 @@ def plan(
     considered = 0
     memories: dict[Run, int] = {}
     for device, number in progress(groups) if progress else groups:
-        price = (prices or {}).get(device.name) or usual_price(device)
-        timed, seen, nearest = _timed(template, device, number, axes, batch, network, node, dropped)
+        price = _price(device, prices or {})
+        timed, seen, nearest, refused = _timed(
+            template, device, number, axes, batch, network, node, dropped
+        )
         considered += seen
         found, skipped = _fitting(timed, device, keep, memories, dropped)
         for run, held in found:
             priced = cost(run, device, tokens, price, network=network, node=node)
             runs.append(priced_candidate(run, device, held, priced, skipped, network, node))
         if not found:
-            rejected.append(_too_large(template, device, number, timed, nearest, memories))
+            rejected.append(_too_large(template, device, number, timed, nearest, refused, memories))
     judged = [within(c, deadline_days, budget) for c in runs]
     feasible = [c for c in judged if c.feasible]
     key = _by(rank)
@@ -158,6 +172,19 @@ def plan(
         tokens=tokens,
         rank=rank,
     )
+
+
+def _price(device: GPU, prices: Mapping[str, float]) -> float:
+    """Dollars per GPU-hour, as given or as listed."""
+    if device.name in prices:
+        return prices[device.name]
+    try:
+        return usual_price(device)
+    except ValueError:
+        raise ValueError(
+            f"prices: none given for {device.name!r}, and data/prices.csv has none on demand; "
+            f"allowed: prices={{{device.name!r}: dollars per GPU-hour}}"
+        ) from None
 
 
 def frontier(priced: Iterable[Candidate]) -> tuple[Candidate, ...]:
@@ -186,16 +213,17 @@ def _timed(
     network: float,
     node: int,
     dropped: Counter,
-) -> tuple[list[tuple[float, Run]], int, Run | None]:
-    """Candidates with their GPU-seconds per token, the quickest first; how many there were; and the
-    one that holds least model state, for a group in which nothing fits."""
+) -> tuple[list[tuple[float, Run]], int, Run | None, str]:
+    """Candidates with their GPU-seconds per token, the quickest first; how many there were; the one
+    that holds least model state, for a group in which nothing fits; and why the first of those that
+    no engine runs, or whose time nobody knows, was refused."""
     model, seen = template.model, 0
     names = [name for name in axes if name not in (*COUNTED, *KEPT, "fixed")]
     kept = [name for name in KEPT if name != "model" and len(axes[name]) > 1]
-    state = model_state(replace(template, data=1, tensor=1, pipeline=1, context=1, zero=0))
-    parts = (state.parameters, state.gradients, state.optimizer)
+    share_of = _state_share(template)
     timed: list[tuple[float, Run]] = []
     least: tuple[float, Run] | None = None
+    refused, divided = "", False
     for tensor, pipeline, context, data in degrees_of(model, number, node, axes):
         for values in product(*(axes[name] for name in (*names, *kept))):
             chosen = dict(zip((*names, *kept), values, strict=True))
@@ -204,11 +232,7 @@ def _timed(
                 dropped["ZeRO without ranks to divide by, or under a pipeline"] += 1
                 seen += 1
                 continue
-            ranks = data * context
-            share = sum(
-                size / (ranks if zero >= stage else 1)
-                for size, stage in zip(parts, (3, 2, 1), strict=True)
-            ) / (tensor * pipeline)
+            divided = True
             for micro in axes["micro_batch"]:
                 seen += 1
                 accumulation = max(1, round(batch / (template.sequence * data * micro)))
@@ -216,29 +240,60 @@ def _timed(
                 if abs(step / batch - 1) > OFF_BATCH:
                     dropped["global batch missed by more than a tenth"] += 1
                     continue
-                run = replace(
-                    template,
-                    **chosen,
-                    micro_batch=micro,
-                    accumulation=accumulation,
-                    data=data,
-                    tensor=tensor,
-                    pipeline=pipeline,
-                    context=context,
-                )
-                if least is None or share < least[0]:
-                    least = share, run
-                if share > room(device) and not kept:
-                    dropped["model state alone does not fit"] += 1
-                    continue
                 try:
+                    run = replace(
+                        template,
+                        **chosen,
+                        micro_batch=micro,
+                        accumulation=accumulation,
+                        data=data,
+                        tensor=tensor,
+                        pipeline=pipeline,
+                        context=context,
+                    )
+                    share = share_of(run)
+                    if least is None or share < least[0]:
+                        _check(run)
+                        least = share, run
+                    if share > room(device) and not kept:
+                        dropped["model state alone does not fit"] += 1
+                        continue
                     seconds = _seconds(run, device, network, node)
-                except ValueError as error:
+                except ValueError as error:  # no engine runs it so, or nobody knows its time
                     dropped[str(error).split(" given")[0]] += 1
+                    refused = refused or str(error)
                     continue
                 timed.append((seconds * number / run.tokens, run))
     timed.sort(key=lambda pair: pair[0])
-    return timed, seen, least[1] if least else None
+    if not divided and seen:
+        refused = f"zero: its stage has no ranks to divide by on {number} of these GPUs"
+    return timed, seen, least[1] if least else None, refused
+
+
+def _state_share(template: Run) -> Callable[[Run], float]:
+    """The least bytes of model state that a GPU of a candidate holds; gradients go to the host with
+    the optimizer that lies there, or away with each update in the backward pass."""
+    state = model_state(template)
+    experts = routed_parameters(template.model) / template.model.parameters.total
+
+    def share(run: Run) -> float:
+        least = 0.0
+        sent = "optimizer" in run.offload or run.optimizer_in_backward
+        for part, stage in (("parameters", 3), ("gradients", 2), ("optimizer", 1)):
+            if part in run.offload or (part == "gradients" and sent):
+                continue
+            ranks = run.tensor * (run.shards if run.zero >= stage else 1)
+            routed = ranks if run.zero >= stage else expert_slices(run)
+            least += getattr(state, part) * ((1 - experts) / ranks + experts / routed)
+        return least / run.pipeline
+
+    return share
+
+
+def _check(run: Run) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        check_degrees(run)
 
 
 def _seconds(run: Run, device: GPU, network: float, node: int) -> float:
@@ -277,7 +332,11 @@ def _fitting(
         if run.micro_batch >= beyond.get(shape, math.inf):
             dropped["does not fit"] += 1
             continue
-        held = _held(run, memories)
+        try:
+            held = _held(run, memories)
+        except ValueError as error:  # nobody knows what it holds
+            dropped[str(error).split(" given")[0]] += 1
+            continue
         if held > room(device, communicators(run)):
             beyond[shape] = min(run.micro_batch, beyond.get(shape, math.inf))
             dropped["does not fit"] += 1
@@ -290,21 +349,41 @@ def _fitting(
     return found, skipped
 
 
-def _too_large(template, device, number, timed, nearest, memories) -> Candidate:
+def _too_large(template, device, number, timed, nearest, refused, memories) -> Candidate:
     """The candidate of a group, in which nothing fits, that comes nearest."""
+
+    def lacking(run: Run, held: int, why: str) -> Candidate:
+        return Candidate(run, device, held, "does not fit", None, "", why)
+
     if nearest is None:
-        return Candidate(
-            replace(template, data=number), device, 0, "does not fit", None, "",
-            f"no degrees of {number} GPUs make the global batch: choose another `batch`",
-        )  # fmt: skip
+        plain = {"tensor": 1, "pipeline": 1, "context": 1, "expert": 1, "interleave": 1}
+        try:
+            alone = replace(template, data=number, **plain)
+        except ValueError:  # what no engine divides
+            alone = replace(template, data=1, **plain)
+        batch = (
+            f"no degrees of {number:,} GPUs make a batch near the one asked for: choose another "
+            f"`batch`, a multiple of the sequence of {template.sequence:,} tokens"
+        )
+        return lacking(alone, 0, refused or batch)
     tried = [nearest, *(run for _, run in timed[-8:])]
     tried = [replace(r, recompute="full") if r.recompute == "none" else r for r in tried]
-    held, run = min(((_held(run, memories), run) for run in tried), key=lambda pair: pair[0])
+    sized = []
+    for run in tried:
+        try:
+            sized.append((_held(run, memories), run))
+        except ValueError as error:
+            refused = refused or str(error)
+    if not sized:
+        return lacking(nearest, 0, refused)
+    held, run = min(sized, key=lambda pair: pair[0])
     most = room(device, communicators(run))
-    short = held - most
+    if held <= most:  # it fits, and yet has no time
+        return lacking(run, held, refused)
     enough = math.ceil(number * held / most)
-    return Candidate(
-        run, device, held, "does not fit", None, "",
-        f"does not fit: {gb(held)} on the fullest GPU at least, {gb(short)} too many; it would "
-        f"take about {enough} such GPUs, or larger ones",
-    )  # fmt: skip
+    return lacking(
+        run,
+        held,
+        f"does not fit: {gb(held)} on the fullest GPU at least, {gb(held - most)} too many; it "
+        f"would take about {enough} such GPUs, or larger ones",
+    )

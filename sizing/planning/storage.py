@@ -130,13 +130,17 @@ def checkpoint(
             weights, optimizer and the rest, or of all for each rank; "distributed":
             torch.distributed.checkpoint, a file for each rank that has something to write.
         sharded: whether each rank writes what it alone holds. By default a distributed checkpoint
-            of several GPUs is.
+            of several GPUs is, but for 4-bit AdamW under ZeRO.
         path: the folder, as the program names it: `.metadata` repeats it, and torch.save the name
             of its file.
         device: "cuda" (a GPU's random generator is saved beside the CPU's) or "cpu".
 
     Raises:
-        ValueError: an unknown format or device.
+        ValueError: an unknown format or device; shards of a 4-bit state.
+
+    Of a run with adapters it holds what is trained, under peft's names. The state of "adamw-8bit"
+    and "paged-adamw-8bit" is this course's own layout, codes and scales, without the two tables of
+    1 KiB that bitsandbytes shares.
 
     Sharded tensors are cut along their first dimension into equal parts, the last ones smaller or
     empty, as FSDP2 cuts them: optimizer state and master weights over the data-parallel ranks from
@@ -149,8 +153,14 @@ def checkpoint(
         raise ValueError(f"format: {format!r} given; allowed: {', '.join(map(repr, FORMATS))}")
     if device not in ("cpu", "cuda"):
         raise ValueError(f"device: {device!r} given; allowed: 'cpu', 'cuda'")
+    own_tables = run.optimizer == "adamw-4bit" and run.zero > 0 and run.shards > 1
     if sharded is None:
-        sharded = format == "distributed" and run.gpus > 1
+        sharded = format == "distributed" and run.gpus > 1 and not own_tables
+    if sharded and own_tables:
+        raise ValueError(
+            f"optimizer: 'adamw-4bit' given with zero={run.zero}; allowed: sharded=False, since "
+            "torchao quantises each rank's part by itself, with a table of its own for each"
+        )
     content = contents(run, device)
     exact = True
     if format == "distributed":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache, partial
 from math import ceil, log2
+from operator import add
 
 from ..architecture.model import Model
 from ..parallel import (
@@ -13,6 +14,7 @@ from ..parallel import (
     message_bytes,
 )
 from ..run import Run
+from ..settings import family_of
 from .layer import Pass, Setting
 from .offload import update_on_host
 from .rates import Rates, by_card, constants
@@ -21,6 +23,8 @@ _C = constants()
 MESSAGE = _C["message"]  # s for a message between stages, whose shape goes ahead of it
 REDUCTION = _C["reduction"]  # of the link's rate, nanotron's gradients beside the backward pass
 TENSOR_LATENCY = _C["tensor_latency"]  # s for each node and tensor, reduced or gathered once a step
+SVD = _C["svd_rate"]  # of the fp32 peak
+REFRESHED = 200  # steps between GaLore's decompositions: update_proj_gap of transformers' Trainer
 FOREACH = 2.5  # passes of foreach AdamW over its operands, where a fused kernel makes one
 
 
@@ -50,64 +54,74 @@ def data_parallel(
     if run.expert == 1:
         return _exposed(run, at, stage, one, held, ranks, run.tensor)
     copies = ranks * run.tensor // expert_slices(run)
-    return _exposed(run, at, stage, one, held - routed, ranks, run.tensor) + _exposed(
-        run, at, stage, one, routed, copies, ranks * run.tensor // copies
+    experts = routed / held  # both kinds of weights hide behind one pass: each behind its share
+    return _exposed(run, at, stage, one, held - routed, ranks, run.tensor, 1 - experts) + _exposed(
+        run, at, stage, one, routed, copies, ranks * run.tensor // copies, experts
     )
 
 
-def _exposed(run, at: Setting, stage: Stage, one: Pass, elements, ranks, stride) -> float:
+def _exposed(
+    run, at: Setting, stage: Stage, one: Pass, elements, ranks, stride, behind: float = 1.0
+) -> float:
+    """Seconds of a kind of weights, which hide behind a share of each pass."""
     if not elements:
         return 0.0
     rate, engine = at.rate, at.engine
+    forward, backward = (stage.layers * behind * part for part in (one.forward, one.backward))
     if ranks == 1:
-        return _across(run, at, elements, stride, stage.layers * one.backward)
+        return _across(run, at, elements, stride, backward)
     crosses = ranks * stride > rate.node
-    network = rate.crossing(ranks, stride) if crosses else rate.link
+    network = min(rate.link, rate.crossing(ranks, stride)) if crosses else rate.link
     if crosses and run.zero == 3 and engine.rails == "one":
         network = rate.network
     share = (ranks - 1) / ranks
     gathered, summed = run.gathered_bytes, gradient_bytes(run)
     weights = share * elements * gathered / network
     reduction = share * elements * summed / network
-    behind = stage.layers * one.backward
-    across = _across(run, at, elements / ranks, ranks * stride, behind)
+    across = _across(run, at, elements / ranks, ranks * stride, backward)
+    # Replicas are averaged while shards are reduced, one bucket behind, where both run beside the
+    # backward pass.
+    together = max if engine.overlaps_replicas else add
     # What is lost goes with the bytes: a slow network moves fewer of them in a second.
     beside = partial(_beside, loss=by_card("contention", at.card) * min(1.0, network / rate.link))
-    forward, backward = stage.layers * one.forward, stage.layers * one.backward
     if run.zero == 3:
         if run.lora is not None:
             reduction = 0.0
         gather = weights
-        exposed = beside(gather, forward) + beside(gather + reduction, backward)
+        exposed = beside(gather, forward) + together(beside(gather + reduction, backward), across)
         first = gather / max(1, stage.layers)  # nothing runs while the first layer is gathered
-        return run.accumulation * (exposed + first + across + _copies(run, at, elements))
+        return run.accumulation * (exposed + first + _copies(run, at, elements))
     if engine.nanotron:
         return across + _nanotron(run, rate, stage, elements, ranks, stride, backward)
     nodes = ceil(ranks * stride / rate.node)
     buckets = max(1, ceil(elements * gradient_bytes(run) / engine.bucket))
     latency = buckets * log2(max(2, nodes)) * rate.latency(ranks, stride)
-    reduced = (2 if run.zero == 0 else 1) * reduction + latency
-    last = reduced / buckets  # the last bucket is full when the backward pass is over
+    reduced = (2 if run.zero == 0 else 1) * reduction
+    # The last bucket is full when the backward pass is over.
+    last = (reduced + latency) / buckets
     hidden = backward if engine.overlaps_gradients else 0.0
-    exposed = max(last, beside(reduced, hidden)) + across
+    exposed = together(max(last, beside(reduced, hidden, latency)), across)
     if run.zero == 2:
         exposed *= run.accumulation
     if run.zero == 0:
         return exposed
-    weights += latency
     if engine.overlaps_weights:
-        return exposed + max(weights / buckets, beside(weights, forward))
-    return exposed + weights
+        return exposed + max((weights + latency) / buckets, beside(weights, forward, latency))
+    return exposed + weights + latency
 
 
 def _across(run: Run, at: Setting, elements: float, stride: int, backward: float) -> float:
     """Seconds of averaging a rank's share of the gradients over the replicas of a hybrid sharding
     that nothing hides: beside the backward pass, on a link of its own where replicas are nodes."""
     sent = elements * gradient_bytes(run) if run.lora is None else 0.0
-    seconds = at.rate.collective("all_reduce", run.replicate, stride, sent)
-    hidden = backward if at.engine.overlaps_gradients else 0.0
-    network = min(at.rate.link, at.rate.crossing(run.replicate, stride))
-    return _beside(seconds, hidden, by_card("contention", at.card) * network / at.rate.link)
+    latency = at.rate.collective("all_reduce", run.replicate, stride, 0.0)
+    seconds = at.rate.collective("all_reduce", run.replicate, stride, sent) - latency
+    hidden = backward if at.engine.overlaps_replicas else 0.0
+    within = run.replicate * stride <= at.rate.node
+    network = at.rate.link if within else at.rate.crossing(run.replicate, stride)
+    network = min(at.rate.link, network)
+    loss = by_card("contention", at.card) * network / at.rate.link
+    return _beside(seconds, hidden, latency, loss=loss)
 
 
 def _copies(run: Run, at: Setting, elements: float) -> float:
@@ -123,11 +137,11 @@ def _copies(run: Run, at: Setting, elements: float) -> float:
     return elements * moved / at.rate.memory
 
 
-def _beside(sent: float, computed: float, loss: float) -> float:
-    """Seconds that communication beside a computation costs: what does not fit, and of the rest
-    the share `loss` that it takes from the computation, whose processors, memory and power it
-    uses as well."""
-    return max(0.0, sent - computed) + loss * min(sent, computed)
+def _beside(sent: float, computed: float, latency: float = 0.0, *, loss: float) -> float:
+    """Seconds that communication beside a computation costs: what does not fit, its latency
+    included, and of the rest the share `loss` that sending takes from the computation, whose
+    processors, memory and power it uses as well."""
+    return max(0.0, sent + latency - computed) + loss * min(sent, computed)
 
 
 def _nanotron(run, rate: Rates, stage: Stage, elements, ranks, stride, backward: float) -> float:
@@ -135,7 +149,7 @@ def _nanotron(run, rate: Rates, stage: Stage, elements, ranks, stride, backward:
     show a third of the link's rate, all of it on top. What the network needs beyond the backward
     pass comes on top again; weights are gathered after the update."""
     crosses = ranks * stride > rate.node
-    network = rate.crossing(ranks, stride) if crosses else rate.link
+    network = min(rate.link, rate.crossing(ranks, stride)) if crosses else rate.link
     share = (ranks - 1) / ranks
     reduced = share * elements * gradient_bytes(run) * (2 if run.zero == 0 else 1)
     nodes = -(-ranks * stride // rate.node) if crosses else 0
@@ -170,9 +184,10 @@ def update(run: Run, at: Setting, stage: Stage, elements: float) -> float:
     weight = run.recipe.weight_bytes
     gradient = weight if run.gathers_products else gradient_bytes(run)  # shards are fp32
     master = run.recipe.master
-    state = _BYTES_OF_STATE.get(run.optimizer)
+    kind = family_of(run.optimizer)[0]
+    state = _BYTES_OF_STATE.get(kind)
     if state is None:
-        state = _MOMENTS[run.optimizer] * (4 if master else weight)
+        state = _MOMENTS[kind] * (4 if master else weight)
     updated = 2 * ((4 if master else weight) + state) + gradient
     if "optimizer" in run.offload:
         back = 0 if "parameters" in run.offload else elements / ranks * weight
@@ -183,6 +198,10 @@ def update(run: Run, at: Setting, stage: Stage, elements: float) -> float:
     copied = 6 if master else 0
     clipped = 4 * gradient / (ranks if run.zero >= 2 else 1)
     seconds = elements * (clipped + (updated + copied) / ranks) / rate.memory
+    if run.optimizer.startswith("galore"):
+        products, decompositions = _projected(run.model, family_of(run.optimizer)[1])
+        projected = products / rate.matmul + decompositions / (SVD * rate.single) / REFRESHED
+        seconds += stage.layers * projected
     if run.optimizer == "muon":
         seconds += _newton_schulz(run.model) * stage.layers / run.tensor / ranks / rate.matmul
     return seconds
@@ -198,8 +217,29 @@ _MOMENTS = {
     "muon": 1,
     "lion": 1,
     "adam-mini": 1,
+    "galore": 1,  # its moments are small; the update is written at full size and read again
 }
 _BYTES_OF_STATE = {"adamw-8bit": 2, "paged-adamw-8bit": 2, "adamw-4bit": 1}  # an element
+
+
+@lru_cache(maxsize=64)
+def _projected(model: Model, rank: int) -> tuple[float, float]:
+    """FLOPs of GaLore in the mean layer: of projecting gradients and bringing updates back, a step,
+    and of decomposing them, every `REFRESHED` steps.
+
+    A matrix of a x b, a <= b: two products of 2 a b r; U, S and V take 6 b a^2 + 20 a^3 (Golub and
+    Van Loan, Matrix Computations, 4th edition, figure 8.6.1, R-SVD). Zhao et al.
+    (arXiv:2403.03507), algorithm 2; galore_torch decomposes in fp32.
+    """
+    products = decompositions = 0.0
+    for block in model.blocks:
+        for weight in block.weights:
+            if weight.kind == "matrix":
+                a, b = sorted(weight.shape[-2:])
+                number = weight.elements / (a * b) * block.count / model.layers
+                products += 4 * a * b * min(rank, a) * number
+                decompositions += (6 * b * a * a + 20 * a**3) * number
+    return products, decompositions
 
 
 @lru_cache(maxsize=64)

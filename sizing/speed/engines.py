@@ -14,6 +14,8 @@ from functools import cache
 from ..run import Run
 from ..units import DATA
 
+PLAIN = "pytorch"  # what no engine means
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -30,12 +32,14 @@ class Engine:
         overlaps_tensor: whether tensor-parallel collectives run in pieces beside their matmuls
             ("hopper": on cards after the A100).
         overlaps_gradients: whether gradients are reduced beside the last backward pass.
+        overlaps_replicas: whether those of a hybrid sharding are averaged across replicas there.
         overlaps_weights: whether updated weights are gathered beside the next forward pass.
         overlaps_context: whether keys and values travel beside attention, a hop beside a block.
         gathers_context: whether all of them are gathered beside the first block instead.
         bucket: bytes collected into one reduction or gathering; 0: each tensor alone.
         rails: "all" where a group's ranks in a node cross the network side by side, "one" where
             ZeRO-3 gathers as fast as one GPU's adapter.
+        dispatch: how tokens reach their experts, a word of `Run.dispatch`.
         recompute_stops: whether a layer that is run again ends before its last product, which the
             backward pass does not need.
         matmul_share: of the card's rate of large matmuls that the engine's reach.
@@ -51,11 +55,13 @@ class Engine:
     kernels: str
     overlaps_tensor: str
     overlaps_gradients: bool
+    overlaps_replicas: bool
     overlaps_weights: bool
     overlaps_context: bool
     gathers_context: bool
     bucket: float
     rails: str
+    dispatch: str
     recompute_stops: bool
     matmul_share: float
     attention: dict[str, str]
@@ -75,8 +81,9 @@ def engines() -> dict[str, Engine]:
 
 
 def engine_of(run: Run) -> Engine:
-    """The engine of a run; None is nanotron's kernel-by-kernel PyTorch, the most measured."""
-    return engines()[run.engine or "nanotron"]
+    """The engine of a run; None is PyTorch kernel by kernel, with nothing that one engine's runs
+    alone have shown."""
+    return engines()[run.engine or PLAIN]
 
 
 def _engine(row: dict[str, str]) -> Engine:
@@ -92,6 +99,7 @@ def _engine(row: dict[str, str]) -> Engine:
         overlaps_tensor=row["overlaps_tensor"],
         bucket=float(row["bucket_bytes"]),
         rails=row["rails"],
+        dispatch=row["dispatch"],
         recompute_stops=row["recompute_stops"] == "yes",
         matmul_share=float(row["matmul_share"]),
         attention={chip: row[f"attention_{chip}"] for chip in ("a100", "h100", "b200")},
@@ -103,4 +111,4 @@ def _engine(row: dict[str, str]) -> Engine:
     )
 
 
-_OVERLAPS = ("gradients", "weights", "context")
+_OVERLAPS = ("gradients", "replicas", "weights", "context")

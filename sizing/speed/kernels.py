@@ -9,7 +9,7 @@ from ..architecture.model import Model
 from ..compute import query_key_pairs
 from ..run import Run
 from .engines import Engine
-from .rates import Rates, by_card
+from .rates import Rates, by_card, reached
 
 # Bytes moved. Elements a token and layer, forward; backward moves twice as many.
 # Kernel by kernel: norms read and write (4 widths), residuals (6), queries, keys and values are
@@ -107,17 +107,30 @@ def moved(model: Model, tensor: int, kernels: str, divided: bool) -> float:
     return inside / tensor + outside / (tensor if divided else 1)
 
 
+def groups_of(model: Model) -> tuple[int, int]:
+    """Groups of a router's experts, and to how many of them it sends a token."""
+    every, open_ = (model.config.get(name) or 1 for name in ("n_group", "topk_group"))
+    return every, open_
+
+
 @lru_cache(maxsize=512)
-def permuted(model: Model, expert: int) -> float:
-    """Elements moved for a token in the mean layer, forward, to sort tokens by expert and back:
-    read once and written for each of its experts, and the reverse; with expert parallelism sorted
-    once more on arrival and before they return."""
+def permuted(model: Model, dispatch: str | None, ranks: int) -> float:
+    """Elements moved for a token in the mean layer, forward or backward, to sort tokens by expert
+    and back.
+
+    Read once and written for each expert, and the reverse, which DeepEP and HybridEP do as they
+    send; what arrives (None: nothing is sent), from them once for a rank, is sorted once more by
+    the rank's experts (NVIDIA/Megatron-LM, docs/discussions/deepseek-v3-gb200-optimization,
+    sections 2.1.1 and 2.5).
+    """
     elements = 0.0
     for block in model.blocks:
         chosen = next((w.chosen for w in block.weights if w.chosen is not None), 0)
         if chosen:
-            copies = 2 * (chosen + 1) + (4 * chosen if expert > 1 else 0)
-            elements += copies * model.hidden * block.count / model.layers
+            leaving = 0 if dispatch == "deepep" else 2 * (chosen + 1)
+            came = reached(ranks, chosen, groups_of(model)) if dispatch == "deepep" else chosen
+            arriving = 2 * (came + chosen) if dispatch else 0
+            elements += (leaving + arriving) * model.hidden * block.count / model.layers
     return elements
 
 
@@ -128,6 +141,10 @@ def permuted(model: Model, expert: int) -> float:
 # join (8); cast and sum (12), gradients of bias and weight (24), the join (4).
 BIASED_FORWARD = 16 + 28
 BIASED_BACKWARD = 20 + 40
+# Kernels launched for each expert of a rank by the same lines, which loop over experts: forward a
+# product and a sum; backward a cast, two products, their two sums, two casts and two gradients
+# added up.
+BIASED_LAUNCHES = 2 + 9
 
 
 @lru_cache(maxsize=512)

@@ -7,17 +7,20 @@ from functools import lru_cache
 from math import ceil
 
 from ..architecture.model import Model
+from ..lora import Lora, adapted_layers
 from ..parallel import Stage, expert_slices, gradient_bytes, tokens
 from ..recomputing import recomputed
-from ..run import Lora, Run, adapted_layers
+from ..run import Run
 from .engines import Engine, engines
 from .kernels import (
     BIASED_BACKWARD,
     BIASED_FORWARD,
+    BIASED_LAUNCHES,
     attention,
     biased,
     cast,
     chip,
+    groups_of,
     kernels_of,
     loss,
     moved,
@@ -31,6 +34,8 @@ HOST_FORWARD = _C["host_forward"]  # share of the launches in the forward pass
 # crosses nodes. Why it should cost so much, we do not know.
 HOST_PIPELINE = _C["host_pipeline"]
 HOST_PIPELINE_RANK = _C["host_pipeline_rank"]
+LAUNCH = 10e-6  # s to launch a kernel from Python, as data/engines.csv assumes
+PROCESSORS = _C["dispatch_processors"]  # of a GPU's, that move tokens to their experts
 PADDED = 64  # engines pad the vocabulary, so that the rows of its matrix begin at whole 128 bytes
 
 
@@ -94,7 +99,7 @@ def layer(run: Run, at: Setting) -> Pass:
         forward += share * rate.multiply(m, n, k, width, copies, fp8)
         backward += share * rate.multiply(m, k, n, width, copies, fp8)
         if run.lora is None:
-            backward += share * rate.multiply(n, k, m, width, 1, fp8)
+            backward += share * rate.weight_gradient(m, n, k, width, copies, fp8)
         if fp8:
             casting += share * each * (m * k + m * n + copies * n * k)
     if run.quantization is not None:
@@ -105,27 +110,35 @@ def layer(run: Run, at: Setting) -> Pass:
     if run.lora is not None:
         between += _adapters(run, rate, rows)
     sent, sent_back, sent_again = _tensor_parallel(run, at, forward)
-    routed = _all_to_all(run, at)
-    between += rows * permuted(run.model, run.expert) * width / rate.memory
+    dispatch = (run.dispatch or engine.dispatch) if run.expert > 1 else None
+    sorting = rows * permuted(run.model, dispatch, run.expert) * width / rate.memory
     if engine.name == "megatron":
         between += rows * biased(run.model) * (BIASED_FORWARD + BIASED_BACKWARD) / 3 / rate.memory
     ring, ring_back = _ring(run, engine, rate, scores, scores_back)
     again = _again(run, engine, forward, scores, between)
+    if run.recompute == "full":
+        again += sorting
     sent_back += sent_again
-    ahead = forward + scores + between + casting / 3 + sent + ring + routed
-    back = backward + scores_back + 2 * between + casting * 2 / 3 + sent_back + ring_back + again
-    back += routed * (2 if run.recompute == "full" else 1)
+    ahead = forward + scores + between + sorting + casting / 3
+    back = backward + scores_back + 2 * between + sorting + casting * 2 / 3 + again
+    routed = routed_back = 0.0
+    if dispatch:
+        sending = _dispatched(run, at, dispatch)
+        sending_back = sending * (2 if run.recompute == "full" else 1)
+        routed, routed_back = _exposed(run, sending, ahead), _exposed(run, sending_back, back)
+    ahead += sent + ring + routed
+    back += sent_back + ring_back + routed_back
     launch, launch_back = _launches(run, at)
     idle, idle_back = max(0.0, launch - ahead), max(0.0, launch_back - back)
     return Pass(
         matmul=forward + backward,
         attention=scores + scores_back,
-        elementwise=3 * between + casting,
+        elementwise=3 * between + 2 * sorting + casting,
         recompute=again,
         host=idle + idle_back,
         tensor_parallel=sent + sent_back,
         context_parallel=ring + ring_back,
-        expert_parallel=routed * (3 if run.recompute == "full" else 2),
+        expert_parallel=routed + routed_back,
         forward=ahead + idle,
         backward=back + idle_back,
     )
@@ -161,11 +174,22 @@ def _launches(run: Run, at: Setting) -> tuple[float, float]:
     sparse = _sparse(run.model)
     if sparse:
         launches += sparse * max(0.0, engine.launch_experts - launches)
+        if engine.name == "megatron":
+            launches += BIASED_LAUNCHES * _biased_experts(run) * LAUNCH
     if engine.nanotron and run.tensor > 1 and run.pipeline > 1 and run.gpus > at.rate.node:
         launches += HOST_PIPELINE + HOST_PIPELINE_RANK * (run.tensor - 1)
     launches *= at.host
     ahead = HOST_FORWARD * launches
     return ahead, launches if run.recompute == "full" else launches - ahead
+
+
+def _biased_experts(run: Run) -> float:
+    """Experts with biases on a rank, in the mean layer."""
+    if not biased(run.model):
+        return 0.0
+    slices = expert_slices(run)
+    experts = [w.shape[0] for b in run.model.blocks for w in b.weights if w.chosen]
+    return _sparse(run.model) * max(1, max(experts) * run.tensor // slices)
 
 
 @lru_cache(maxsize=512)
@@ -271,19 +295,26 @@ def _tensor_parallel(run: Run, at: Setting, forward: float) -> tuple[float, floa
     return 4 * one, 6 * one, (2 if kept else 4) * more * one
 
 
-def _all_to_all(run: Run, at: Setting) -> float:
+def _dispatched(run: Run, at: Setting, dispatch: str) -> float:
     """Seconds in which a layer's tokens go to their experts and come back, once."""
-    if run.expert == 1:
-        return 0.0
     rows = tokens(run) / (run.tensor if run.sequence_parallel else 1)
     stride = run.tensor if expert_slices(run) > run.expert else 1
+    payload = rows * run.model.hidden * run.recipe.activation_bytes
+    once, groups = dispatch != "all-to-all", groups_of(run.model)
     seconds = 0.0
     for block in run.model.blocks:
         chosen = next((w.chosen for w in block.weights if w.chosen is not None), 0)
-        payload = rows * run.model.hidden * run.recipe.activation_bytes
-        one = at.rate.all_to_all(run.expert, stride, payload, chosen, at.engine.name == "megatron")
+        one = at.rate.all_to_all(run.expert, stride, payload, chosen, once, groups)
         seconds += 2 * one * block.count / run.model.layers
     return seconds
+
+
+def _exposed(run: Run, sending: float, computing: float) -> float:
+    """Seconds that sending tokens costs a pass: all of it, or, beside another micro-batch's
+    computation, what that does not hide and the processors that it takes from it."""
+    if not run.overlap_dispatch:
+        return sending
+    return max(0.0, sending - computing) + PROCESSORS * min(sending, computing)
 
 
 def _ring(
@@ -331,7 +362,7 @@ def head(run: Run, at: Setting) -> Pass:
     forward = rate.multiply(rows, vocab, hidden, width)
     backward = rate.multiply(rows, hidden, vocab, width)
     if run.lora is None:
-        backward += rate.multiply(vocab, hidden, rows, width)
+        backward += rate.weight_gradient(rows, vocab, hidden, width)
     ahead, back = (part * rows * vocab / rate.memory for part in loss(run, engine))
     if run.loss_kernel == "fused":  # logits are never kept: multiplied again for the backward pass
         backward += forward

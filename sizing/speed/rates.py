@@ -13,7 +13,7 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from math import ceil
+from math import ceil, exp, inf, lgamma
 
 from ..hardware import GPU, gpus
 from ..hardware import gpu as find_gpu
@@ -65,6 +65,7 @@ class Rates:
         low: FLOP/s of large matmuls in fp8, None where the card has none.
         epilogue: share of writing a matmul's output that no other tile's products hide.
         processors: streaming multiprocessors, which take a tile of the output each; 0 if unknown.
+        single: FLOP/s of the datasheet in fp32, outside tensor cores.
         memory: bytes/s of streaming kernels.
         link, network: bytes/s in one direction of a collective within a node, and of each GPU
             between nodes.
@@ -80,6 +81,7 @@ class Rates:
     processors: int = 0
     low: float | None = None
     epilogue: float = 0.0
+    single: float = 0.0
 
     def multiply(
         self, m: float, n: float, k: float, width: int = 2, copies: int = 1, low: bool = False
@@ -90,11 +92,25 @@ class Rates:
         With `low` the inputs are fp8; both are cast first (see `cast`).
         """
         moved = width * (m * k + copies * k * n + m * n)
-        rate = self.low if low else self.matmul
         filled = filling(m / copies, n, self.processors, copies) * aligned(n, k)
         written = self.epilogue * width * m * n / self.memory
+        return self._kernels(2 * m * n * k, filled, moved, written, copies, low)
+
+    def weight_gradient(
+        self, m: float, n: float, k: float, width: int = 2, copies: int = 1, low: bool = False
+    ) -> float:
+        """Seconds of the gradients of `copies` weights of shape (n, k), each from its share of the
+        m rows: as `multiply`, with as many outputs."""
+        outputs = copies * n * k
+        moved = width * (m * k + m * n + outputs)
+        filled = filling(n, k, self.processors, copies) * aligned(k, m if copies == 1 else k)
+        written = self.epilogue * width * outputs / self.memory
+        return self._kernels(2 * m * n * k, filled, moved, written, copies, low)
+
+    def _kernels(self, flops, filled, moved, written, copies, low) -> float:
+        rate = self.low if low else self.matmul
         started = KERNEL * (1 + (copies - 1) / STREAMS)  # a kernel for each expert
-        return max(2 * m * n * k / (rate * filled) + written, moved / self.memory) + started
+        return max(flops / (rate * filled) + written, moved / self.memory) + started
 
     def collective(self, kind: str, ranks: int, stride: int, payload: float) -> float:
         """Seconds of one collective on `payload` bytes over `ranks` GPUs that lie `stride` apart.
@@ -110,19 +126,27 @@ class Rates:
         return sent / min(self.link, self.crossing(ranks, stride)) + hops * NETWORK_LATENCY
 
     def all_to_all(
-        self, ranks: int, stride: int, payload: float, copies: int, once: bool = False
+        self,
+        ranks: int,
+        stride: int,
+        payload: float,
+        copies: int,
+        once: bool = False,
+        groups: tuple[int, int] = (1, 1),
     ) -> float:
         """Seconds in which each of `ranks` GPUs sends `copies` copies of `payload` bytes, each copy
-        evenly to all; with `once` no more than one copy of anything to a node, which hands it on
-        (DeepSeek-V3, arXiv:2412.19437, section 3.2.2)."""
+        evenly to all; with `once` no more than one copy of anything to a rank, and one to a node,
+        which hands it on (DeepSeek-V3, arXiv:2412.19437, section 3.2.2). `groups`: the router's
+        groups of experts, and to how many of them a token goes (section 2.1.2)."""
         if ranks == 1:
             return 0.0
         inside = max(1, min(ranks, self.node // stride))
+        arriving = reached(ranks, copies, groups) if once else copies
+        near = payload * arriving * (inside - 1) / inside / self.link
         if inside == ranks:
-            return payload * copies * (ranks - 1) / ranks / self.link + LINK_LATENCY
+            return near + LINK_LATENCY
         nodes = ranks / inside
-        near = payload * copies * (inside - 1) / inside / self.link
-        crossing = nodes * (1 - (1 - 1 / nodes) ** copies) if once else copies
+        crossing = reached(nodes, copies, groups) if once else copies
         far = payload * crossing * (nodes - 1) / nodes / self.network
         return max(near, far) + NETWORK_LATENCY
 
@@ -140,6 +164,27 @@ class Rates:
         if span <= self.node:
             return payload / self.link + LINK_LATENCY
         return payload / self.network + NETWORK_LATENCY
+
+
+@lru_cache(maxsize=1024)
+def reached(places: float, copies: int, groups: tuple[int, int] = (1, 1)) -> float:
+    """Different places, of so many, that copies of something reach if each is sent to any one; of
+    `groups` of the places only as many are open to one thing as the second number says."""
+    every, open_ = groups
+    if places >= every:
+        within = places * open_ / every
+        return within * (1 - (1 - 1 / within) ** copies)
+    inside = every / places  # groups at a place, which is missed if none of them is reached
+    some = reached(open_, copies)
+    missed = exp(_choices(every - inside, some) - _choices(every, some))
+    return places * (1 - missed)
+
+
+def _choices(among: float, chosen: float) -> float:
+    """The logarithm of the number of ways to choose some, between whole numbers as well."""
+    if chosen > among:
+        return -inf
+    return lgamma(among + 1) - lgamma(chosen + 1) - lgamma(among - chosen + 1)
 
 
 # Share of the rate that is left where the rows of a matrix begin at multiples of so many elements
@@ -210,6 +255,7 @@ def sustained_rates(
         low = device.peak_flops("fp8") * by_card("fp8_rate", device.name) * _throttle(device)
         dtype = "bf16"
     peak = device.peak_flops(dtype) * _throttle(device)
+    link = device.link * LINK_RATE if device.link else network * NETWORK_RATE
     return Rates(
         peak=peak,
         matmul=peak * by_card("matmul_rate", device.name),
@@ -217,9 +263,10 @@ def sustained_rates(
         epilogue=by_card("epilogue", device.name),
         processors=int(by_card("processors", device.name)),
         memory=device.bandwidth * MEMORY_RATE,
-        link=device.link * LINK_RATE if device.link else network * NETWORK_RATE,
-        network=network * NETWORK_RATE,
+        link=link,
+        network=min(link, network * NETWORK_RATE),  # what leaves a card crosses its link first
         node=node,
+        single=device.peak.get("fp32", device.peak_flops(dtype) / 16) * _throttle(device),
     )
 
 

@@ -111,7 +111,7 @@ def step_time(
     """Seconds of one optimizer step, by part.
 
     Args:
-        run: the training run; `run.engine` says who runs it, None is nanotron.
+        run: the training run; `run.engine` says who runs it, None is PyTorch's DDP and FSDP.
         gpu: an accelerator's name in data/gpus.csv, or a `GPU`; one whose power is below that of
             the catalogue is slower by the cube root.
         network: bytes/s that each GPU has between nodes, in one direction.
@@ -121,17 +121,12 @@ def step_time(
     Raises:
         ValueError: see `check_degrees` and `check_offload`; a GPU without a rate for the run's
             dtype, or without a link where several GPUs need one; an impossible network, node or
-            host; GaLore, the seconds of whose decompositions no source gives.
+            host.
 
     Left out: an allocator near the end of its memory, congestion, stragglers, an uneven router.
     """
     if run.offload:
         check_offload(run)
-    if run.optimizer.startswith("galore"):
-        raise ValueError(
-            f"optimizer: {run.optimizer!r} given; allowed: any other, because the seconds of its "
-            "decompositions are in no published run"
-        )
     check_degrees(run)
     gpu = find_gpu(gpu) if isinstance(gpu, str) else gpu
     if not host >= 0:

@@ -13,11 +13,12 @@ from functools import cache
 
 from ..run import Run
 from ..units import DATA
+from .engines import PLAIN
 
 KINDS = ("16 bits, dense", "fp8 matmuls", "adapters", "mixtures of experts")
 TABLE = DATA / "step_time_error.csv"
-FEW = 5  # runs, or sources below `SOURCES`: their spread says little, and the band is that of all
-SOURCES = 3  # runs, at least; so bands hold eight in ten rows of a source that they have not seen
+FEW = 5  # runs below which their spread says little, and the band is that of all of their kind
+SOURCES = 3  # that printed them, at least: else a band is that of a source nobody has seen
 REACH = 2  # times beyond the largest, or below the smallest published run that still interpolates
 
 
@@ -65,7 +66,8 @@ class Trust:
         group: the nearest published runs.
         band: (low, high) seconds that eight in ten published runs like those would lie between;
             where it extrapolates, or those are few or of few sources, as wide as that of all runs,
-            at least.
+            and of all of its kind, each source counting the same. Of a source whose rows no band
+            knows it holds eight in ten as well (`sizing.evidence.bands.left_out`).
     """
 
     interpolates: bool
@@ -85,8 +87,8 @@ class Trust:
 
 def trust(run: Run, card: str, seconds: float, groups: tuple[Group, ...] | None = None) -> Trust:
     """How near published runs are to a run that is said to take so many seconds on a card; all of
-    them, unless `groups` are given, the last of which is of all runs."""
-    engine, kind = run.engine or "nanotron", kind_of(run)
+    them, unless `groups` are given."""
+    engine, kind = run.engine or PLAIN, kind_of(run)
     groups = groups or _groups()
     near = max(
         (group for group in groups if group.engine != "all"),
@@ -113,8 +115,9 @@ def trust(run: Run, card: str, seconds: float, groups: tuple[Group, ...] | None 
             beyond.append(name)
     low, high = near.low, near.high
     if beyond or near.runs < FEW or near.sources < SOURCES:
-        every = next(group for group in groups if group.engine == "all")
-        low, high = min(low, every.low), max(high, every.high)
+        for every in groups:
+            if every.engine == "all" and every.kind in (kind, "all"):
+                low, high = min(low, every.low), max(high, every.high)
     return Trust(not beyond, tuple(beyond), near, (seconds * (1 + low), seconds * (1 + high)))
 
 

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers.integrations import moe
 
 from ..compute import Flops
+from ..recomputing import is_checkpointed
 from ..run import Run
 from . import build, grouped
 from .cuda import cuda_operators, scratch
@@ -53,6 +54,7 @@ def memory(run: Run, *, device: str = "cuda", library: bool = False) -> Trace:
     """
     _single(run)
     may_run(run)
+    _eager(run)
     if device not in DEVICES:
         raise ValueError(f"device: {device!r} given; allowed: {', '.join(DEVICES)}")
     operators = cuda_operators() if device == "cuda" else nullcontext()
@@ -98,16 +100,28 @@ def flops(run: Run) -> Flops:
     for field in ("tensor", "pipeline", "context"):
         _require_one(run, field)
     may_run(run)
+    attention = "recomputed_core" if run.recompute == "selective" else "eager"
     if run.recompute == "selective" and run.attention != "eager":
-        return _per_operation(run)
-    eager = "recomputed_core" if run.recompute == "selective" else "eager"
-    ahead, back = _counted(run, eager)
+        # Fused attention is kept. The counter has no FLOPs for it in either pass: what is run again
+        # is counted with it, all else without.
+        attention = None
+    ahead, back = _counted(run, attention)
+    again = back - _plain_backward(run, ahead, back, attention)
+    if attention is None:
+        ahead, back = _counted(run, "eager", plain=True)
+    else:
+        back -= again
     count = run.accumulation * run.data
-    if not _two_products_backward(run):
-        plain = back if run.recompute == "none" else _plain_backward(run)
-        return Flops(count * ahead, count * plain, count * (back - plain))
-    # The backward pass multiplies each matrix of the forward pass twice; more is recompute.
-    return Flops(count * ahead, count * 2 * ahead, count * (back - 2 * ahead))
+    return Flops(count * ahead, count * back, count * again)
+
+
+def _plain_backward(run: Run, ahead: int, back: int, attention: str | None) -> int:
+    """FLOPs of one backward pass without recompute."""
+    if run.recompute == "none":
+        return back
+    if _two_products_backward(run):
+        return 2 * ahead  # each matrix of the forward pass is multiplied twice
+    return _counted(run, "eager" if attention else "fused_core", plain=True)[1]
 
 
 def _two_products_backward(run: Run) -> bool:
@@ -116,25 +130,21 @@ def _two_products_backward(run: Run) -> bool:
     return not apart and run.lora is None
 
 
-def _counted(run: Run, attention: str | None) -> tuple[int, int]:
-    """FLOPs of one forward and one backward pass."""
+def _counted(run: Run, attention: str | None, plain: bool = False) -> tuple[int, int]:
+    """FLOPs of one forward and one backward pass; `plain`, without what is run again."""
+    checkpointed = is_checkpointed(run.recompute, run.attention)
+    if plain:
+        run = replace(run, recompute="none", accumulation=1, data=1)
     with _patience(run), _fake_tensors(), _routes(run):
         step = Step(run, attention=attention)
+        if plain and checkpointed:  # as transformers does under recompute
+            step.model.enable_input_require_grads()
         with flop_counter() as forward:
             loss = step.forward()
         with flop_counter() as backward:
             loss.backward()
         del loss
     return forward.get_total_flops(), backward.get_total_flops()
-
-
-def _per_operation(run: Run) -> Flops:
-    """Attention is kept, so that what is run again can be counted with the fused kernel, for which
-    the counter has no FLOPs in either pass."""
-    plain = flops(replace(run, recompute="none"))
-    ahead, back = _counted(run, None)
-    again = run.accumulation * run.data * (back - 2 * ahead)
-    return Flops(plain.forward, plain.backward, again)
 
 
 def _patience(run: Run):
@@ -148,20 +158,6 @@ def _routes(run: Run):
     if not getattr(run.model, "traced", False):
         return nullcontext()
     return EvenRoutes(run, build.config_of(run.model))
-
-
-def _plain_backward(run: Run) -> int:
-    """FLOPs of one backward pass without recompute."""
-    plain = replace(run, recompute="none", accumulation=1, data=1)
-    if run.recompute != "full":
-        return flops(plain).backward
-    with _fake_tensors():
-        step = Step(plain, attention="eager")
-        step.model.enable_input_require_grads()  # as transformers does under recompute
-        loss = step.forward()
-        with flop_counter() as backward:
-            loss.backward()
-        return backward.get_total_flops()
 
 
 def flop_counter() -> FlopCounterMode:
@@ -238,6 +234,28 @@ def _tensors(state) -> list[torch.Tensor]:
 def _single(run: Run) -> None:
     for field in ("data", "tensor", "pipeline", "context"):
         _require_one(run, field)
+
+
+def _eager(run: Run) -> None:
+    """A ValueError for what no trace runs: its step is eager PyTorch's, on one GPU."""
+    for field, allowed in (("kernels", "eager"), ("loss_kernel", "eager")):
+        if getattr(run, field) != allowed:
+            name = field.removesuffix("_kernel")
+            given = getattr(run, name)
+            raise ValueError(
+                f"{name}: {given!r} given; allowed in a traced step: {allowed!r}, as a trace runs "
+                "eager PyTorch on one GPU"
+            )
+    if set(run.offload) - {"activations"}:
+        raise ValueError(
+            f"offload: {run.offload!r} given; allowed in a traced step: 'activations' (on fake "
+            "tensors there is no host)"
+        )
+    if run.recipe.products == "fp8":
+        raise ValueError(
+            "precision: 'fp8' given; allowed in a traced step: 'bf16-mixed', ... (torchao's fp8 "
+            "layers need a GPU)"
+        )
 
 
 def _require_one(run: Run, field: str) -> None:

@@ -11,7 +11,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.pytorch_utils import Conv1D
 
-from ..run import Lora, Run, linear_layers
+from ..lora import Lora, linear_layers
+from ..run import Run
 from . import build, quantized
 
 
@@ -22,11 +23,10 @@ class LoraLinear(nn.Module):
     sum cast back.
     """
 
-    def __init__(self, base: nn.Module, lora: Lora):
+    def __init__(self, base: nn.Module, lora: Lora, dtype: torch.dtype):
         super().__init__()
         rows, columns = base.weight.shape
         out, into = (columns, rows) if isinstance(base, Conv1D) else (rows, columns)
-        dtype = build.DTYPES[lora.dtype]
         self.base = base
         self.lora_A = nn.Linear(into, lora.rank, bias=False, dtype=dtype)
         self.lora_B = nn.Linear(lora.rank, out, bias=False, dtype=dtype)
@@ -68,12 +68,19 @@ class TrainedCopy(nn.Module):
         return self.copy(x)
 
 
-def put_on(network: nn.Module, lora: Lora, among: Callable[[str], bool] = bool) -> None:
+def dtype_of(run: Run) -> torch.dtype:
+    """The adapters' dtype: in 16 bits the run's own."""
+    fp16 = run.lora.dtype == "bf16" and run.recipe.products == "fp16"
+    return torch.float16 if fp16 else build.DTYPES[run.lora.dtype]
+
+
+def put_on(network: nn.Module, run: Run, among: Callable[[str], bool] = bool) -> None:
     """Freeze a module, and put adapters on those of its linear layers that `among` names."""
+    lora, dtype = run.lora, dtype_of(run)
     network.requires_grad_(False)
     for name, module in list(network.named_modules()):
         if among(name) and isinstance(module, (nn.Linear, Conv1D)) and lora.adapts(name):
-            _put(network, name, LoraLinear(module, lora))
+            _put(network, name, LoraLinear(module, lora, dtype))
 
 
 def add(network: nn.Module, run: Run) -> nn.Module:
@@ -83,7 +90,7 @@ def add(network: nn.Module, run: Run) -> nn.Module:
             f"quantization: {run.quantization!r} given; allowed: None, or a trace with "
             "library=True (bitsandbytes' own layers)"
         )
-    put_on(network, run.lora, lambda name: _inside(name, run))
+    put_on(network, run, lambda name: _inside(name, run))
     for name in _tables(network, run.lora):
         module = network.get_submodule(name)
         _put(network, name, TrainedCopy(module))
@@ -123,7 +130,7 @@ def add_with_peft(network: nn.Module, run: Run) -> nn.Module:
         network = peft.get_peft_model(network, config)
     for name, parameter in network.named_parameters():
         if "lora_" in name:
-            parameter.data = parameter.data.to(build.DTYPES[lora.dtype])
+            parameter.data = parameter.data.to(dtype_of(run))
     return network
 
 

@@ -26,8 +26,11 @@ _FP32 = (
     (torch, "pow"),
     (torch.Tensor, "pow"),
     (torch.Tensor, "__pow__"),
+    (torch, "square"),  # which is a power
+    (torch, "expm1"),
     (torch, "logsumexp"),
     (functional, "softmax"),
+    (functional, "softplus"),
     (functional, "log_softmax"),
     (functional, "layer_norm"),
 )
@@ -66,7 +69,7 @@ def scratch(operator, args) -> int:
             rows = matrix.numel() // columns
             return _bytes(rows, kernels.summed(rows, columns))
     if operator is _aten.linalg_vector_norm.default:
-        tensor, _, over = (*args, None)[:3]
+        tensor, over = args[0], (*args, None, None)[2]
         if over and tensor.ndim > 1 and over[0] % tensor.ndim == tensor.ndim - 2:
             return kernels.norm_of_columns(tensor.shape)
     if operator is optimizers.ADAMW_8BIT:

@@ -57,12 +57,13 @@ def loss(run: Run, model, other, batch: torch.Tensor) -> torch.Tensor:
 
 
 def _logits(run: Run, model, batch: torch.Tensor) -> torch.Tensor:
-    """Under autocast accelerate casts a model's outputs, once autocast has ended."""
+    """Under autocast accelerate casts a model's outputs, once autocast has ended; see
+    `Run.outputs`."""
     recipe = run.recipe
     products = build.DTYPES[recipe.products]
     with torch.autocast(batch.device.type, products) if recipe.autocast else nullcontext():
         logits = model(input_ids=batch, use_cache=False).logits
-    return logits.float() if recipe.autocast else logits
+    return logits.float() if recipe.autocast or run.outputs == "fp32" else logits
 
 
 def _entropy(logits: torch.Tensor, rows: int = 128) -> None:

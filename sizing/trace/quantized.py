@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from ..run import Run, linear_layers
+from ..lora import linear_layers
+from ..run import Run
 from . import build
 
 

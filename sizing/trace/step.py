@@ -40,6 +40,7 @@ class Step:
         self.named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
         self.buffers = self._gradient_buffers()
         self.optimizer = self._optimizer()
+        self.kept: torch.Tensor | None = None  # of the model's outputs, see `Run.outputs`
         self.away = offload.Activations(self.model) if "activations" in run.offload else None
 
     def _optimizer(self):
@@ -85,7 +86,12 @@ class Step:
         with torch.autocast(device, products) if recipe.autocast else nullcontext(), away:
             if self.run.objective != "lm":
                 return objectives.loss(self.run, self.model, self.frozen, self.batch)
-            return self.model(input_ids=self.batch, labels=self.batch, use_cache=False).loss
+            found = self.model(input_ids=self.batch, labels=self.batch, use_cache=False)
+        if self.run.outputs != "released":
+            self.kept = found.logits
+        if self.run.outputs == "fp32":  # accelerate's convert_outputs_to_fp32
+            self.kept = self.kept.float()
+        return found.loss
 
     def update(self) -> None:
         if not self.buffers:
@@ -109,5 +115,6 @@ class Step:
             enter("loss")
             loss.backward()
             del loss
+            self.kept = None
         enter("optimizer")
         self.update()

@@ -49,7 +49,8 @@ class LiveBytes(TorchDispatchMode):
     which is what the allocator of a real device sees. Rounding to blocks and fragmentation are not
     seen. To watch changes what is watched: under any dispatch mode autograd adds two gradients of
     one tensor into a third, also where it would otherwise add into the first. This mode adds into
-    the first where autograd would if nobody watched.
+    the first where autograd would if nobody watched. So it does with the gradient of `gather`, of
+    which fake tensors, as all subclasses, get two copies.
 
     Args:
         logits_shape: (tokens, vocabulary).
@@ -89,6 +90,8 @@ class LiveBytes(TorchDispatchMode):
             return self.answer(args[0])
         if func is _aten.add.Tensor and self._in_place(*args, **(kwargs or {})):
             func = _aten.add_.Tensor
+        if func is _aten.scatter_add.default and _in_backward():
+            func = _aten.scatter_add_.default
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, torch.Tensor):
@@ -153,12 +156,17 @@ class LiveBytes(TorchDispatchMode):
         Autograd adds into the first gradient that reaches a tensor if it holds that one alone
         (torch/csrc/autograd/input_buffer.cpp): not a view, and referred to by nothing else.
         """
-        if torch.is_grad_enabled() or torch._C._current_graph_task_id() == -1:
-            return False  # not in a backward pass, or in one that runs a forward pass again
+        if not _in_backward():
+            return False
         both = isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor)
         if not both or first.shape != second.shape or alpha != 1:
             return False
         return not first._is_view() and _uses(first) == self._alone
+
+
+def _in_backward() -> bool:
+    """Whether autograd is at work, and not to run a forward pass again."""
+    return not torch.is_grad_enabled() and torch._C._current_graph_task_id() != -1
 
 
 def _uses(tensor: torch.Tensor) -> int:

@@ -1,6 +1,7 @@
 """Every lesson in a real browser: no cell error, every control moved, keyboard, axe-core, themes.
 
-`make test` opens the lessons of FEW; `make browser-test` opens all (SIZING_BROWSER=all).
+`make test` opens lesson 01; `make browser-test` opens all, `make browser-test LESSONS="05 11"` some
+(SIZING_BROWSER, numbers or `all`).
 """
 
 import os
@@ -13,9 +14,9 @@ from test_lab import need_chromium, shoot
 from sizing.course.copies import bring_all
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-FEW = ("01",)
+ASKED = os.environ.get("SIZING_BROWSER", "01").split()
 ALL = sorted(path.name for path in ROOT.glob("notebooks/*.ipynb"))
-EVERY = os.environ.get("SIZING_BROWSER") == "all"
+CHOSEN = [name for name in ALL if "all" in ASKED or name[:2] in ASKED]
 WIDTHS = (1024, 1280, 1920)
 SECONDS = 900  # for all cells of a lesson; only a lesson that hangs takes as long
 
@@ -28,26 +29,25 @@ def need_axe() -> None:
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory):
-    """A learner's copies: what is opened in the lessons' stead."""
-    folder = tmp_path_factory.mktemp("course") / "work"
-    bring_all(work=folder)
-    return folder
-
-
-@pytest.fixture(scope="module", params=[name for name in ALL if EVERY or name[:2] in FEW])
-def lesson(request, work):
-    """The page of a lesson whose cells have all run without an error."""
+def address(tmp_path_factory):
+    """A JupyterLab over a learner's copies: what is opened in the lessons' stead."""
     need_chromium()
     need_axe()
-    with (
-        browser_page(width=1280, height=1000) as page,
-        jupyter_lab(work, env={"SIZING_RECORDED": "1"}) as address,
-    ):
+    folder = tmp_path_factory.mktemp("course") / "work"
+    bring_all(work=folder)
+    with jupyter_lab(folder, env={"SIZING_RECORDED": "1"}) as address:
+        yield address
+
+
+@pytest.fixture(scope="module", params=CHOSEN)
+def lesson(request, address):
+    """The page of a lesson whose cells have all run without an error."""
+    with browser_page(width=1280, height=1000) as page:
         page.set_default_timeout(60_000)
         open_notebook(page, address, f"notebooks/{request.param}")
         run_all(page, SECONDS)
         yield request.param, page
+        page.evaluate("window.jupyterapp.serviceManager.sessions.shutdownAll()")
 
 
 def test_the_audit_finds_what_it_is_there_for():

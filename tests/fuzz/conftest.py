@@ -4,7 +4,7 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-QUICK = 260  # settings of all calculators together in `make test`; derived from no clock
+QUICK = 130  # settings of all calculators together in `make test`; derived from no clock
 TOTAL = int(os.environ.get("SIZING_FUZZ", QUICK))
 
 settings.register_profile(

@@ -25,7 +25,7 @@ ALL = sorted(
     if isinstance(getattr(calculators, name), type)
     and issubclass(getattr(calculators, name), Calculator)
 )
-EACH = max(10, int(os.environ.get("SIZING_FUZZ", 260)) // len(ALL))
+EACH = max(10, int(os.environ.get("SIZING_FUZZ", 130)) // len(ALL))
 SLOW = {"PlanDashboard": 10}  # it searches all plans of a cluster: a tenth of the others' settings
 CONFIGS = sorted((DATA / "models").glob("*.json"))
 # A figure that rounds to nothing, with its unit: "0.00 GB", "$0.0", "0 s".

@@ -17,7 +17,7 @@ from sizing.measuring.training import as_run, describe
 from sizing.run import CHOICES
 from sizing.units import GB, GIB, count, decimals, duration, gb, gib, si
 
-EACH = max(30, int(os.environ.get("SIZING_FUZZ", 260)) // 20)
+EACH = max(30, int(os.environ.get("SIZING_FUZZ", 130)) // 20)
 NAMES = ("gpt2", "llama-3.2-1b", "qwen3-0.6b", "gemma-2b", "olmoe-1b-7b", "deepseek-v2-lite")
 MODELS = [Model(name) for name in NAMES if name in sizing.presets()]
 SIZES = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": GB, "KiB": 1024, "MiB": 2**20, "GiB": GIB}

@@ -117,6 +117,7 @@ static int take(void **p, size_t n) {
   char *aligned = (char *)(((uintptr_t)at + 2 * MIB - 1) / (2 * MIB) * (2 * MIB));
   if (aligned > at) munmap(at, aligned - at);
   size_t tail = at + size + 2 * MIB - (aligned + size); if (tail) munmap(aligned + size, tail);
+  madvise(aligned, size, MADV_NOHUGEPAGE); // what is written takes small pages
   if (block_count == block_room) { block_room = block_room ? 2 * block_room : 1024; blocks = realloc(blocks, block_room * sizeof(Block)); }
   blocks[block_count++] = (Block){aligned, size, current};
   in_use += size;
@@ -139,8 +140,8 @@ int cudaMemGetInfo(size_t *free, size_t *total) {
 int cudaHostAlloc(void **p, size_t n, unsigned f) { return posix_memalign(p, 4096, n ? n : 1) ? 2 : 0; }
 int cudaFreeHost(void *p) { free(p); OK; }
 static int moved(void *d, const void *s, size_t n) { // what a host may read, and small tensors
-  pthread_mutex_lock(&lock); int on_host = find_block(d) < 0; pthread_mutex_unlock(&lock);
-  if (n <= MIB || on_host) memmove(d, s, n);
+  pthread_mutex_lock(&lock); int to_host = find_block(d) < 0, within = !to_host && find_block(s) >= 0; pthread_mutex_unlock(&lock);
+  if (to_host || n <= (within ? MIB / 16 : MIB)) memmove(d, s, n);
   OK;
 }
 int cudaMemcpy(void *d, const void *s, size_t n, int k) { return moved(d, s, n); }

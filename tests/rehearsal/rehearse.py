@@ -13,7 +13,7 @@ take a smaller model than on a GPU (SMALLER). Nothing here was seen on a GPU.
 
 Linux on x86-64 only, with gcc and nm. `make rehearse` makes .venv-rehearsal with the CUDA build of
 the versions that requirements.txt pins: 5 GB, once. `make rehearse TORCH=2.11.0` makes another with
-that torch, and takes a share of the table. Then, in 30 to 60 minutes on one core:
+that torch, and takes a share of the table. Then, in one to two hours on one core:
 
     rehearse.py attention               which kernel each kind of attention takes
     rehearse.py experiments [name ...]  every experiment's own grid, those of several processes on
@@ -261,10 +261,18 @@ def table(scratch: Path, write: bool, runs: str | None, every: int) -> None:
     print(cuda.text(rows))
     if write:
         cuda.merge(rows)
-    errors = [(abs(cuda.error(row)), row["precision"]) for row in rows]
-    sizes = [size for size, _ in errors]
-    bf16 = [size for size, precision in errors if precision.startswith("bf16")]
-    wrong = cuda.differences(rows, here) if not write else []
+    if not write and (wrong := cuda.differences(rows, here)):
+        raise Failed("\n".join(wrong))
+    judged(rows)
+
+
+def judged(rows: list[dict]) -> None:
+    """Hold the errors of a table against the bars."""
+    from sizing.evidence import cuda
+
+    sizes = [abs(cuda.error(row)) for row in rows]
+    bf16 = [abs(cuda.error(row)) for row in rows if row["precision"].startswith("bf16")]
+    wrong = []
     if sum(sizes) / len(sizes) > MEAN or max(sizes) > WORST:
         wrong.append(f"mean {sum(sizes) / len(sizes):.4%}, worst {max(sizes):.4%}")
     if bf16 and sum(bf16) / len(bf16) > MEAN_OF_BF16:

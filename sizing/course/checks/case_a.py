@@ -20,14 +20,64 @@ def state(trained=16, frozen=2, unit=GB, count=TRAINED):
     return (trained * count + frozen * FROZEN) / unit
 
 
+def speeds(rows, size="micro_batch", time="seconds"):
+    """Samples per second by micro-batch."""
+    return {row["micro_batch"]: row[size] / row[time] for row in rows}
+
+
+def first_with(share, speed, best):
+    """The smallest micro-batch whose speed is at least `share` of the best one, or None."""
+    return min(
+        (batch for batch in speed if speed[batch] >= share * max(best.values())), default=None
+    )
+
+
 def knee(share=0.75, size="micro_batch"):
     """(smallest micro-batch at `share` of the best samples per second, memory of the largest over
     its memory), from the rows that `run("batch")` just returned or wrote."""
     rows = load("batch").ok
-    speed = {row["micro_batch"]: row[size] / row["seconds"] for row in rows}
+    speed = speeds(rows, size)
     memory = {row["micro_batch"]: row["peak_bytes"] for row in rows}
-    found = min(batch for batch in speed if speed[batch] >= share * max(speed.values()))
+    found = first_with(share, speed, speed)
     return found, memory[max(memory)] / memory[found]
+
+
+def doubt(rows, share=0.75):
+    """Why the knee of these rows may be noise, or "".
+
+    A knee needs rows beyond it that stay fast, and it must not move by more than one doubling when
+    each time is anywhere between its tenth fastest and its tenth slowest sample."""
+    speed = speeds(rows)
+    found = first_with(share, speed, speed)
+    if found == max(speed):
+        return "samples per second still rise at the largest micro-batch, so no knee is in the rows"
+    fast, slow = (speeds(rows, time=f"seconds_{end}") for end in ("p10", "p90"))
+    fallen = [
+        batch for batch in speed if batch > found and fast[batch] < share * max(speed.values())
+    ]
+    if fallen:
+        return f"micro-batch {min(fallen)}, beyond the knee, is slow again"
+    least, most = first_with(share, fast, slow), first_with(share, slow, fast)
+    if most is None or most > 2 * found or found > 2 * least:
+        return "the samples of one point differ so much that the knee could lie elsewhere"
+    return ""
+
+
+def beyond(rows=None):
+    """What the rows say beyond the knee, or that their knee is not to be trusted."""
+    rows = rows or load("batch").ok
+    if why := doubt(rows):
+        return (
+            f"But do not trust this knee: {why}. Other work on the machine does that. Measure "
+            "again when it is idle, or take a recording: SIZING_RECORDED=1 and restart the kernel."
+        )
+    speed, memory = speeds(rows), {row["micro_batch"]: row["peak_bytes"] for row in rows}
+    found, last = first_with(0.75, speed, speed), max(speed)
+    return (
+        "From the knee to the largest micro-batch memory grows "
+        f"{memory[last] / memory[found]:.1f} times, samples per second "
+        f"{speed[last] / speed[found]:.2f} times."
+    )
 
 
 def fastest_step():
@@ -85,7 +135,7 @@ EXERCISES = (
             ),
             (
                 lambda: state(frozen=0),
-                "The frozen model is in memory too, 2 bytes a parameter.",
+                "The frozen model is in memory too, 2 bytes per parameter.",
             ),
             (
                 lambda: state(count=TRAINED // 3),
@@ -105,7 +155,7 @@ EXERCISES = (
             ),
             (
                 (3, 1 / 3, 1),
-                "The steps are fixed at 30 000, so fewer hours are not possible: at best a step "
+                "The steps are fixed at 30,000, so fewer hours are not possible: at best a step "
                 "takes as long as before.",
             ),
             (
@@ -130,7 +180,7 @@ EXERCISES = (
                 "the seconds.",
             ),
         ),
-        because="Beyond it memory grows faster than work done.",
+        because=beyond,
     ),
     Exercise(
         "split",
@@ -163,7 +213,7 @@ EXERCISES = (
             ),
             (
                 "more steps",
-                "The steps are 30 000 in both.",
+                "The steps are 30,000 in both.",
             ),
         ),
         because="Batch 9 is another experiment.",

@@ -1,159 +1,35 @@
 """Case lab B, one, two or four GPUs: answers and what each known mistake leads to."""
 
-from functools import cache
-from math import ceil
-
-from ...architecture.model import Model
-from ...compute import flops
-from ...experiments import load
-from ...footprint import Saved, saved_tensors
-from ...hardware import gpu
-from ...run import Run
 from ...units import GB, GIB
+from ..bridge import (
+    LLAMA,
+    SPEED,
+    all_divided,
+    always_sharded,
+    batch,
+    break_even,
+    doubled,
+    efficiency,
+    everything,
+    forgotten,
+    gpu_hours,
+    in_bytes,
+    kept,
+    listed,
+    measured,
+    never_sharded,
+    no_input,
+    no_norm_scales,
+    nothing_gathered,
+    per_gpu,
+    request,
+    spared,
+    step,
+    trained,
+    weights,
+)
 from ..exercise import Exercise
 from ..memos import exercise
-
-LLAMA, QWEN = Model("llama-3.1-8b"), Model("qwen2.5-7b")
-BATCH, LENGTH, SAMPLES = 4, 160, 5000 * 8
-SPEED = {1: 2.0, 2: 3.5, 4: 6.0}  # samples per second in the memo
-FROZEN = 2 * (LLAMA.parameters.total + QWEN.parameters.total)
-GATHERED, UNDIVIDED = 5.2 * GB, 7 * GB
-
-
-def weights(width=2, unit=GB):
-    return tuple(width * model.parameters.total / unit for model in (LLAMA, QWEN))
-
-
-def trained(widths=(LLAMA.hidden, QWEN.hidden)):
-    """Parameters of the encoder, the latents and the adapters."""
-    return 768 * 256 + 256 + 32 * 256 + sum(256 * width + width for width in widths)
-
-
-def listed(per_parameter=8, unit=1e6, **changed):
-    """(width of Qwen2.5-7B, parameters trained, their moments in MB)."""
-    return QWEN.hidden, trained(**changed), per_parameter * trained(**changed) / unit
-
-
-def forgotten(latents=32, slower=0.20, passes=2, models=(LLAMA, QWEN)):
-    """(tokens of a sample, MFU in percent at 2.0 samples a second)."""
-    length = round(latents / slower)
-    work = sum(flops(Run(model, sequence=length)).forward for model in models)
-    return length, 100 * passes * work * SPEED[1] / gpu("h100-sxm").peak_flops("bf16")
-
-
-def stays(tensor: Saved) -> bool:
-    """Whether anything but the gradient of a frozen weight needs a saved tensor."""
-    spared = ("input of self_attn.", "input of mlp.", "scaling in ")
-    return not all(reason.startswith(spared) for reason in tensor.why.split(", "))
-
-
-@cache
-def kept(model, keep=stays):
-    """Bytes that all layers of a model keep for the backward pass, of the tensors to keep."""
-    run = Run(model, sequence=LENGTH, micro_batch=BATCH, precision="bf16")
-    return sum(
-        tensor.bytes * (1 if tensor.shared else model.layers)
-        for tensor in saved_tensors(run)
-        if keep(tensor)
-    )
-
-
-def everything(tensor):
-    return True
-
-
-def no_input(tensor):
-    """Mistakes the inputs of functions for inputs of weights."""
-    return not all(r.startswith(("input of", "scaling")) for r in tensor.why.split(", "))
-
-
-def no_norm_scales(tensor):
-    """Mistakes the norms' scales for trained weights."""
-    return stays(tensor) or tensor.why.startswith("scaling")
-
-
-def spared(keep=stays, unit=GB):
-    """(share of Llama's kept bytes that frozen weights still need, of both models in GB)."""
-    share = kept(LLAMA, keep) / kept(LLAMA, everything)
-    return share, (kept(LLAMA, keep) + kept(QWEN, keep)) / unit
-
-
-def measured(column="resident_bytes", base="frozen"):
-    """(DDP's and FSDP2's bytes a rank over one process's, FSDP2's sent bytes over DDP's)."""
-    rows = load("frozen-weights").ok
-    one, ddp, sharded = (
-        next(row for row in rows if row["engine"] == engine and row["weights"] == weights)
-        for engine, weights in (("single", base), ("ddp", "frozen"), ("fsdp2", "frozen"))
-    )
-    return (
-        ddp[column] / one[column],
-        sharded[column] / one[column],
-        sharded["sent_bytes"] / ddp["sent_bytes"],
-    )
-
-
-def per_gpu(gpus, sharded):
-    """GB on each GPU."""
-    if sharded:
-        return (FROZEN / gpus + GATHERED + UNDIVIDED) / GB
-    return (FROZEN + UNDIVIDED) / GB
-
-
-def all_divided(gpus, sharded):
-    return (FROZEN + UNDIVIDED) / gpus / GB
-
-
-def always_sharded(gpus, sharded):
-    return per_gpu(gpus, True)
-
-
-def never_sharded(gpus, sharded):
-    return per_gpu(gpus, False)
-
-
-def nothing_gathered(gpus, sharded):
-    return (FROZEN / (gpus if sharded else 1) + UNDIVIDED) / GB
-
-
-def in_bytes(gpus, sharded):
-    return per_gpu(gpus, sharded) * GB
-
-
-def gpu_hours(count):
-    return count * SAMPLES / SPEED[count] / 3600
-
-
-def break_even(few, many):
-    """Hours of a GPU that an hour of waiting must be worth before more GPUs are cheaper."""
-    saved = gpu_hours(few) / few - gpu_hours(many) / many
-    return (gpu_hours(many) - gpu_hours(few)) / saved
-
-
-def efficiency(count):
-    return SPEED[count] / (count * SPEED[1])
-
-
-def step(faster=1.3):
-    """(seconds of any step, seconds more for a sample), from batches 4 and 8."""
-    four, eight = 4 / SPEED[1], 8 / (faster * SPEED[1])
-    each = (eight - four) / 4
-    return four - 4 * each, each
-
-
-def batch(faster=1.3):
-    fixed, each = step(faster)
-    return fixed, each, 16 / (fixed + 16 * each)
-
-
-def doubled(count):
-    """Hours for twice the samples and twice the epochs."""
-    return 4 * gpu_hours(count) / count
-
-
-def request(count, hours, margin=1.1, nodes=1):
-    """(nodes, GPUs on each, minutes) of a batch script."""
-    return nodes, count // nodes, ceil(round(60 * hours * margin, 6))
-
 
 EXERCISES = (
     Exercise(
@@ -171,11 +47,19 @@ EXERCISES = (
             ),
             (
                 lambda: weights(width=4),
-                "This counts 4 bytes a parameter. bf16 takes 2.",
+                "This counts 4 bytes per parameter. bf16 takes 2.",
             ),
             (
                 lambda: weights(unit=1),
                 "These are bytes. Divide by 1e9.",
+            ),
+            (
+                (..., 14.2),
+                "14.2 is the second in GiB. GB are asked for.",
+            ),
+            (
+                lambda: weights(1),
+                "One byte per weight. bf16 takes 2.",
             ),
         ),
         because="Together 31.3 GB. The memo's 16 is Llama in GB, its 14 is Qwen in GiB.",
@@ -195,7 +79,7 @@ EXERCISES = (
             ),
             (
                 lambda: listed(per_parameter=16),
-                "16 bytes a parameter are weights, gradients and moments. The moments are 8.",
+                "16 bytes per parameter are weights, gradients and moments. The moments are 8.",
             ),
             (
                 lambda: listed(unit=2**20),
@@ -205,6 +89,23 @@ EXERCISES = (
                 lambda: listed(widths=(LLAMA.hidden,)),
                 "There are two adapters, one for each model.",
             ),
+            (
+                (4096, ..., ...),
+                "4096 is Llama's width. Look at the other model's `hidden`.",
+            ),
+            (
+                lambda: (..., 2 * (256 * 4096 + 4096) + 768 * 256 + 256 + 32 * 256, ...),
+                "The parameters with two adapters of 4096. Each is as wide as its own model.",
+            ),
+            (
+                lambda: (..., ..., listed(12)[2]),
+                "Twelve bytes per parameter are moments and a gradient or a master copy. The "
+                "moments are two fp32 numbers.",
+            ),
+            (
+                lambda: (..., ..., listed()[2] / 1000),
+                "The last is in GB. MB are asked for.",
+            ),
         ),
         because="17 MB of moments where the memo says 2 GB, and an adapter of the wrong width.",
     ),
@@ -213,10 +114,6 @@ EXERCISES = (
         answer=forgotten,
         tolerance=0.02,
         mistakes=(
-            (
-                lambda: (128, forgotten()[1]),
-                "128 tokens are the text alone: the first 32 latents are part of the 160.",
-            ),
             (
                 lambda: forgotten(slower=0.2, latents=64),
                 "The latents that are added are 32. They are 20 % of what was there before.",
@@ -236,7 +133,20 @@ EXERCISES = (
             ),
             (
                 lambda: (forgotten()[0], forgotten()[1] / 100),
-                "The MFU is asked for in percent.",
+                "The MFU is asked for in per cent.",
+            ),
+            (
+                (128, ...),
+                "128 tokens are left without the latents. The sample includes its 32 latents.",
+            ),
+            (
+                (192, ...),
+                "192 is the length after 32 latents more.",
+            ),
+            (
+                lambda: (..., forgotten(passes=4)[1]),
+                "Four passes: at 2.0 samples per second a sample goes once forward and once "
+                "backward through each model.",
             ),
         ),
         because="At that length 98 % of the H100's arithmetic is unused: look there first.",
@@ -268,8 +178,24 @@ EXERCISES = (
                 "The second value is in GiB. A GB is 1e9 bytes.",
             ),
             (
-                lambda: (spared()[0], kept(LLAMA) / GB),
-                "The second value counts Llama alone. Both models keep theirs.",
+                lambda: (1 - spared()[0], ...),
+                "The first is what freezing spares. The share that is *still needed* is asked for.",
+            ),
+            (
+                lambda: (100 * spared()[0], ...),
+                "The first in per cent. A share is asked for.",
+            ),
+            (
+                lambda: (..., kept(LLAMA) / GB),
+                "The second is Llama alone. Both models keep activations.",
+            ),
+            (
+                lambda: (..., spared(everything)[1]),
+                "The second is with all weights trained.",
+            ),
+            (
+                lambda: (..., 2 * spared()[1]),
+                "Twice as much: the tensors are in bf16 as they are listed.",
             ),
         ),
         because="Freezing takes a third away, and leaves almost three times the memo's 2 GB.",
@@ -289,6 +215,18 @@ EXERCISES = (
             (
                 lambda: (*measured()[:2], 1 / measured()[2]),
                 "The last ratio is upside down: FSDP2's bytes over DDP's.",
+            ),
+            (
+                lambda: (measured()[1], ..., ...),
+                "DDP keeps all weights on each rank: the first is not below one.",
+            ),
+            (
+                lambda: (1 / measured()[0], 1 / measured()[1], ...),
+                "The first two are upside down: a rank's bytes over the single process's.",
+            ),
+            (
+                lambda: (..., ..., 2 * measured()[2]),
+                "Twice as much: compare one rank with one rank.",
             ),
         ),
         because="DDP divides no frozen weight; sharding halves them, and moves them in each step.",
@@ -343,6 +281,22 @@ EXERCISES = (
                 lambda: (gpu_hours(4), efficiency(4), gpu_hours(4) - gpu_hours(1)),
                 "The last one is the GPU-hours more. Divide them by the hours saved.",
             ),
+            (
+                lambda: (..., 100 * efficiency(4), ...),
+                "The efficiency in per cent. A share is asked for.",
+            ),
+            (
+                lambda: (gpu_hours(1), ..., ...),
+                "The first is one GPU's. Four of them work for 1.85 h.",
+            ),
+            (
+                lambda: (..., ..., break_even(2, 4)),
+                "The last compares 2 with 4 GPUs. Asked is 1 against 4.",
+            ),
+            (
+                lambda: (..., ..., 2.69 * break_even(1, 4)),
+                "The last is in dollars. Give it in prices of a GPU-hour.",
+            ),
         ),
         because="Against one GPU, four pay once an hour of waiting is worth half a GPU-hour.",
     ),
@@ -366,6 +320,30 @@ EXERCISES = (
             (
                 lambda: (*step(), 2 / (step()[0] + 16 * step()[1]) * 4),
                 "A step of batch 16 yields 16 samples.",
+            ),
+            (
+                lambda: (*batch()[:2], 2.6),
+                "2.6 is the rate at batch 8.",
+            ),
+            (
+                lambda: (*batch()[:2], 1.3 * 2.6),
+                "30 % more once again. The fixed part does not shrink again: use the line.",
+            ),
+            (
+                lambda: (*batch()[:2], 1 / batch()[2]),
+                "The last is seconds per sample. Samples per second are asked for.",
+            ),
+            (
+                lambda: (*batch()[:2], 16 * batch()[1] + batch()[0]),
+                "The last is the seconds of a step of 16. Divide 16 by it.",
+            ),
+            (
+                lambda: (batch()[1], batch()[0], ...),
+                "The first two are swapped: the fixed part comes first.",
+            ),
+            (
+                lambda: (..., 4 * batch()[1], ...),
+                "The second is for four samples. Give it for one.",
             ),
         ),
         because="One GPU at batch 16 comes near what the memo buys a second GPU for.",
@@ -397,6 +375,14 @@ EXERCISES = (
             (
                 lambda: request(4, 12, margin=1),
                 "Asking for all 12 hours works, but a shorter job is scheduled sooner.",
+            ),
+            (
+                (2, 4, ...),
+                "Four GPUs are one node here.",
+            ),
+            (
+                lambda: request(4, doubled(4) / 2),
+                "Samples *and* epochs double: four times the work, not twice.",
             ),
         ),
         because="The one choice of the three that the queue's limit allows.",

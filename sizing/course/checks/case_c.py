@@ -88,6 +88,15 @@ EXERCISES = (
                 (128, 256, 384),
                 "These are the tokens of one sequence; 1024 of them go into a step.",
             ),
+            (
+                lambda: (1024 * 128,) * 3,
+                "That is the first for all three. The sequences have other lengths.",
+            ),
+            (
+                lambda: (4096 * 64, 4096 * 64, 6144 * 64),
+                "Accumulation 64 belongs to micro-batch 16. The effective batch is 1024 sequences"
+                " in each row.",
+            ),
         ),
         because="The 'same' batch grew threefold.",
     ),
@@ -110,6 +119,18 @@ EXERCISES = (
                 "The first is right. For the second solve slope x s + intercept = 100; the "
                 "intercept does not grow with s.",
             ),
+            (
+                (..., 448),
+                "448 is where it failed. The line reaches 100 % much later.",
+            ),
+            (
+                (..., 384),
+                "384 is the last reading. The line reaches 100 % much later.",
+            ),
+            (
+                (0.255, ...),
+                "The first as a fraction. Per cent is asked for.",
+            ),
         ),
         because="A smooth curve gives 25.5 % at 448, so the failure there is no part of it.",
     ),
@@ -124,15 +145,28 @@ EXERCISES = (
             ),
             (
                 lambda: logits(width=2),
-                "That is a bf16 copy. The loss is computed in fp32, 4 bytes an element.",
+                "That is a bf16 copy. The loss is computed in fp32, 4 bytes per logit.",
             ),
             (
                 lambda: logits(batch=1),
                 "That is one sequence. A micro-batch holds 16.",
             ),
             (
-                lambda: logits(width=12),
-                "That is the loss's whole peak of 12 bytes an element. One copy is asked for.",
+                lambda: tuple(12 * 16 * s * 262144 / 1e9 for s in (384, 448)),
+                "That is the peak of a library's loss, 12 bytes per logit. One fp32 copy is asked"
+                " for.",
+            ),
+            (
+                lambda: tuple(8 * 16 * s * 262144 / 1e9 for s in (384, 448)),
+                "Two copies, or 8 bytes per logit. One fp32 copy has 4.",
+            ),
+            (
+                lambda: tuple(16 * s * 262144 / 1e9 for s in (384, 448)),
+                "One byte per logit. fp32 has 4.",
+            ),
+            (
+                lambda: tuple(4 * 16 * s * 262144 / 1e6 for s in (384, 448)),
+                "Right, in MB. GB are asked for.",
             ),
         ),
         because="One copy alone is most of the card.",
@@ -159,6 +193,24 @@ EXERCISES = (
                 (2 * PARAMETERS / GB, 4 * PARAMETERS / GB),
                 "These are the weights alone: what loading takes, not training.",
             ),
+            (
+                lambda: (4 * 341.8e6 / 1e9, ...),
+                "The first is weights and gradients alone. Two moments are missing.",
+            ),
+            (
+                lambda: (..., 12 * 341.8e6 / 1e9),
+                "The second has one moment or the gradients missing: weights, gradients and two "
+                "moments in fp32 are 16 bytes.",
+            ),
+            (
+                lambda: (..., 18 * 341.8e6 / 1e9),
+                "18 bytes are weights in bf16 with a master copy and fp32 gradients. In "
+                "bf16-mixed it is 4 + 4 + 8.",
+            ),
+            (
+                lambda: (5.4688, 2.7344),
+                "The two are swapped.",
+            ),
         ),
         because="1.9 GB lies below both: it cannot be a training peak.",
     ),
@@ -168,7 +220,7 @@ EXERCISES = (
         mistakes=(
             (
                 "untied",
-                "An untied head adds a second table of 262 144 x 640: 435.9 M in all.",
+                "An untied head adds a second table of 262,144 x 640: 435.9 M in all.",
             ),
             (
                 "deeper",
@@ -176,7 +228,7 @@ EXERCISES = (
                 "missing.",
             ),
         ),
-        because="341 780 736. It is a guess that fits, and other shapes fit too.",
+        because="341,780,736. It is a guess that fits, and other shapes fit too.",
     ),
     Exercise(
         "fits",
@@ -194,6 +246,14 @@ EXERCISES = (
             (
                 lambda: 4,
                 "This fits, but it is not the largest: try the next power of two.",
+            ),
+            (
+                1024,
+                "1024 is the effective batch. The micro-batch is what is on the card at once.",
+            ),
+            (
+                2,
+                "2 fits, but it is not the largest.",
             ),
         ),
         because="None of the memo's settings fits with this loss.",

@@ -31,7 +31,7 @@ def utilisation(tokens: int, part: str = "total") -> float:
 
 
 def batches():
-    """Per cent MFU at 256 tokens a step and at 131 072."""
+    """Per cent MFU at 256 tokens per step and at 131,072."""
     return 100 * utilisation(256), 100 * utilisation(131_072)
 
 

@@ -153,6 +153,37 @@ EXERCISES = (
                 "Those are the reports' own words. What does `.on(gpu).verdict` say? A tight run "
                 "may end either way.",
             ),
+            (
+                lambda: dict.fromkeys(reports(), ...) | {"first update": "fits"},
+                'Look at *first update* again: its worst moment is the update, which makes the '
+                'moments.',
+            ),
+            (
+                lambda: dict.fromkeys(reports(), ...) | {"four bits": "does not fit"},
+                'Look at *four bits* again: which card has it, and how much do its tensors take?',
+            ),
+            (
+                lambda: dict.fromkeys(reports(), ...) | {"two cards": "does not fit"},
+                'Look at *two cards* again: each card holds the whole frozen model in 16 bits.',
+            ),
+            (
+                lambda: dict.fromkeys(reports(), ...) | {"two large cards": "fits"},
+                'Look at *two large cards* again: FSDP over two GPUs halves the state, and no '
+                'more.',
+            ),
+            (
+                lambda: dict.fromkeys(reports(), ...) | {"eight cards": "fits"},
+                'Look at *eight cards* again: the activations of its texts are divided by no GPU.',
+            ),
+            (
+                lambda: dict.fromkeys(reports(), ...) | {"long text": "fits"},
+                'Look at *long text* again: four bits are its weights, not its logits.',
+            ),
+            (
+                lambda: dict.fromkeys(reports(), ...) | {"longer text": "fits"},
+                'Look at *longer text* again: a Triton loss makes no logits, but the layers keep '
+                '102,400 tokens.',
+            ),
         ),
         because="Every run that failed is on the wrong side or on the edge, every one that ran is "
         "not on the wrong side.",
@@ -191,6 +222,19 @@ EXERCISES = (
                 "The fp32 copies of the weights are missing: they are there from set-up on, and "
                 "`phases['forward']` has them under 'optimizer'.",
             ),
+            (
+                lambda: (timeline()[1], timeline()[0], ...),
+                'The first two are swapped: gradients come after the set-up.',
+            ),
+            (
+                lambda: (..., timeline()[0], ...),
+                'The second is the set-up again. Gradients are added by then: the phase '
+                '`embedding`.',
+            ),
+            (
+                lambda: (..., ..., 2 * timeline()[1]),
+                'The third is not twice the second. Take the phase `optimizer` of the first step.',
+            ),
         ),
         because="The report saw the first two. The third is the moments, made in the first update.",
     ),
@@ -203,6 +247,14 @@ EXERCISES = (
             (
                 lambda: losses(part="logits"),
                 "Those are the logits alone. The whole peak is asked for: `.total`.",
+            ),
+            (
+                lambda: (..., losses()[0], ...),
+                'The second is the eager loss. The compiled one keeps 4 bytes per logit, not 12.',
+            ),
+            (
+                lambda: (losses()[1], losses()[2], losses()[0]),
+                'The order is eager, compiled, fused.',
             ),
         ),
         because="The loss was what ran out. The weights in four bits had been paid for before.",
@@ -223,6 +275,19 @@ EXERCISES = (
                 "That is the longest that fits at ease. A run on the edge is asked for: count "
                 "'tight' as well.",
             ),
+            (
+                65_536,
+                '65,536 is what the report names. Is there a longer text whose verdict is not '
+                '`does not fit`?',
+            ),
+            (
+                102_400,
+                '102,400 tokens are out of memory: that is the report.',
+            ),
+            (
+                70_656,
+                'One step of 1,024 more, and the verdict still is not `does not fit`.',
+            ),
         ),
         because="65,536 filled the card, says the report.",
     ),
@@ -235,6 +300,14 @@ EXERCISES = (
             (
                 lambda: updates()[::-1],
                 "These are the four in the other order: as it is comes first, both come last.",
+            ),
+            (
+                lambda: (updates()[0], updates()[2], updates()[1], updates()[3]),
+                'The second and third are swapped: paged AdamW comes first.',
+            ),
+            (
+                lambda: (..., ..., ..., updates()[1]),
+                'The last has both: paged moments and no gradients.',
             ),
         ),
         because="Each of the two alone leaves a tensor as large as the weights, or two.",
@@ -276,6 +349,22 @@ EXERCISES = (
                 lambda: needed("failed"),
                 "One of them still ran out of memory with its cure. Read `report.then`.",
             ),
+            (
+                lambda: dict.fromkeys(needed(), ...) | {"four bits": "needed"},
+                'Look at *four bits* again: what is the verdict of the run without its cure?',
+            ),
+            (
+                lambda: dict.fromkeys(needed(), ...) | {"two cards": "needed"},
+                'Look at *two cards* again: what is the verdict of the run without its cure?',
+            ),
+            (
+                lambda: dict.fromkeys(needed(), ...) | {"two large cards": "not needed"},
+                'Look at *two large cards* again: it did not fit before either.',
+            ),
+            (
+                lambda: dict.fromkeys(needed(), ...) | {"first update": "in vain"},
+                'Look at *first update* again: what happened with its cure?',
+            ),
         ),
         because="Two runs fitted before, and one cure acted on what was not full.",
     ),
@@ -297,6 +386,10 @@ EXERCISES = (
             (
                 lambda: grades(C="fair"),
                 "It has all five: count its points with `clinic.marks`.",
+            ),
+            (
+                lambda: grades(B="poor"),
+                'B names the right phase and part, and its peak is right: count 4 points and more.',
             ),
         ),
         because="A diagnosis is good when somebody else can check it.",

@@ -209,8 +209,8 @@ EXERCISES = (
         mistakes=(
             (
                 lambda: gpt3_row(2048),
-                "You took 4h² for the attention, as if the heads filled the width of 2048. As "
-                "printed, 24 heads of 128 are 3072 wide.",
+                "That is the table's 1.3 B, or 4h² for the attention, as if the heads filled the "
+                "width of 2048: 1.32 B. As printed, 24 heads of 128 are 3072 wide.",
             ),
             (
                 lambda: gpt3_row(2048, tables=0),

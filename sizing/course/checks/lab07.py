@@ -20,7 +20,7 @@ LOOPS = {  # weight of a token: of its micro-batch's tokens, their number, all t
 }
 LOG = Run("llama-3.2-1b", sequence=4096, optimizer="adamw-fused")
 PEAK = 55.8e9  # what the log of exercise 3 says
-TWO_RUNS = ((0.5, 40_000), (2.0, 16_000))  # M tokens a step, steps to the same loss
+TWO_RUNS = ((0.5, 40_000), (2.0, 16_000))  # M tokens per step, steps to the same loss
 PLANS = {  # ZeRO stage, micro-batch, recompute
     "A": (1, 1, "none"),
     "B": (1, 1, "selective"),
@@ -132,6 +132,11 @@ EXERCISES = (
                 lambda: tuple(share / 100 for share in shares()),
                 "Right, as fractions. Per cent is asked for.",
             ),
+            (
+                lambda: (..., 100 * 512 / (512 + 1024 + 2048)),
+                "The second is the batch's share of three sizes. A stage's tokens are its steps x"
+                " its sequences.",
+            ),
         ),
         because="A fifth of the steps for a fifteenth of the tokens: small batches early are "
         "cheap in tokens, dear in steps.",
@@ -167,7 +172,30 @@ EXERCISES = (
                 "Work out the weight of one token in C and in D with counts [1, 3] before you "
                 "answer.",
             ),
+            (
+                dict.fromkeys(LOOPS, ...) | {"A": "never"},
+                "A is right where all counts are equal: then own x m are all tokens.",
+            ),
+            (
+                dict.fromkeys(LOOPS, ...) | {"B": "never"},
+                "B gives each token the weight 1 / all_tokens. Is that not what is wanted?",
+            ),
+            (
+                dict.fromkeys(LOOPS, ...) | {"B": "equal counts"},
+                "B divides by all tokens, counted once: the counts of single micro-batches play "
+                "no part.",
+            ),
+            (
+                dict.fromkeys(LOOPS, ...) | {"C": "always"},
+                "C adds m means. With two micro-batches of two tokens each token weighs 1/2, and "
+                "should weigh 1/4.",
+            ),
+            (
+                dict.fromkeys(LOOPS, ...) | {"D": "never"},
+                "D is a mean, times its tokens, over all tokens. Write the weight of one token.",
+            ),
         ),
+        choices=("always", "equal counts", "never"),
         because="A weight of one over all tokens, for every token: that is the whole test.",
     ),
     Exercise(
@@ -181,14 +209,26 @@ EXERCISES = (
                 "that recompute was off.",
             ),
             (
-                lambda: nearest("full"),
-                "That is the nearest with full recompute, and it is a seventh off. There is a "
-                "third choice.",
+                (16, ...),
+                "16 is the number of sequences per step, of which some wait for their turn.",
             ),
             (
-                lambda: (16, "none"),
-                "16 sequences are the step. The micro-batch is what is alive at once; the rest is "
-                "accumulation.",
+                (..., "none"),
+                "Without recompute no micro-batch comes near 55.8 GB. The log does not say that "
+                "it was off.",
+            ),
+            (
+                (..., "full"),
+                "With full recompute no micro-batch comes near 55.8 GB. There is a choice between"
+                " none and full.",
+            ),
+            (
+                (2, "selective"),
+                "The recompute is right. Two sequences need much less than the log says.",
+            ),
+            (
+                (8, "selective"),
+                "The recompute is right. Eight sequences need much more than the log says.",
             ),
         ),
         because="One reading and sixteen sequences leave one pair.",
@@ -227,6 +267,19 @@ EXERCISES = (
                 lambda: (claim()[1], claim()[0], claim()[2]),
                 "The first two are swapped: the HFU is the larger one and comes first.",
             ),
+            (
+                (..., MFU, ...),
+                "56.3 % is the MFU with selective recompute. The same FLOPs of the model take "
+                "longer here.",
+            ),
+            (
+                lambda: (..., ..., claim()[2] / 100),
+                "The last as a fraction. Per cent is asked for.",
+            ),
+            (
+                lambda: (..., ..., 100 - claim()[2]),
+                "The last is what is left of the tokens per second. By how many are they fewer?",
+            ),
         ),
         because="As busy, and a quarter of it with repeating: HFU hides what MFU shows.",
     ),
@@ -253,33 +306,60 @@ EXERCISES = (
                 lambda: (noise()[0] * 1e6, noise()[1]),
                 "Right, in tokens. The noise scale is asked for in million tokens.",
             ),
+            (
+                (..., 8_000),
+                "8,000 are the least steps, those of an endless batch. A batch of 8 M tokens "
+                "still needs more.",
+            ),
+            (
+                (8, ...),
+                "8 M tokens are the batch that is asked about, not the noise scale.",
+            ),
+            (
+                lambda: (-noise()[0], ...),
+                "A noise scale is positive. The smaller batch needs more steps: check the sign of"
+                " your difference.",
+            ),
         ),
         because="Above the noise scale a batch buys little: two runs were enough to know it.",
     ),
     Exercise(
         "plans",
         answer=chosen,
-        tolerance=0.03,
+        tolerance=0.02,
         mistakes=(
             (
-                lambda: chosen(("fits", "tight", "does not fit")),
-                "The fastest of all, and it does not fit. Look at the verdict first.",
+                ("A", ...),
+                "A does not fit: whole weights and gradients, and all activations.",
             ),
             (
-                lambda: chosen(("fits", "tight")),
-                "The fastest that may fit. Its verdict is tight: a longer sequence, or "
-                "fragmentation, ends the week.",
+                ("F", ...),
+                "F is tight: nobody will restart it when it fails.",
             ),
             (
-                lambda: chosen(letter="C"),
-                "It fits, and is the slowest. Dividing gradients or weights frees as much without "
-                "computing anything again.",
+                ("B", ...),
+                "B is tight, and slower than a plan that fits.",
             ),
             (
-                lambda: chosen(letter="D"),
-                "It fits, and comes close. Stage 3 leaves room for two sequences: is that faster?",
+                ("C", ...),
+                "C fits and makes everything again. Is there a faster one that fits?",
+            ),
+            (
+                ("E", ...),
+                "E fits, makes activations again and gathers all weights for every micro-batch. "
+                "Compare its speed with that of D.",
+            ),
+            (
+                lambda: (chosen()[0], 100 * (1 - 1 / (1 + chosen()[1] / 100))),
+                "The plan is right. You gave by how much it is slower than the other: asked is "
+                "how much more the other promises.",
+            ),
+            (
+                lambda: (chosen()[0], chosen()[1] / 100),
+                "The plan is right; the second is asked for in per cent.",
             ),
         ),
-        because="Dividing more is here cheaper than making all activations again.",
+        choices=tuple(PLANS),
+        because="Dividing more is here cheaper than making activations again.",
     ),
 )

@@ -118,6 +118,14 @@ EXERCISES = (
                 lambda: (printed()[0], printed(1e9)[1]),
                 "The first is right. Take the bytes per parameter from the same bytes.",
             ),
+            (
+                (PRINTED, ...),
+                "15.93 is the printed figure, in GiB. In GB it is larger.",
+            ),
+            (
+                lambda: (..., 8 * printed()[1]),
+                "The second is in bits. Bytes are asked for.",
+            ),
         ),
         because="17.1 GB, exactly 6 bytes per parameter: 4 + 16/8. The unit that makes a round "
         "number is the one that was meant.",
@@ -126,10 +134,6 @@ EXERCISES = (
         "offer",
         answer=offer,
         mistakes=(
-            (
-                lambda: ((1, OFFER[1][0]), (2, OFFER[2][1])),
-                "The right cells, and their printed numbers. What should stand there?",
-            ),
             (
                 lambda: ((1, thirteen(3)[0]), offer()[1]),
                 "That divides all 16 bytes. Stage 1 divides the optimizer's 12 and leaves weights "
@@ -149,6 +153,51 @@ EXERCISES = (
                 lambda: (offer()[0], (2, thirteen(3)[1])),
                 "That is stage 3's. Stage 2 keeps its weights whole and gathers them once.",
             ),
+            (
+                ((0, ...), (..., ...)),
+                "Stage 0 holds all 16 bytes: 208.3 GB is right as printed.",
+            ),
+            (
+                ((2, ...), (..., ...)),
+                "Stage 2 holds 2 + 14/64 bytes: 28.9 GB is right as printed.",
+            ),
+            (
+                ((3, ...), (..., ...)),
+                "Stage 3 holds 16/64 bytes: 3.3 GB is right as printed.",
+            ),
+            (
+                ((1, OFFER[2][0]), (..., ...)),
+                "The stage is right. 28.9 GB is stage 2's: stage 1 keeps the gradients whole.",
+            ),
+            (
+                ((1, OFFER[1][0]), (..., ...)),
+                "The stage is right. 105.8 GB is what the offer says: is the fp32 copy of the "
+                "weights divided there?",
+            ),
+            (
+                ((..., ...), (0, ...)),
+                "Stage 0 all-reduces once per step, after the last micro-batch: 51.2 GB is right "
+                "as printed.",
+            ),
+            (
+                ((..., ...), (1, ...)),
+                "Stage 1 can wait for the last micro-batch, as it keeps whole gradients: 51.2 GB "
+                "is right as printed.",
+            ),
+            (
+                ((..., ...), (3, ...)),
+                "Stage 3 sends three passes for each of 8 micro-batches: 615.0 GB is right as "
+                "printed.",
+            ),
+            (
+                lambda: ((..., ...), (2, thirteen(0, 1)[1] * 4)),
+                "The stage is right, and so are the 8 scatters. The new weights are gathered as "
+                "well, once.",
+            ),
+            (
+                ((..., ...), (2, OFFER[2][1])),
+                "The stage is right. 51.2 GB is what one micro-batch would send.",
+            ),
         ),
         because="The master copy is optimizer state, and stage 2 cannot wait for the last "
         "micro-batch.",
@@ -164,12 +213,16 @@ EXERCISES = (
                 "logits and the gathered layers.",
             ),
             (
-                lambda: (whose()[0], 3),
-                "The GPUs are right. But stage 3 on 16 GPUs is the first log: 17.1 GB.",
+                (..., 3),
+                "Stage 3 on 16 GPUs has 17.1 GB: that is the first log.",
             ),
             (
-                lambda: (whose()[0], 1),
-                "The GPUs are right. Stage 1 keeps whole gradients as well: look at its peak.",
+                (..., 1),
+                "Stage 1 keeps whole gradients as well: look at its peak.",
+            ),
+            (
+                (32, ...),
+                "With stage 3, 32 GPUs hold less than 17.1 GB each.",
             ),
         ),
         because="One stage more is worth more than eight times the GPUs.",
@@ -201,7 +254,35 @@ EXERCISES = (
                 lambda: remedy(fastest="B"),
                 "What fits is right. B makes the most again: there is a cheaper choice.",
             ),
+            (
+                (dict.fromkeys(CHANGES, ...) | {"B": False}, ...),
+                "Full recompute keeps one input per layer: the activations nearly vanish. Look at"
+                " its verdict.",
+            ),
+            (
+                (dict.fromkeys(CHANGES, ...) | {"C": False}, ...),
+                "Per operation, recompute drops two thirds of the activations. Look at its "
+                "verdict.",
+            ),
+            (
+                (dict.fromkeys(CHANGES, ...) | {"D": False}, ...),
+                "A quarter of the micro-batch has a quarter of activations and logits. Look at "
+                "its verdict.",
+            ),
+            (
+                (dict.fromkeys(CHANGES, ...), "A"),
+                "A is faster, but it does not fit.",
+            ),
+            (
+                (dict.fromkeys(CHANGES, ...), "E"),
+                "E is fast, but it does not fit: the fastest *that fits* is asked for.",
+            ),
+            (
+                (dict.fromkeys(CHANGES, ...), "F"),
+                "F is the fastest of all, but it does not fit.",
+            ),
         ),
+        choices=tuple(CHANGES),
         because="What follows the GPU's own sequences must shrink; make again what costs least.",
     ),
     Exercise(
@@ -228,6 +309,29 @@ EXERCISES = (
             (
                 lambda: (network()[0] / 1.5, *network()[1:]),
                 "You let the whole step hide all three passes. Each pass hides its own: F/W.",
+            ),
+            (
+                lambda: (..., ..., network()[2] / 100),
+                "The last as a fraction. Per cent is asked for.",
+            ),
+            (
+                lambda: (..., ..., 100 - network()[2]),
+                "The last is the share of the time in which the GPU waits. How much of its rate "
+                "is reached?",
+            ),
+            (
+                lambda: (..., ..., 1e4 / network()[2]),
+                "The last is upside down: no GPU reaches more than its rate.",
+            ),
+            (
+                lambda: (network()[0] / 2, ..., ...),
+                "Half of it: in the forward pass 2 FLOPs per token stand beside 2 bytes, so it is"
+                " F / tokens.",
+            ),
+            (
+                lambda: (2 * network()[0], ..., ...),
+                "Twice as much: in the backward pass two passes of 2 bytes stand beside 4 FLOPs "
+                "per token, so it is F / tokens.",
             ),
         ),
         because="What the network sets, faster products do not move.",

@@ -136,17 +136,22 @@ EXERCISES = (
                 "16 Mi is 16 x 2^20, which is 128 sequences of 131,072.",
             ),
             (
-                lambda: (llama()[0], BATCH / SEQUENCE, llama()[2]),
-                "The second is the whole batch. Divide it by the data-parallel ranks.",
-            ),
-            (
-                lambda: (*llama()[:2], SEQUENCE),
-                "The third is the whole sequence. Each of the context ranks has a part of it.",
-            ),
-            (
                 lambda: (*llama()[:2], SEQUENCE // CONTEXT // TENSOR),
                 "Tensor ranks have the same tokens and divide the matrices: only context divides "
                 "the sequence here.",
+            ),
+            (
+                (128, ..., ...),
+                "With data 128 the GPUs would be 16 times as many: context parallelism takes GPUs"
+                " too.",
+            ),
+            (
+                (..., 128, ...),
+                "128 sequences are the whole batch. Each data-parallel rank gets its part.",
+            ),
+            (
+                (..., ..., SEQUENCE),
+                "131,072 tokens are the whole sequence, which 16 context ranks share.",
             ),
         ),
         because="8, 16 and 8192: with context 16 a GPU has as many tokens at once as in the runs "
@@ -174,6 +179,26 @@ EXERCISES = (
                 lambda: (*profile()[:2], IDLE / profile()[1]),
                 "Nearly: when the waiting gets shorter the step does too. Divide the new waiting "
                 "by the new step.",
+            ),
+            (
+                lambda: (..., 8, ...),
+                "8 pieces do it, but a smaller power of two does as well.",
+            ),
+            (
+                lambda: (..., 3, ...),
+                "Three pieces are no power of two.",
+            ),
+            (
+                lambda: (..., 2, ...),
+                "Two pieces leave more than 10 %.",
+            ),
+            (
+                lambda: (..., ..., profile()[2] / 100),
+                "The last as a fraction. Per cent is asked for.",
+            ),
+            (
+                lambda: (..., ..., 100 * (profile()[0] - 1) / profile()[1] / MICRO),
+                "The last is waiting over work. The share of the step has both below the line.",
             ),
         ),
         because="What the batch cannot pay, interleaving can, in messages and memory.",
@@ -204,6 +229,10 @@ EXERCISES = (
                 lambda: claims() | {"F": True},
                 "Look at F again: divide 126 by 16.",
             ),
+            (
+                lambda: claims() | {"A": False},
+                "Look at A again: multiply the three degrees.",
+            ),
         ),
         because="A product that is right proves nothing about its factors.",
     ),
@@ -211,10 +240,6 @@ EXERCISES = (
         "deal",
         answer=dealt,
         mistakes=(
-            (
-                lambda: ("A", work(DEALS["A"])),
-                "Equal numbers of layers, and the slowest of all: the last stage has the head too.",
-            ),
             (
                 lambda: dealt(more=0),
                 "You left out the head. It works as much as 3.9 layers, on the last stage.",
@@ -224,10 +249,29 @@ EXERCISES = (
                 "The letter is right. All four GPUs work: count the work of each.",
             ),
             (
-                lambda: ("D", work(DEALS["D"])),
-                "D is better than A. But its last stage has 8.9 layers' worth, and B's slowest 8.",
+                lambda: ("A", work(DEALS["A"])),
+                "A's last stage has 7 layers and the head: the slowest stage of all four deals.",
+            ),
+            (
+                ("C", ...),
+                "C's last stage is light now, but the others have 9 layers: everybody waits for "
+                "them.",
+            ),
+            (
+                ("D", ...),
+                "D's slowest stage is the last, with 8.9 layers' worth. Which deal has a smaller "
+                "slowest stage?",
+            ),
+            (
+                lambda: (..., dealt()[1] / 100),
+                "The second as a fraction. Per cent is asked for.",
+            ),
+            (
+                lambda: (..., 100 - dealt()[1]),
+                "The second is the share of waiting. The share of work is asked for.",
             ),
         ),
+        choices=tuple(DEALS),
         because="Deal out work, not layers.",
     ),
     Exercise(
@@ -236,14 +280,6 @@ EXERCISES = (
         tolerance=0.05,
         mistakes=(
             (
-                lambda: chosen("A"),
-                "It does not fit: ZeRO divides no activations, and nothing is made again.",
-            ),
-            (
-                lambda: chosen("C"),
-                "Fast, and it does not fit: look at its verdict. What more divides the weights?",
-            ),
-            (
                 lambda: chosen("E"),
                 "It fits and pays for recompute. Is there one that needs none?",
             ),
@@ -251,7 +287,37 @@ EXERCISES = (
                 lambda: ("B", 0.0),
                 "B fits. But it runs every forward pass twice: look at the tokens per second.",
             ),
+            (
+                ("A", ...),
+                "A does not fit: its activations are whole on every GPU.",
+            ),
+            (
+                ("B", ...),
+                "B is the plan to compare with: it fits, and there are faster ones that fit.",
+            ),
+            (
+                ("C", ...),
+                "C does not fit. Its verdict comes before its speed.",
+            ),
+            (
+                ("E", ...),
+                "E fits, and pays for full recompute and a larger bubble.",
+            ),
+            (
+                ("F", ...),
+                "F does not fit: tensor 2 divides each layer's activations by 2 only.",
+            ),
+            (
+                lambda: ("D", chosen()[1] / 100),
+                "The plan is right; the second is asked for in per cent.",
+            ),
+            (
+                lambda: ("D", 100 * (1 - 1 / (1 + chosen()[1] / 100))),
+                "The plan is right. You gave by how much B is slower: asked is by how much the "
+                "plan beats B.",
+            ),
         ),
+        choices=tuple(PLANS),
         because="What tensor parallelism costs inside a node is less than recompute.",
     ),
     Exercise(
@@ -279,6 +345,35 @@ EXERCISES = (
             (
                 lambda: (cut()[0], cut()[1] * 8 / 7, cut()[2]),
                 "An eighth of its own tokens stays on the GPU: (c - 1)/c leave.",
+            ),
+            (
+                lambda: (cut()[0] * 8 / 7, ..., ...),
+                "The ring has c - 1 hops: a GPU has its own block already.",
+            ),
+            (
+                lambda: (cut()[0] / 2, ..., ...),
+                "A block has keys *and* values.",
+            ),
+            (
+                lambda: (cut()[0] * 4, ..., ...),
+                "You sent 32 heads. There are 8 key/value heads.",
+            ),
+            (
+                lambda: (cut()[0] * 2 / 3, ..., ...),
+                "Forward and backward are two rounds of keys and values. Their gradients are the "
+                "third.",
+            ),
+            (
+                lambda: (cut()[0] / 32, ..., ...),
+                "That is one layer of 32.",
+            ),
+            (
+                lambda: (cut()[0] * 1e9 / 2**30, ..., ...),
+                "The first is in GiB. GB are asked for.",
+            ),
+            (
+                lambda: (..., cut()[1] / 32, ...),
+                "The second is one layer of 32.",
             ),
         ),
         because="The ring's bytes hardly depend on c, those of all-to-all fall with it.",

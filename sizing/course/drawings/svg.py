@@ -2,7 +2,9 @@
 
 from html import escape
 
-INK, DIM, GRID = "#222222", "#8a8a8a", "#d0d0d0"
+from ...palette import BLACK
+
+INK, DIM, GRID = BLACK, "#8a8a8a", "#d0d0d0"
 
 
 class Panel:

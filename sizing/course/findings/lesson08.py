@@ -27,7 +27,10 @@ def _lowest(calculator) -> str:
             f"{gpus} GPUs: stage {stage} is the lowest that goes in ({gb(found.memory.total)} "
             f"of tensors: {verdict})"
         )
-    return f"{words[0]}; {words[1]}. The lowest sends least."
+    return (
+        f"{words[0]}; {words[1]}. With 16-bit gradients and one micro-batch no higher stage sends "
+        "less."
+    )
 
 
 def _no_number(calculator) -> str:

@@ -5,12 +5,12 @@ from ..quizzing import Question
 QUESTIONS = (
     Question(
         "06.turned",
-        "AdamW is far ahead of SGD in a steep valley along one weight, and behind in the same "
-        "valley turned by 45°. Why?",
+        "AdamW is fast in a steep valley along one weight. In the same valley turned by 45° it "
+        "takes many times the steps, at every rate that was tried. Why?",
         (
             (
-                "Its learning rate was too low for the turned valley.",
-                "The valley is as steep as before; only the axes of the weights lie otherwise.",
+                "Its learning rate is too low for the turned valley.",
+                "A higher rate takes fewer steps in both valleys, and the gap between them stays.",
             ),
             (
                 "It scales each weight by itself, and the steep way is no weight's own.",

@@ -2,7 +2,8 @@
 
 All memory reads as zero. So a loss that something divides by is said to be 1; positions, all 0,
 must not look like those of a packed batch; and objects that ranks exchange go through the store,
-since over a null NCCL every rank holds what this one holds.
+since over a null NCCL every rank holds what this one holds. The inverse error function of Gemma 3n
+is a kernel that NVRTC compiles at run time, which it cannot here: its result has the right size.
 """
 
 import importlib.abc
@@ -38,11 +39,15 @@ class _Unpacked(importlib.abc.MetaPathFinder):
 
 
 if torch is not None:
+    _erfinv = torch.erfinv
     _item, _turns, _sent, _received = torch.Tensor.item, itertools.count(), Counter(), Counter()
 
     def item(self):
         value = _item(self)
         return 1.0 if value == 0 and self.is_cuda and self.is_floating_point() else value
+
+    def erfinv(x, *args, **kwargs):
+        return torch.empty_like(x) if x.is_cuda else _erfinv(x, *args, **kwargs)
 
     def _store():
         return dist.distributed_c10d._get_default_store()
@@ -64,7 +69,7 @@ if torch is not None:
         object_list[:] = pickle.loads(_store().get(f"{key}/{_received[key]}"))
         return src
 
-    torch.Tensor.item = item
+    torch.Tensor.item, torch.erfinv = item, erfinv
     dist.all_gather_object = all_gather_object
     dist.send_object_list, dist.recv_object_list = send_object_list, recv_object_list
     sys.meta_path.insert(0, _Unpacked())
