@@ -49,10 +49,11 @@ def recomputed_exactly(model: Model, recompute, attention: str, textbook: bool =
     if recompute == "selective" and attention == "eager":
         return Again(scores=Fraction(1 if textbook else "1/2"))
     fused = recompute == "selective"
-    done = whole = 0
+    done = whole = pairs = all_pairs = 0
     for block in model.blocks:
         matrices = [w for w in block.weights if w.kind == "matrix"]
-        whole += sum(w.multiplied for w in matrices) * block.count
+        mixed = model.hidden * block.streams**2 if block.streams > 1 else 0
+        whole += (sum(w.multiplied for w in matrices) + mixed) * block.count
         skipped = set() if textbook else {block.last_matmul}
         if not isinstance(recompute, str):
             chosen = [w for w in matrices if module_of(w.name) in recompute]
@@ -62,12 +63,15 @@ def recomputed_exactly(model: Model, recompute, attention: str, textbook: bool =
             plain = [w for w in matrices if not w.chosen]  # experts' products are grouped
             skipped |= {w.name for w in plain[::2]}
         again = layers_again(model, block, recompute)
-        done += sum(w.multiplied for w in matrices if w.name not in skipped) * again
+        made = sum(w.multiplied for w in matrices if w.name not in skipped) + mixed
+        done += made * again
+        width = block.heads * (block.query_dim + block.value_dim)
+        pairs, all_pairs = pairs + width * again, all_pairs + width * block.count
     matmul = Fraction(done, whole)
     if fused:
         return Again(matmul, 0, 1, 1, 1)
     if isinstance(recompute, str):
-        return Again(matmul, share, share, share, share)
+        return Again(matmul, Fraction(pairs, all_pairs), share, share, share)
     attends = Fraction("self_attn" in recompute)
     norms = [module_of(w.name) for b in model.blocks for w in b.weights if w.part == "norm"]
     outside = [name for name in norms if name not in ("self_attn",)]

@@ -40,6 +40,7 @@ METAS = {"dim": 64, "n_layers": 2, "n_heads": 4, "vocab_size": 1000, "multiple_o
         ({"model_type": "gptj", "vocab_size": 9, "hidden_dim": 64}, ["n_embd", "hidden_dim 64"]),
         ({"model_type": "gemma2", "hidden_size": 64}, ["num_attention_heads", "fill in 8"]),
         ({**METAS, "vision_num_cross_attention_layers": 8}, ["vision_num_cross", "config.json"]),
+        ({**METAS, "hidden_act": "gelu_new", "intermediate_size": 256}, ["hidden_act"]),
         ({**METAS, "moe_args": {"num_experts": 16}}, ["moe_args"]),
         ({**MISTRALS, "kv_lora_rank": 512}, ["kv_lora_rank"]),
         (
@@ -87,6 +88,14 @@ def test_a_multimodal_model_that_scores():
     wrapped = {"model_type": "llava", "text_config": L, "num_labels": 1}
     model = Model({**wrapped, "architectures": ["LlavaForSequenceClassification"]})
     assert model.parameters.head == 64
+
+
+def test_a_text_model_under_its_first_name():
+    text = {**L, "layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8}
+    text |= {"sliding_window_pattern": "LG", "model_type": "exaone4_5_text"}
+    model = Model({"model_type": "exaone4_5", "text_config": text})
+    assert model.family == "exaone4" and model.blocks[0].window == 8
+    assert model.parameters == Model({**text, "model_type": "exaone4"}).parameters
 
 
 def test_layers_that_predict_further_tokens_are_not_counted_and_it_is_said():

@@ -67,6 +67,14 @@ def test_flops_of_formula_and_trace_agree(family, recompute):
     assert flops(run) == trace.flops(run)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_kinds_of_layer_in_their_order(family):
+    for seed in range(8):
+        model = Model(small(family, seed))
+        counts = {block: model.by_layer.count(block) for block in model.blocks}
+        assert counts == {block: block.count for block in model.blocks}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("attention", ["flash", "eager"])
 @pytest.mark.parametrize("family", FAMILIES)

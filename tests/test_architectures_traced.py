@@ -43,12 +43,52 @@ MINIMAX = {
 }
 
 
+GEMMA4 = {
+    **{name: value for name, value in GEMMA3N.items() if name != "activation_sparsity_pattern"},
+    "model_type": "gemma4_text",
+    "num_hidden_layers": 6,
+    "global_head_dim": 32,
+    "num_kv_shared_layers": 2,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2,
+}
+GLM = {
+    "model_type": "glm4_moe",
+    "vocab_size": 300,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "moe_intermediate_size": 32,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "first_k_dense_replace": 2,
+    "n_routed_experts": 8,
+    "n_group": 1,
+    "topk_group": 1,
+    "num_experts_per_tok": 2,
+}
+GEMMA3 = {
+    **{name: value for name, value in GEMMA3N.items() if name != "activation_sparsity_pattern"},
+    "model_type": "gemma3_text",
+    "num_hidden_layers": 7,
+    "layer_types": ["sliding_attention"] * 5 + ["full_attention", "sliding_attention"],
+}
+
+
 @pytest.mark.parametrize(
     ("config", "recompute"),
     [
         (GEMMA3N, "none"),
         (GEMMA3N, "full"),
+        (GEMMA3N, "every-2"),
         ({**GEMMA3N, "num_kv_shared_layers": 2}, "none"),
+        ({**GEMMA3N, "num_kv_shared_layers": 2}, "full"),
+        ({**GEMMA3N, "num_kv_shared_layers": 2}, "every-2"),
+        (GEMMA4, "full"),
+        (GEMMA4, "every-3"),
+        ({**GEMMA4, "attention_k_eq_v": True}, "full"),
+        (GEMMA3, "every-2"),
+        (GLM, "every-3"),
         ({**MINIMAX, "block_size": 256}, "none"),
         ({**MINIMAX, "block_size": 32}, "none"),
         ({**MINIMAX, "block_size": 48}, "full"),
@@ -88,6 +128,29 @@ def test_frozen_experts_keep_no_rows(family):
     run = Run(Model(small(family, 1)), sequence=160, micro_batch=2, lora=8, optimizer="sgd")
     assert memory(run).total == pytest.approx(traced(run).total, rel=0.01)
     assert flops(run) == trace.flops(run)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
+def test_the_last_layer_may_be_the_only_one_of_its_kind(precision):
+    config = {**GLM, "num_hidden_layers": 4, "first_k_dense_replace": 3, "n_routed_experts": 64}
+    run = Run(config, sequence=512, micro_batch=2, precision=precision, optimizer="sgd")
+    assert memory(run).total == pytest.approx(traced(run).total, rel=0.002)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_layer_that_is_used_twice_has_one_adapter(device):
+    run = Run(GEMMA3N, sequence=160, micro_batch=2, lora=8, optimizer="sgd")
+    held = traced(run, device=device)
+    assert memory(run, device=device).total == pytest.approx(held.total, rel=0.001)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16", "fp32"])
+def test_a_bias_by_distance_of_the_scores_dtype_is_not_copied(precision):
+    config = {"model_type": "falcon", "vocab_size": 2000, "hidden_size": 64, "alibi": True}
+    config |= {"num_hidden_layers": 3, "num_attention_heads": 4, "parallel_attn": False}
+    config |= {"multi_query": False, "bias": True, "new_decoder_architecture": False}
+    run = Run(config, sequence=160, micro_batch=2, precision=precision, optimizer="sgd")
+    assert memory(run).total == pytest.approx(traced(run).total, rel=0.001)
 
 
 @pytest.mark.parametrize("family", ["gemma3n_text", "gemma4_text", "deepseek_v2", "qwen2_moe"])

@@ -200,7 +200,7 @@ def gpt_neo(f: Fields) -> Architecture:
         *layer_norm("ln_f", hidden),
         *head(vocab, hidden, tied),
     )
-    windows = _local_layers(f, layers)
+    windows = local_layers(f, layers)
     blocks = tuple(
         Block(
             windows.count(w),
@@ -217,7 +217,7 @@ def gpt_neo(f: Fields) -> Architecture:
     return Architecture(vocab, hidden, heads, heads, head_dim, ffn, tied, outer, blocks, positions)
 
 
-def _local_layers(f: Fields, layers: int) -> list[int | None]:
+def local_layers(f: Fields, layers: int) -> list[int | None]:
     """The window of each layer: attention_types is [[pattern, times], ...]."""
     window = f.size("window_size")
     types = f.items("attention_types") or [[["global", "local"], 12]]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from . import classic, gemma3n, gemma4, minimax
-from .decoder import assemble, decoder, layer_kinds
+from .decoder import assemble, decoder
 from .family_rows import TRAITS
 from .fields import Fields
 from .weights import Architecture, linear, rms_norm
@@ -63,13 +63,3 @@ _OWN: dict[str, Callable[[Fields], Architecture]] = {
     "deepseek_v3": _latent,
 }
 FAMILIES: dict[str, Callable[[Fields], Architecture]] = {**dict.fromkeys(TRAITS, decoder), **_OWN}
-_KINDS = {
-    "gemma3n_text": gemma3n.layer_kinds,
-    "gemma4_text": gemma4.layer_kinds,
-    "minimax": minimax.layer_kinds,
-}
-
-
-def kinds_of(family: str, config: dict, layers: int) -> list:
-    """The kind of each layer, equal for layers of one `Block`, in the order of the blocks."""
-    return _KINDS.get(family, layer_kinds)(Fields(family, config), layers)

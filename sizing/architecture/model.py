@@ -127,6 +127,12 @@ class Model:
         return outer + tuple((w, block.count) for block in self.blocks for w in block.weights)
 
     @cached_property
+    def by_layer(self) -> tuple[Block, ...]:
+        """The kind of each layer, from the first to the last."""
+        kinds = {n: b for b in self.blocks for n in b.places or range(self.layers)}
+        return tuple(kinds[n] for n in range(self.layers))
+
+    @cached_property
     def parameters(self) -> Parameters:
         parts = dict.fromkeys(("embedding", "attention", "mlp", "norm", "head", "router"), 0)
         idle = 0

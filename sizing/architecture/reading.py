@@ -101,7 +101,8 @@ def without_formula(source) -> str | None:
         family = read(source, any_family=True).config["model_type"]
     except ValueError:
         return None
-    return family if family in known()["causal"] and family not in FAMILIES else None
+    others = {*FAMILIES, *known()["encoders"], *known()["encoder_decoders"]}
+    return family if family in known()["causal"] and family not in others else None
 
 
 # -- finding and decoding

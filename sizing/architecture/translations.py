@@ -106,6 +106,7 @@ def _mistrals(params: dict) -> bool:
 # What a params.json may hold beside a plain decoder's sizes.
 _ELSEWHERE = ("vision_encoder", "vision_args", "multimodal", "audio_encoder")
 _OTHER_BUILD = ("moe_args", "vision_num_cross_attention_layers", "kv_lora_rank", "q_lora_rank")
+_OTHER_BUILD += ("hidden_act", "intermediate_size", "layer_norm_eps", "hidden_size")
 _EXPERTS = {"num_experts", "num_experts_per_tok"}
 
 

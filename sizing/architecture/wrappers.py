@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 # Text models whose weights are those of another family; their defaults may differ. What their code
-# adds are positions of pictures and sound: rotary angles in sections, of the same size.
+# adds are positions of pictures and sound: rotary angles in sections, of the same size. Mistral 4's
+# router scores by softmax, not by sigmoid.
 SAME_WEIGHTS = {
     "emu3_text_model": "llama",
+    "exaone4_5_text": "exaone4",
     "gemma4_unified_text": "gemma4_text",
     "glm4v_moe_text": "glm4_moe",
     "glm4v_text": "glm4",
@@ -17,6 +19,7 @@ SAME_WEIGHTS = {
     "kimi_k2": "deepseek_v3",
     "minimax_m1": "minimax",
     "minimax_text_01": "minimax",
+    "mistral4": "deepseek_v3",
     "paddleocr_vl_text": "ernie4_5",
     "qwen2_5_omni_text": "qwen2",
     "qwen2_5_vl_text": "qwen2",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+from .lent import behind, own_input
 from .tape import (
     NEW_VIEW,
     NONE,
@@ -159,6 +160,7 @@ class _Walk:
         self.users: dict[Tensor, int] = {}
         self.buffers: dict[Tensor, _Arrived] = {}
         self.waiting: dict[Tensor, int] = {}  # gradients that a parameter is still to receive
+        self.lent: list[Tensor] = []  # what is in the dictionary, and what that keeps alive
         self.points: list[Point] = []
 
     def run(self, end: dict[str, Size]) -> list[Point]:
@@ -185,6 +187,11 @@ class _Walk:
                 inputs = [] if self._elsewhere(node) else region.inputs
                 for tensor in [*inputs, *_left_over(region, nodes)]:
                     self._drop(tensor.storage)
+                self._lend(own_input(region, [n for n in nodes if _in(n, region)]))
+                del first_of[region]
+                if not first_of:  # with the last region goes the code's dictionary
+                    for tensor in self.lent:
+                        self._drop(tensor)
         return self.points
 
     def _hold_forward(self, nodes) -> None:
@@ -202,6 +209,8 @@ class _Walk:
                 tensors = [tensor for tensor, _ in node.saved]
             else:
                 tensors = [] if region in regions else [*region.inputs, *region.kept]
+                if region not in regions:
+                    self._lend(region.lent)
                 regions.add(region)
             if self._elsewhere(node):
                 tensors = []
@@ -233,10 +242,17 @@ class _Walk:
                     self._drop(out.storage)
         for tensor in taken:
             self._drop(tensor)
+        x = region.inputs[0].storage
+        self._lend(t for t in behind(region.lent, nodes) if t.storage is not x)
         if self._elsewhere(until):  # what was fetched is no longer needed
             for tensor in region.inputs:
                 self._drop(tensor.storage)
         self._note(until.phase, {"temporary": self._beside(held)})
+
+    def _lend(self, tensors: Iterable[Tensor]) -> None:
+        for tensor in tensors:
+            self._hold(tensor.storage)
+            self.lent.append(tensor.storage)
 
     def _note_during(self, node: Node, phase: str, held: Iterable[Tensor] = ()) -> None:
         """The moment in which an operation runs forward, where it can be the worst."""

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from ..architecture.model import Model
 from ..architecture.weights import Block
-from ..recomputing import check, every_layer, is_checkpointed, layers_again
+from ..recomputing import check, every_layer, is_checkpointed
 from ..run import Run
 from . import adapters, kernels, masks, objectives, rotary
 from .activations import activation
@@ -78,13 +78,13 @@ class Forward:
         self.layers: dict[Block, list] = {}
         self.recorded: dict[tuple[Block, bool], list] = {}
         self.weights: dict[Block, list[Tensor]] = {}
+        self.made: dict[str, Tensor] = {}  # parameters of the layer that is recorded
         self.shared_keys: dict[int | None, tuple[Tensor, Tensor]] = {}
         self.end: dict[str, Size] = {}
         self.outputs: tuple[Tensor, ...] = ()
         self.leaf: tuple[Tensor, ...] = ()
         self.uncast: Size = NONE
-        # What the code refers to while a layer runs, kept or not: around it, and inside it.
-        self.around: tuple[Tensor, ...] = ()
+        self.around: tuple[Tensor, ...] = ()  # what the code refers to around a layer and in it
         self.frame: tuple[Tensor, ...] = ()
         # Moments of the forward pass beside its end, as bytes by part beside what is kept.
         self.moments: list[dict[str, Size]] = []
@@ -101,12 +101,16 @@ class Forward:
             if skipped:
                 t.nodes.append(self._skipped(block, skipped, again))
                 continue
-            last = not any(later is block and not skip for later, skip, _ in steps[place:])
-            self.kept_for_others = last and any(b.shares_keys for b in self.model.blocks)
+            self.kept_for_others = self._lends(block, [step[0] for step in steps[place:]])
             self.around = (embedded, x)
             x = self._layer(block, x, again)
         x = self._final(x)
         self._loss(x)
+
+    def _lends(self, block: Block, later: list[Block]) -> bool:
+        """Whether others read a layer's keys and values: the last of its window before those."""
+        own = [b for b in later if b.window == block.window and not b.shares_keys]
+        return any(b.shares_keys for b in self.model.blocks) and not own
 
     def _embed(self) -> Tensor:
         t = self.tape
@@ -227,34 +231,32 @@ class Forward:
         return self.block.rotated and (joined or self.traits.rotary == "two halves")
 
     def _representatives(self):
-        """(block, skipped, again): a layer to record, or how many to skip that equal the last
-        recorded; again says which of them a layer-wise recompute takes.
+        """(block, how many to skip that equal the last recorded, whether it is run again).
 
-        The first and the last of each kind are recorded, since a peak is at one end. With frozen
-        embeddings the model's first layer keeps less than others: a second one stands for those.
-        """
+        The first and the last of each kind are recorded, in the model's order: a peak is at an end.
+        With frozen embeddings the first layer keeps less: a second one stands for the others. What
+        is skipped comes before the next layer that is the last of its kind."""
         lead, order = (2 if self.frozen else 1), []
         for sharing in (False, True):  # layers that read others' keys come after those
-            kinds = [kind for kind in self._kinds() if kind[0].shares_keys == sharing]
-            order += [(block, 0, a) for block, n, a in kinds for _ in range(min(lead, n))]
-            order += [(block, n - lead - 1, a) for block, n, a in kinds if n > lead + 1]
-            order += [(block, 0, a) for block, n, a in kinds if n > lead]
+            kinds = {k: at for k, at in self._places().items() if k[0].shares_keys == sharing}
+            recorded = {n: k for k, at in kinds.items() for n in (*at[:lead], at[-1])}
+            waiting = []
+            for n, (block, again) in sorted(recorded.items(), key=lambda entry: entry[0]):
+                at = kinds[block, again]
+                if n == at[-1] and len(at) > lead:
+                    order, waiting = order + waiting, []
+                order.append((block, 0, again))
+                if len(at) > lead + 1 and n == at[lead - 1]:
+                    waiting.append((block, len(at) - lead - 1, again))
         return order
 
-    def _kinds(self) -> list[tuple[Block, int, bool]]:
-        """Kinds of layer, how many, and whether these are run again as a whole."""
-        blocks, layers = self.model.blocks, self.model.layers
-        every = every_layer(self.run.recompute)
-        if every <= 1:
-            again = every == 1 or self.per_operation
-            return [(block, block.count, again) for block in blocks]
-        found = []
-        for block in blocks:
-            again = layers_again(self.model, block, self.run.recompute)
-            pair = [(block, block.count - again, False), (block, again, True)]
-            # every n-th layer is: the last one of the model where n divides their number
-            found += pair if layers % every == 0 else pair[::-1]
-        return [kind for kind in found if kind[1]]
+    def _places(self) -> dict[tuple[Block, bool], list[int]]:
+        """{(kind, whether run again as a whole): numbers of its layers}."""
+        every, places = every_layer(self.run.recompute), {}
+        for n, block in enumerate(self.model.by_layer, 1):
+            again = n % every == 0 if every else self.per_operation
+            places.setdefault((block, again), []).append(n)
+        return places
 
     def _skipped(self, block: Block, count: int, again: bool) -> Skipped:
         nodes = self.recorded[block, again]
@@ -295,7 +297,7 @@ class Forward:
         t = self.tape
         start = len(t.nodes)
         self.block, self.frame = block, ()
-        self.weights[block] = []
+        self.weights[block], self.made = [], {}
         self.named = {w.name.split("*.", 1)[1]: w for w in block.weights}
         whole = self.all_inputs
         self.layer_input = whole and t.slice(whole, ("b", "s", whole.shape[-1]))
@@ -338,9 +340,14 @@ class Forward:
         if name not in self.named:
             return None
         known = self.named[name]
-        tensor = self._parameter(known.shape, name, known.trained and not self.frozen, known.dtype)
-        self.weights[self.block].append(tensor)
-        return tensor
+        return self._own(known.shape, name, known.trained and not self.frozen, known.dtype)
+
+    def _own(self, shape: tuple, name: str, grad: bool, dtype: str | None) -> Tensor:
+        """A parameter of the layer, one tensor however often the layer uses it."""
+        if name not in self.made:
+            self.made[name] = self._parameter(shape, name, grad, dtype)
+            self.weights[self.block].append(self.made[name])
+        return self.made[name]
 
     def linear(self, x: Tensor, name: str, biased: bool = True) -> Tensor:
         t = self.tape
@@ -353,9 +360,7 @@ class Forward:
 
     def adapter(self, shape: tuple, name: str) -> Tensor:
         """A matrix of an adapter, which is trained."""
-        matrix = self._parameter(shape, name, dtype=self.run.lora.dtype)
-        self.weights[self.block].append(matrix)
-        return matrix
+        return self._own(shape, name, True, self.run.lora.dtype)
 
     def norm(self, x: Tensor, name: str) -> Tensor:
         """The layer's norm of that name, as the family writes it."""

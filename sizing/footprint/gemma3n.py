@@ -158,7 +158,7 @@ def leave(f, x: Tensor) -> Tensor:
     states = [_first(t, x)]
     for i in range(x.shape[0] - 1):
         y = f.outer_linear(_first(t, x), f"altup_unembed_projections.{i}", x.shape[-1])
-        states.append(_as_long(t, t.cast(y, x.dtype), length))
+        states.append(_as_long(t, t.cast(y, f.dtype), length))  # as the embedding
     x = t.cat(states, x.shape, "stack")
     return t.emit("mean", Tensor(x.shape[1:], x.dtype, "mean of states"), [(x, NEW)])
 

@@ -71,6 +71,8 @@ def _keys_and_values(f, x: Tensor, turns) -> tuple[Tensor, Tensor]:
     v = _by_head(t, norms.rms_all_in_fp32(t, v, None, None, "v_norm"))
     if f.kept_for_others:
         k.storage.shared = v.storage.shared = True
+        if t.region is not None:
+            t.region.lent = (k, v)
     return k, v
 
 

@@ -117,11 +117,13 @@ class Region:
     """Operations that are run again in the backward pass, and the inputs kept for that.
 
     With `chooses` not all are: attention's output and every second matrix product's are `kept`, as
-    torchtitan's policy for torch.utils.checkpoint.create_selective_checkpoint_contexts says.
+    torchtitan's policy for torch.utils.checkpoint.create_selective_checkpoint_contexts says. `lent`
+    are tensors that the code keeps in a dictionary for other layers, until all regions are done.
     """
 
     inputs: list[Tensor]
     chooses: bool = False
+    lent: tuple[Tensor, ...] = ()
     kept: list[Tensor] = field(default_factory=list)
     products: int = 0
     firsts: dict[Tensor, Tensor] = field(default_factory=dict)  # what it made the first time

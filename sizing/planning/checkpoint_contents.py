@@ -14,9 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 
-from ..architecture.families import kinds_of
 from ..architecture.model import Model
-from ..architecture.weights import Block
 from ..footprint.optimizer import Trained, slots
 from ..lora import Lora, linear_layers
 from ..run import Run
@@ -120,19 +118,10 @@ def parameter_shapes(model: Model) -> list[tuple[str, tuple[int, ...]]]:
     ]
     inner = [
         (prefix + weight.name.replace("*", str(number), 1), weight.shape)
-        for number, block in enumerate(_blocks_by_layer(model))
+        for number, block in enumerate(model.by_layer)
         for weight in block.weights
     ]
     return outer + inner
-
-
-def _blocks_by_layer(model: Model) -> list[Block]:
-    """The kind of each layer. Kinds that differ in their window alone have the same weights."""
-    if len({block.weights for block in model.blocks}) == 1:
-        return [block for block in model.blocks for _ in range(block.count)]
-    kinds = kinds_of(model.family, model.config, model.layers)
-    blocks = dict(zip(dict.fromkeys(kinds), model.blocks, strict=True))
-    return [blocks[kind] for kind in kinds]
 
 
 def _slots(run: Run, name: str, shape: tuple, width: str) -> list[tuple[str, Stored]]:

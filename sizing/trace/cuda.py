@@ -24,6 +24,8 @@ _aten = torch.ops.aten
 # models use ("CUDA Ops that can autocast to float32" in torch's automatic mixed precision docs).
 _FP32 = (
     (torch, "pow"),
+    (torch.Tensor, "pow"),
+    (torch.Tensor, "__pow__"),
     (torch, "square"),  # which is a power
     (torch, "expm1"),
     (torch, "logsumexp"),
@@ -85,7 +87,9 @@ def _attention(query, key, value, attn_mask=None, *args, **kwargs):
         query, key, value = (x.to(lower) for x in (query, key, value))
     wide = query.shape[-1] > kernels.WIDEST
     efficient = wide or attn_mask is not None or query.dtype == torch.float32
-    bias = None if attn_mask is None else torch.zeros_like(attn_mask, dtype=query.dtype)
+    bias = attn_mask  # made anew where it has another dtype than the scores
+    if bias is not None and bias.dtype != query.dtype:
+        bias = torch.zeros_like(attn_mask, dtype=query.dtype)
     return _Fused.apply(query, key, value, bias, efficient)
 
 
