@@ -160,8 +160,12 @@ def test_what_is_said_to_fit_runs_and_one_more_does_not():
     tried = {(row["segments"], row["verdict"] == "does not fit") for row in rows}
     assert tried == {(fits.EXPANDABLE, False), (fits.EXPANDABLE, True), (fits.DEFAULT, False)}
     off = fits.wrong(rows)
-    assert len(off) <= 1  # between the margin and the limit it depends on what ran before
-    assert all("does not fit, ran" in line for line in off)
+    assert len(off) <= 2 and all("does not fit, ran" in line for line in off)
+    for row in rows:  # between the margin and the limit it depends on what ran before
+        ran = row["segments"] == fits.EXPANDABLE and row["outcome"] == fits.RAN
+        if ran and row["verdict"] == "does not fit":
+            held = row["formula_bytes"] + 2 * 2**25
+            assert 1 / 1.003 < held / row["limit_bytes"] < 1
     # most steps waste less than their margin; those that fill the device at it ran, all of them
     assert fits.wrong(rows, fits.DEFAULT) == []
     assert len([row for row in rows if row["segments"] == fits.DEFAULT]) == len(fits.CASES)
