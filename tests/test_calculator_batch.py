@@ -71,9 +71,10 @@ def test_table_says_what_fits():
     fitting = [
         size
         for size in BATCHES
-        if sizing.memory(replace(run, micro_batch=size), device="cuda").total <= H100.memory
+        if sizing.memory(replace(run, micro_batch=size)).on(H100).verdict != "does not fit"
     ]
     assert table(made)["full"][3] == str(fitting[-1])
+    assert {row[-1] for row in table(made).values()} == {"fits"}
     made.set(model="llama-3.1-8b")
     assert [row[3] for row in table(made).values()] == ["none"] * 3
     assert not made.current.limit.fits and "Does not fit" in made._headline.value

@@ -1,6 +1,7 @@
 """The planner's dashboard against the search, the core, and its own picture."""
 
 import json
+import re
 import subprocess
 import time
 
@@ -174,3 +175,12 @@ def test_text_form(made):
     assert "(looked at)" in bundle["text/html"] and "besiroglu-2024" in bundle["text/html"]
     made.set(deadline=20.0)
     assert "deadline 10 days → 20 days" in made._changed.value
+
+
+def test_cents_are_no_zero_dollars():
+    """6 M tokens on 32 cards cost cents; found by the fuzz."""
+    wanted = {"model": "gemma-3n-e2b", "tokens": 6.25e6, "gpu": "gb200", "gpus": 4096}
+    made = PlanDashboard(**wanted, batch=2**19, rank="time", look=32)
+    said = made._headline.value + made._changed.value + made._details.value
+    assert made.error == "" and 0 < made.current.data[2].cost.dollars < 0.5
+    assert "$0." in said and not re.search(r"\$0(?![\d.,])", said)

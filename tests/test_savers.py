@@ -8,7 +8,7 @@ import pytest
 
 import sizing
 from sizing import Distillation, Dpo, Model, Run, trace
-from sizing.evidence import savers
+from sizing.evidence import offload, savers
 from sizing.footprint.optimizer import Trained, paged_bytes, state_bytes
 
 TINY = {
@@ -535,3 +535,20 @@ def test_published_reports_are_within_seven_percent_or_explained():
         assert abs(row["error"]) < 0.07 or (row["kind"] == "reserved" and row["note"])
         assert row["source"] and row["kind"] in ("allocated", "reserved", "not said")
     assert statistics.median(abs(row["error"]) for row in rows) < 0.03
+
+
+# -- offload: the engines' own tensors and copies
+
+
+def test_what_engines_put_on_the_host_and_send_there():
+    """Recorded by `python -m sizing.evidence record offload`; today's formula agrees."""
+    from sizing.trace.offloaded import run_of
+
+    rows = offload.load()
+    assert len(rows) >= 3 and "deepspeed" in {row["engine"] for row in rows}
+    for row in rows:
+        assert abs(offload.error(row, "host")) < 0.01 and abs(offload.error(row, "bus")) < 0.01
+        settings = json.loads(row["settings"])
+        usual = {"engine": "deepspeed"} if row["engine"] == "deepspeed" else {}
+        said = sizing.memory(run_of(usual | settings))
+        assert (said.host, said.bus) == (row["formula_host_bytes"], row["formula_bus_bytes"])

@@ -118,11 +118,11 @@ class BatchCalculator(Calculator):
             rows.append((
                 each,
                 gb(here.peak),
-                fit(here.peak, card).verdict,
                 f"{flops_ratio(runs[each]):.3f} ×",
                 f"{here.seconds / plain.seconds:.2f} ×",
                 str(best.micro_batch) if best else "none",
                 duration(best.seconds) if best else "",
+                fit(here.peak, card).verdict,
             ))  # fmt: skip
         turn = knee(curves[recompute])
         step = now.seconds * run.tokens
@@ -137,11 +137,11 @@ class BatchCalculator(Calculator):
             columns=(
                 f"micro-batch {run.micro_batch}, recompute",
                 "peak",
-                "verdict",
                 "FLOPs, of none",
                 "time per token, of none",
                 "largest that fits",
                 "its time per token",
+                "verdict",
             ),
             rows=tuple(rows),
             caption=(

@@ -317,7 +317,7 @@ def _headline(chosen: Candidate, best: Candidate | None) -> str:
     if chosen.cost is None:
         return f"{_name(chosen)} does not fit"
     first = "best: " if chosen is best else "" if chosen.feasible else "beyond the limits: "
-    return f"{first}{_name(chosen)}: {days(chosen.cost.days)}, ${chosen.cost.dollars:,.0f}"
+    return f"{first}{_name(chosen)}: {days(chosen.cost.days)}, ${decimals(chosen.cost.dollars, 0)}"
 
 
 def _formula(chosen: Candidate, tokens: float) -> str:
@@ -362,7 +362,8 @@ def _notes(found, feasible, chosen: Candidate, best, tokens: float) -> tuple[str
         low, high = chosen.cost.days_band
         dear = chosen.cost.dollars_band
         notes.append(
-            f"Band: {_number(low)} to {_number(high)} days, ${dear[0]:,.0f} to ${dear[1]:,.0f}."
+            f"Band: {_number(low)} to {_number(high)} days, "
+            f"${decimals(dear[0], 0)} to ${decimals(dear[1], 0)}."
         )
     if chosen.reason:
         notes.append(f"Why: {chosen.reason}.")

@@ -5,7 +5,7 @@ memory of an H100 less what a context is assumed to take, and torch's allocator 
 rounding, segments, gaps. Each setting is tried at three micro-batches: with expandable segments
 (PYTORCH_ALLOC_CONF=expandable_segments:True) at the largest that is not said to be too large, which
 must run, and at one more, which must not; with torch's default segments at the largest that fits at
-their usual waste, which is a mean: most run.
+their usual waste (`footprint.fit`), below which most runs of the CUDA table lie.
 """
 
 from __future__ import annotations

@@ -394,7 +394,6 @@ def megatron_days(parameters: float, tokens: float, count: int, achieved: float)
     >>> round(megatron_days(175e9, 300e9, 1024, 140e12))
     34
     """
-    given = {"parameters": parameters, "tokens": tokens, "count": count, "achieved": achieved}
-    for field, value in given.items():
-        positive(field, value)
+    for field in ("parameters", "tokens", "count", "achieved"):
+        positive(field, locals()[field])
     return 8 * tokens * parameters / (count * achieved) / DAY

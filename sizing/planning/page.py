@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..footprint.step import memory
 from ..speed.step import step_time
-from ..units import GB, count, duration, gb
+from ..units import GB, count, decimals, duration, gb
 from . import launch
 from .costs import TERMS, error_budget
 from .figures import Figure, bars, frontier
@@ -190,8 +190,8 @@ def _facts(chosen: Candidate) -> tuple[tuple[str, str], ...]:
         ("GPU-hours", f"{spent.gpu_hours:,.0f} ({hours[0]:,.0f} to {hours[1]:,.0f})"),
         (
             "money",
-            f"${spent.dollars:,.0f} (${dollars[0]:,.0f} to ${dollars[1]:,.0f}) at "
-            f"${spent.price:.2f} per GPU-hour",
+            f"${decimals(spent.dollars, 0)} (${decimals(dollars[0], 0)} to "
+            f"${decimals(dollars[1], 0)}) at ${spent.price:.2f} per GPU-hour",
         ),
         ("energy", f"{spent.facility / 1000:,.0f} MWh, {spent.carbon / 1000:,.0f} t CO2e"),
         (

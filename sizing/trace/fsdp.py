@@ -51,7 +51,7 @@ def peak(run: Run) -> int:
         fully_shard(network, mesh=mesh, mp_policy=policy)
         trained = [p for p in network.parameters() if p.requires_grad]
         optimizer = {
-            "adamw-fused": lambda: torch.optim.AdamW(trained, foreach=False),
+            "adamw-fused": lambda: torch.optim.AdamW(trained, fused=True),
             "sgd": lambda: torch.optim.SGD(trained, lr=0.01, foreach=False),
         }[run.optimizer]()
         tracker = FSDPMemTracker(network, optimizer)
