@@ -141,7 +141,7 @@ def test_the_last_layer_may_be_the_only_one_of_its_kind(precision):
 def test_a_layer_that_is_used_twice_has_one_adapter(device):
     run = Run(GEMMA3N, sequence=160, micro_batch=2, lora=8, optimizer="sgd")
     held = traced(run, device=device)
-    assert memory(run, device=device).total == pytest.approx(held.total, rel=0.001)
+    assert memory(run, device=device).total == pytest.approx(held.total, rel=0.002)
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16", "fp32"])
