@@ -119,7 +119,11 @@ def test_pasted_config():
         ("{", "the pasted config is not JSON"),
         ("[1, 2]", "the pasted config holds a list"),
         ("{}", "model_type: None given; this is no model's config"),
-        ('{"model_type": "bert"}', "there is no formula for 'bert' here; allowed: to trace it"),
+        (
+            '{"model_type": "bert"}',
+            "'bert' given, an encoder (it fills in words); sizing.trace.model counts it as a "
+            "causal model",
+        ),
         (config_text("llama-3.1-8b", hidden_size=-1), "hidden_size: -1 given; allowed:"),
         (config_text("llama-3.1-8b", num_attention_heads=33), "num_attention_heads"),
         (config_text("deepseek-v3", kv_lora_rank="a"), "kv_lora_rank: 'a' given"),

@@ -289,6 +289,10 @@ def test_fsdp2_holds_what_zero_3_says(name, layers, ranks, batch, sequence, reco
         ("llama-3.1-8b", 16, 64, 1, 1024, "none", "fp32"),
         ("llama-3.1-8b", 6, 8, 1, 2048, "selective", "fp32"),
         ("qwen3-0.6b", 3, 1024, 4, 512, "none", "same"),
+        ("qwen3-0.6b", 4, 16, 1, 256, "full", "fp32"),  # peaks as the tied table is reduced
+        ("llama-3.2-1b", 3, 8, 1, 32, "none", "same"),
+        ("llama-3.1-8b", 3, 8, 1, 32, "none", "fp32"),
+        ("llama-3.1-8b", 3, 8, 1, 32, "none", "same"),
     ],
 )
 def test_mixed_precision_under_zero_3_is_what_fsdp2_s_policy_holds(

@@ -207,10 +207,13 @@ class Share:
         divided = self._divided(
             phase, parts, kept, tokens, self.buffers[phase] * one, forward["activations"]
         )
+        if phase == "embedding" and self.under_zero_3 and not self.under_zero_3.accumulates:
+            # the layers' alone are reduced by then
+            divided["gradients"] = self.under_zero_3.shard * self.stage.layers * one
         yield divided
         if phase == "embedding" and self.under_zero_3 and self.mixed:
-            last = self.under_zero_3.last * one
-            yield {**divided, "activations": 0 * one, "logits": 0 * one, "temporary": last}
+            last, none = self.under_zero_3.last * one, 0 * one
+            yield {**divided, "activations": none, "logits": none, "temporary": last}
         if phase == "forward" and self.under_zero_3:
             state = {part: divided[part] for part in ("parameters", "gradients", "optimizer")}
             gather = self.under_zero_3.first_gather * one
@@ -267,8 +270,8 @@ class UnderZero3:
         gradients: bytes of a layer's gradients in the dtype in which they are reduced.
         shard: bytes that a rank keeps of them.
         head: bytes of an untied head's unreduced gradient.
-        last: bytes of the gradients of everything outside the layers: as they came, copied to be
-            reduced, and the share that comes of it.
+        last: bytes of the gradients of everything outside the layers: as they came, and copied to
+            be reduced; the share that comes of it is made when the first are gone.
         first_gather: bytes as the forward pass begins.
         holds: whether every layer's input and its gradient stay until the pass is over, see
             `holds_inputs`.
@@ -298,9 +301,7 @@ class UnderZero3:
             * (run.recipe.weight_bytes if run.gathers_products else gradient_bytes(run))
             / run.shards
             * kept_gradients(run),
-            last=outer
-            * trained
-            * (unreduced_bytes(run) + gradient_bytes(run) * (1 + 1 / run.shards)),
+            last=outer * trained * (unreduced_bytes(run) + gradient_bytes(run)),
             head=_head_gradient(run, stage) * gradient,
             # the first layer and what lies outside, in a flat buffer and copied from it
             first_gather=2 * (outer + layer) * width,
@@ -355,7 +356,10 @@ def _buffers(run: Run, stage: Stage, held: float, trained: float, phase: str) ->
     if run.zero == 2 and phase == "layers":
         unreduced += min(2, stage.layers) * layer
     gathered = outer + layer if run.zero == 3 and phase != "optimizer" else 0.0
-    return gathered * run.gathered_bytes + unreduced * trained * unreduced_bytes(run)
+    sent = 0.0
+    if run.zero == 3 and phase == "embedding":  # of the layer before, what is being reduced is left
+        gathered, sent = outer, layer * trained * gradient_bytes(run)
+    return gathered * run.gathered_bytes + sent + unreduced * trained * unreduced_bytes(run)
 
 
 def unreduced_bytes(run: Run) -> int:
