@@ -29,7 +29,10 @@ from .tracker import Trace
 
 ROOM = Path(__file__).parent
 # files of this room that take no trace
-APART = ("store.py", "coverage.py", "defaults.py", "allocations.py", "trainers.py")
+APART = (
+    *("store.py", "coverage.py", "defaults.py", "allocations.py", "trainers.py"),
+    *("fsdp.py", "offloaded.py"),
+)
 SOURCES = (
     *sorted(path for path in ROOM.glob("*.py") if path.name not in APART),
     ROOM.parent / "footprint" / "kernels.py",
