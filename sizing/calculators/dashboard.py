@@ -165,7 +165,8 @@ class PlanDashboard(Calculator):
                 f"{next(iter(error_budget()))} (`python -m sizing.evidence`)."
             ),
             limit=Limit(
-                "the tensors of one step", held.total, chosen.capacity, chosen.device.label
+                *("the tensors of one step", held.total, chosen.capacity),
+                *(chosen.device.label, chosen.fits),
             ),
             listing=exported(chosen, export),
             source="prices: "
