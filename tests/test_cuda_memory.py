@@ -114,7 +114,7 @@ def test_on_a_gpu_margins_are_added():
 def test_default_segments_waste_what_the_table_says(again):
     found = []
     for row in ROWS:
-        if fit.layers_again(cuda.run_of(row)) == again:
+        if fit.whole_layers_again(cuda.run_of(row)) == again:
             found.append(row["reserved_bytes"] / row["allocated_bytes"])
     usual, worst = fit._margins_of("h100-sxm", 0, again)[2:4]
     assert 0.68 < fmean(ratio <= usual for ratio in found) < 0.82

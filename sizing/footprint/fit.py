@@ -54,7 +54,7 @@ def communicators(run: Run) -> int:
     return sum(n > 1 for n in (divided, run.replicate, run.tensor, run.pipeline, run.context))
 
 
-def layers_again(run: Run) -> bool:
+def whole_layers_again(run: Run) -> bool:
     """Whether whole layers are run again in the backward pass.
 
     Then torch's default segments waste more. The logits, in fp32, are a step's largest blocks, and
@@ -75,7 +75,7 @@ def fit(
         device: a `GPU`, or its name in data/gpus.csv.
         groups: NCCL communicators of the GPU, see `communicators`.
         bucket: bytes of an engine's buckets, such as `deepspeed_buckets`.
-        again: see `layers_again`.
+        again: see `whole_layers_again`.
 
     Raises:
         ValueError: there is no such GPU.

@@ -14,7 +14,7 @@ from ..units import BYTES
 from . import inference
 from .backward import Away, Point, packed, points
 from .classic import buffers
-from .fit import layers_again
+from .fit import whole_layers_again
 from .forms import sequence_beyond
 from .forward import Forward
 from .moments import Moments, needed
@@ -78,7 +78,7 @@ def moments_of(
     elif not in_backward:
         moments += _updates(optimizer, master, wide, trained, state, device == "cuda")
     beside_it = Beside(host, packed_bytes, weights)
-    again = layers_again(run)
+    again = whole_layers_again(run)
     return Moments(state, moments, model.layers, undivided(forward), beside_it, again)
 
 

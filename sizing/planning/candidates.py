@@ -6,7 +6,7 @@ import math
 import warnings
 from dataclasses import dataclass, fields, replace
 
-from ..footprint.fit import communicators, fit, layers_again
+from ..footprint.fit import communicators, fit, whole_layers_again
 from ..hardware import GPU
 from ..run import Run
 from ..speed.step import step_time
@@ -118,7 +118,7 @@ def priced_candidate(run, device, held, priced, skipped, network, node) -> Candi
         words.append("the quickest of all layouts on these GPUs")
     return Candidate(
         run, device, held,
-        fit(held, device, communicators(run), again=layers_again(run)).verdict, priced,
+        fit(held, device, communicators(run), again=whole_layers_again(run)).verdict, priced,
         "; ".join(words),
     )  # fmt: skip
 

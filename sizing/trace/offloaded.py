@@ -1,11 +1,11 @@
-"""What real engines put on the host, and what they send there, in a step of one rank.
+"""What a real engine puts on the host, and what it sends there, in a step of one rank.
 
-DeepSpeed's ZeRO-2 and ZeRO-3 with offload_optimizer and offload_param, and FSDP2's
-CPUOffloadPolicy. On a machine without a GPU "there" and "here" are the same memory: what lies on
-the host is told by the engine's own attributes, and what crosses the bus by the copies between
-those tensors and all others.
+DeepSpeed's ZeRO-2 and ZeRO-3 with offload_optimizer. On a machine without a GPU "there" and "here"
+are the same memory: what lies on the host is told by the engine's own attributes, and what crosses
+the bus by the copies between those tensors and all others. Weights that offload_param fetches are
+not seen so.
 
-    python -m sizing.trace.offloaded '{"zero": 2, "offload": ["optimizer"]}'
+    python -m sizing.trace.offloaded '{"engine": "deepspeed", "zero": 2, "offload": ["optimizer"]}'
 
 prints {"host": bytes, "bus": bytes}. Each measurement is a process of its own.
 """
@@ -17,19 +17,16 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..architecture.model import Model
 from ..run import Run
 from . import build
+from .allocations import optimizer_tensors, storage_bytes
 
 MODEL = {
     "model_type": "llama",
@@ -66,7 +63,12 @@ def measure(run: Run) -> dict[str, int]:
     Raises:
         ImportError: deepspeed is not installed.
     """
-    return _deepspeed(run) if run.engine == "deepspeed" else _fsdp2(run)
+    step, held = _deepspeed(run)
+    crossing = _Crossing({tensor.untyped_storage()._cdata for tensor in held})
+    with crossing:
+        step()
+    # numbers such as step counters left out
+    return {"host": storage_bytes(*(t for t in held if t.ndim)), "bus": crossing.bytes}
 
 
 class _Crossing(TorchDispatchMode):
@@ -85,7 +87,8 @@ class _Crossing(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _deepspeed(run: Run) -> dict[str, int]:
+def _deepspeed(run: Run) -> tuple[Callable[[], None], list[torch.Tensor]]:
+    """A step of DeepSpeed's engine, taken twice already, and what it keeps on the host."""
     os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed
 
@@ -120,81 +123,10 @@ def _deepspeed(run: Run) -> dict[str, int]:
     step()
     step()
     found = [getattr(engine.optimizer, name, None) for name in _ON_HOST]
-    held = list(_tensors([*found, dict(engine.optimizer.state)]))
+    held = list(optimizer_tensors([*found, dict(engine.optimizer.state)]))
     masters = [t for t in held if isinstance(t, torch.nn.Parameter) and t.grad is not None]
     held += [t.grad for t in masters]
-    return _counted(held, step)
-
-
-def _fsdp2(run: Run) -> dict[str, int]:
-    """Weights and gradients of FSDP2 lie on the host between uses, and AdamW's moments with them;
-    weights are fetched, and gradients sent, by `Tensor.to` of its own code."""
-    mesh = init_device_mesh("cpu", (1,))
-    network = build.model(run)
-    policy = MixedPrecisionPolicy()
-    if run.precision == "bf16-mixed":
-        policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32)
-    layers = [m for m in network.modules() if isinstance(m, GradientCheckpointingLayer)]
-    for module in (*layers, network):
-        fully_shard(
-            module, mesh=mesh, mp_policy=policy, offload_policy=CPUOffloadPolicy(pin_memory=False)
-        )
-    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
-    tokens = torch.zeros(run.micro_batch, run.sequence, dtype=torch.long)
-
-    def step() -> None:
-        for _ in range(run.accumulation):
-            network(input_ids=tokens, labels=tokens, use_cache=False).loss.backward()
-        optimizer.step()
-
-    step()
-    optimizer.zero_grad()
-    step()
-    local = [p.to_local() for p in network.parameters()]
-    held = [*local, *(p.grad.to_local() for p in network.parameters())]
-    held += [t.to_local() for t in _tensors(dict(optimizer.state)) if hasattr(t, "to_local")]
-    optimizer.zero_grad()
-    sent = _Sent()
-    with sent:
-        step()
-    return {"host": _bytes(held), "bus": sent.bytes}
-
-
-class _Sent(TorchFunctionMode):
-    """Bytes that FSDP2 moves between devices, by its calls of `Tensor.to` with a device."""
-
-    bytes = 0
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        moves = func is torch.Tensor.to and len(args) > 1 and isinstance(args[1], torch.device)
-        if moves and "non_blocking" in kwargs:  # casts have it not
-            self.bytes += args[0].nbytes
-        return func(*args, **kwargs)
-
-
-def _counted(held: list[torch.Tensor], step) -> dict[str, int]:
-    crossing = _Crossing({tensor.untyped_storage()._cdata for tensor in held})
-    with crossing:
-        step()
-    return {"host": _bytes(held), "bus": crossing.bytes}
-
-
-def _bytes(tensors: list[torch.Tensor]) -> int:
-    """Of the storages under tensors, each once; numbers such as step counters left out."""
-    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors if t.ndim}
-    return sum(storages.values())
-
-
-def _tensors(value) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for one in value.values():
-            yield from _tensors(one)
-    elif isinstance(value, list | tuple):
-        for one in value:
-            yield from _tensors(one)
+    return step, held
 
 
 def main(settings: str) -> None:
